@@ -1,0 +1,137 @@
+# Builds Puerta. GNU make 3.81 or newer (on a BSD: gmake); there is no configure step.
+#
+# Honoured from the command line or the environment: CC CFLAGS CPPFLAGS LDFLAGS LDLIBS DESTDIR PREFIX.
+# VARIANT=asan|noheap|faults builds a test variant into build/VARIANT/; WERROR=1 makes every warning an error.
+
+PREFIX  ?= /usr/local
+BINDIR  ?= $(PREFIX)/bin
+SYSCONFDIR ?= $(PREFIX)/etc
+DOCDIR  ?= $(PREFIX)/share/doc/puerta
+CFLAGS  ?= -O2
+FUZZ_CC ?= clang
+VARIANT ?=
+WERROR  ?=
+
+BUILD ?= build
+B := $(BUILD)$(if $(VARIANT),/$(VARIANT))
+
+ifneq ($(filter-out asan noheap faults,$(VARIANT)),)
+$(error VARIANT=$(VARIANT) is not known; it is one of asan, noheap, faults, or empty)
+endif
+
+STD  := -std=c99 -D_POSIX_C_SOURCE=200809L
+WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wvla $(if $(WERROR),-Werror)
+
+VARIANT_asan   := -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+VARIANT_noheap := -g -DPUERTA_NOHEAP
+VARIANT_faults := -g -DPUERTA_FAULTS
+VARIANT_LINK_asan := -fsanitize=address,undefined
+
+COMPILE = $(CC) $(STD) -I. $(CPPFLAGS) $(CFLAGS) $(WARN) $(VARIANT_$(VARIANT))
+LINK    = $(CC) $(CFLAGS) $(VARIANT_LINK_$(VARIANT)) $(LDFLAGS)
+FUZZING = $(FUZZ_CC) $(STD) -I. $(CPPFLAGS) -g -O1 -fno-omit-frame-pointer $(WARN) -fsanitize=address,undefined -fno-sanitize-recover=all
+
+SRC  := $(sort $(wildcard *.c))
+OBJ  := $(SRC:%.c=$(B)/%.o)
+LIB  := $(filter-out $(B)/puerta.o,$(OBJ))
+UNIT := $(patsubst tests/unit/%.c,$(B)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
+FUZZ := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+REPLAY := $(patsubst tests/fuzz/%.c,$(B)/replay/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+FUZZ_LIB := $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(filter-out puerta.c,$(SRC)))
+EXTRA_noheap := $(B)/tests/noheap.o
+EXTRA := $(EXTRA_$(VARIANT))
+
+all: $(B)/puerta
+
+$(B)/puerta: $(OBJ) $(EXTRA)
+	$(LINK) -o $@ $(OBJ) $(EXTRA) $(LDLIBS)
+
+$(B)/%.o: %.c $(B)/.flags
+	$(COMPILE) -MMD -MP -c -o $@ $<
+
+$(B)/tests/%.o: tests/%.c $(B)/.flags
+	@mkdir -p $(@D)
+	$(COMPILE) -MMD -MP -c -o $@ $<
+
+# Rewritten only when the commands change, so that other flags mean other objects.
+$(B)/.flags: FORCE
+	@mkdir -p $(B)
+	@echo '$(COMPILE) $(LINK) $(LDLIBS)' | cmp -s - $@ || echo '$(COMPILE) $(LINK) $(LDLIBS)' > $@
+
+# The test tools.
+load: $(B)/tests/load
+$(B)/tests/load: tests/load.c $(B)/.flags
+	@mkdir -p $(@D)
+	$(COMPILE) -MMD -MP -MF $@.d $(LDFLAGS) $(VARIANT_LINK_$(VARIANT)) -o $@ $< $(LDLIBS)
+
+# Unit tests: each is one program over all objects but main's.
+$(B)/unit/%: tests/unit/%.c $(LIB)
+	@mkdir -p $(@D)
+	$(COMPILE) -MMD -MP -MF $@.d -o $@ $< $(LIB) $(LDFLAGS) $(VARIANT_LINK_$(VARIANT)) $(LDLIBS)
+
+unit-build: $(UNIT)
+
+unit: $(UNIT)
+	@ok=0; bad=0; for t in $(UNIT); do \
+		if $$t; then ok=$$((ok + 1)); echo "ok   $$t"; else bad=$$((bad + 1)); echo "FAIL $$t"; fi; \
+	done; echo "unit programs: $$ok passed, $$bad failed"; test $$bad -eq 0 && test $$ok -gt 0
+
+# Fuzz targets (clang's libFuzzer), and their corpus as an ordinary test with any compiler.
+fuzz: $(FUZZ)
+
+$(BUILD)/fuzz/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(FUZZING) -fsanitize=fuzzer-no-link -DPUERTA_FUZZ -MMD -MP -c -o $@ $<
+
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(FUZZ_LIB)
+	@mkdir -p $(@D)
+	$(FUZZING) -fsanitize=fuzzer -DPUERTA_FUZZ -MMD -MP -MF $@.d -o $@ $< $(FUZZ_LIB) $(LDFLAGS) $(LDLIBS)
+
+$(B)/replay/%: tests/fuzz/%.c tests/replay.c $(LIB)
+	@mkdir -p $(@D)
+	$(COMPILE) -o $@ $< tests/replay.c $(LIB) $(LDFLAGS) $(VARIANT_LINK_$(VARIANT)) $(LDLIBS)
+
+replay: $(REPLAY)
+	@bad=0; for t in $(REPLAY); do \
+		$$t tests/fuzz/corpus/$$(basename $$t | sed 's/^fuzz_//') || bad=1; \
+	done; test $$bad -eq 0
+
+check:
+	sh check.sh
+
+install: $(B)/puerta
+	mkdir -p $(DESTDIR)$(BINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(DOCDIR)
+	install -m 755 $(B)/puerta $(DESTDIR)$(BINDIR)/puerta
+	install -m 644 puerta.conf.example $(DESTDIR)$(SYSCONFDIR)/puerta.conf.example
+	install -m 644 README.md $(DESTDIR)$(DOCDIR)/README.md
+
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/puerta $(DESTDIR)$(SYSCONFDIR)/puerta.conf.example $(DESTDIR)$(DOCDIR)/README.md
+	rmdir $(DESTDIR)$(DOCDIR) 2>/dev/null || :
+
+clean:
+	rm -rf $(BUILD)
+
+help:
+	@echo 'make             build/puerta'
+	@echo 'make check       everything the CI runs (sh check.sh; sh check.sh --all for the longer form)'
+	@echo 'make unit        unit tests: tests/unit/test_*.c'
+	@echo 'make load        the correctness load: build/tests/load'
+	@echo 'make fuzz        libFuzzer targets into build/fuzz (needs clang)'
+	@echo 'make replay      the fuzz corpus as an ordinary test'
+	@echo 'make install     to $$DESTDIR$$PREFIX (/usr/local); make uninstall takes it away'
+	@echo 'make clean       removes build/'
+	@echo ''
+	@echo 'VARIANT=asan     address and undefined-behaviour sanitizers, into build/asan'
+	@echo 'VARIANT=noheap   aborts on any heap call after the seal, into build/noheap'
+	@echo 'VARIANT=faults   PUERTA_FAULTS="every=N,limit=M" makes socket calls fail, into build/faults'
+	@echo 'WERROR=1         warnings are errors'
+	@echo 'BUILD=DIR        builds elsewhere; CC CFLAGS CPPFLAGS LDFLAGS LDLIBS DESTDIR PREFIX as usual'
+	@echo ''
+	@echo 'Needs GNU make 3.81 or newer: on a BSD, say gmake.'
+
+FORCE:
+.PHONY: all load unit-build unit fuzz replay check install uninstall clean help FORCE
+.SECONDARY:
+
+-include $(OBJ:.o=.d) $(wildcard $(B)/unit/*.d $(B)/tests/*.d $(BUILD)/fuzz/*.d $(BUILD)/fuzz/obj/*.d)

@@ -1,0 +1,709 @@
+/*
+ * conf.c - reads the configuration into struct conf, checks it as a whole, and writes it out again as a report.
+ *
+ *     file  --line_read()---> section / key = value --.
+ *                                                     +--> assign() --option.c's row--> struct conf --> check_all()
+ *     argv  --argument_read()----> key=value ---------'                                     |
+ *                                                                                           `--> conf_report()
+ *
+ * struct conf belongs to the caller; a struct reader lives on the stack of one read and knows on which line each
+ * option was given, so that a check made at the end still names the line that is wrong. Runs before the seal: stdio
+ * may allocate here.
+ */
+#include "option.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <sysexits.h>
+
+#define LINE_CAP 4096   /* bytes of one line of the file */
+#define ITEM_CAP (HOST_CAP + 16) /* one address of a list, with brackets, port or unix: */
+#define MAX_ERRORS 20   /* more are seldom read, and most follow from the first */
+#define SECTIONS (1 + MAX_SERVICES) /* section 0 is [puerta], section 1 + i is conf->redis[i] */
+#define NOWHERE (-1)    /* no section has begun */
+#define SKIPPED (-2)    /* below a header that was refused: its keys would only repeat the complaint */
+#define DEFAULT_PORT ":6379"
+#define OTHER_DESCRIPTORS 16 /* stderr, pipes to itself and the parent, the cold queue, files at startup */
+
+/* What must be open at once at most: main asks the system for so many. */
+size_t conf_descriptors(const struct conf *conf);
+
+/* --------------------------------------------------------------- complaints */
+
+struct reader {
+    struct conf *conf;
+    const char *file;            /* NULL: the command line, whose argument i counts as line i + 1 */
+    char **argv;
+    int line;                    /* the one being read */
+    int section;                 /* the one being filled, NOWHERE or SKIPPED */
+    int errors;
+    int begun[SECTIONS];         /* the line of its header; 0 = it has none */
+    int given[SECTIONS][OPTION_CAP]; /* the line of an option; 0 = it has its default */
+};
+
+/* Text for a message: cut, and without bytes that a terminal would obey. */
+static const char *shown(const char *text, char out[OPTION_TEXT])
+{
+    size_t n = 0;
+
+    for (; text[n] != '\0' && n < OPTION_TEXT / 2; n++)
+        out[n] = (unsigned char)text[n] < 0x20 || text[n] == 0x7f ? '?' : text[n];
+    snprintf(out + n, OPTION_TEXT - n, "%s", text[n] != '\0' ? "..." : "");
+    return out;
+}
+
+/* Begins a message with the place it is about. Line 0: the file as a whole. */
+static void say_place(const struct reader *r, int line)
+{
+    char key[OPTION_TEXT];
+
+    if (r->file != NULL && line > 0) {
+        fprintf(stderr, "%s:%d: ", r->file, line);
+    } else if (r->file != NULL) {
+        fprintf(stderr, "%s: ", r->file);
+    } else {
+        size_t n = strcspn(r->argv[line - 1], "=");
+        shown(r->argv[line - 1], key);
+        /* A password is not repeated, whatever is wrong about it. */
+        if (n < OPTION_TEXT / 2 && r->argv[line - 1][n] == '=' && strncasecmp(key, "upstream_password", 17) == 0)
+            snprintf(key + n, OPTION_TEXT - n, "=******");
+        fprintf(stderr, "puerta: argument '%s': ", key);
+    }
+}
+
+static void complain(struct reader *r, int line, const char *text, const char *cure, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+
+/* PLACE: what is wrong: 'text'; what would be right */
+static void complain(struct reader *r, int line, const char *text, const char *cure, const char *fmt, ...)
+{
+    char clean[OPTION_TEXT];
+    va_list args;
+
+    if (r->errors++ >= MAX_ERRORS)
+        return;
+    say_place(r, line);
+    va_start(args, fmt);
+    vfprintf(stderr, fmt, args);
+    va_end(args);
+    fprintf(stderr, ": '%s'; %s\n", shown(text, clean), cure);
+    if (r->errors == MAX_ERRORS)
+        fprintf(stderr, "puerta: %d errors; the rest is not looked at\n", MAX_ERRORS);
+}
+
+/* A value that its option cannot have: the cure is what the table says. */
+static void complain_value(struct reader *r, const struct option *o, const char *text, const char *wrong)
+{
+    static const char *const kinds[] = {
+        "a size in bytes or with k, m or g", "a time with ms, s, m or h", "a whole number", "a switch", "one of",
+        "1.2.3.4:6379, [::1]:6379 or unix:/path", "HOST:PORT, [::1]:6379 or HOST alone", "text", "a password", "a file"
+    };
+    char range[OPTION_TEXT], cure[2 * OPTION_TEXT];
+
+    snprintf(cure, sizeof cure, "%s must be %s: %s", o->key, kinds[o->type], option_range(o, range));
+    complain(r, r->line, o->type == SECRET ? "******" : text, cure, "%s", wrong);
+}
+
+/* The scope of the options of a section. */
+static enum option_scope scope_of(int section)
+{
+    return section == 0 ? PROCESS : REDIS;
+}
+
+/* A key in the wrong section is told apart from a misspelt one. */
+static void complain_key(struct reader *r, const char *key)
+{
+    const struct option *near = option_near(key);
+    char cure[OPTION_TEXT];
+
+    if (near == NULL)
+        snprintf(cure, sizeof cure, "puerta -h lists all keys");
+    else if (r->file != NULL && near->scope != scope_of(r->section))
+        snprintf(cure, sizeof cure, "%s belongs in a [%s] section", near->key,
+                 near->scope == PROCESS ? "puerta" : "redis NAME");
+    else
+        snprintf(cure, sizeof cure, "the nearest known key is %s", near->key);
+    complain(r, r->line, key, cure, "no such key");
+}
+
+/* ----------------------------------------------------------------- values */
+
+/* Gives what is wrong with the node's text, or NULL. */
+static const char *node_parse(const char *text, struct host_port *out)
+{
+    char whole[ITEM_CAP + sizeof DEFAULT_PORT];
+    struct address local;
+    const char *why = "", *colon = strchr(text, ':');
+    bool bare = text[0] == '[' ? text[strlen(text) - 1] == ']' : colon == NULL; /* without a port */
+
+    if (strncmp(text, "unix:", 5) == 0) {
+        if (!address_parse(text, &local, &why))
+            return why;
+        out->port = 0;
+        snprintf(out->host, sizeof out->host, "%.*s", HOST_CAP - 1, text + 5);
+        return NULL;
+    }
+    if (text[0] != '[' && colon != NULL && strchr(colon + 1, ':') != NULL)
+        return "an IPv6 address needs brackets";
+    snprintf(whole, sizeof whole, "%.*s%s", ITEM_CAP - 1, text, bare ? DEFAULT_PORT : "");
+    return host_port_split(whole, strlen(whole), out->host, &out->port, &why) ? NULL : why;
+}
+
+/* Adds one address to the section's listen or nodes; gives what is wrong with it, or NULL. */
+static const char *item_add(const struct option *o, struct conf_redis *s, const char *text)
+{
+    const char *why;
+
+    if ((o->type == LISTEN ? s->listens : s->node_count) >= (int)o->max)
+        return "one more than a section may have";
+    if (o->type == NODES) {
+        why = node_parse(text, &s->nodes[s->node_count]);
+        s->node_count += why == NULL;
+        return why;
+    }
+    if (!address_parse(text, &s->listen[s->listens], &why))
+        return why;
+    s->listens++;
+    return NULL;
+}
+
+static void list_add(struct reader *r, const struct option *o, struct conf_redis *s, const char *value)
+{
+    char item[ITEM_CAP], wrong[OPTION_TEXT];
+    const char *why;
+    size_t n;
+
+    while ((n = strcspn(value += strspn(value, ", \t"), ", \t")) != 0) {
+        snprintf(item, sizeof item, "%.*s", (int)n, value);
+        why = n < sizeof item ? item_add(o, s, item) : "too long";
+        if (why != NULL) {
+            snprintf(wrong, sizeof wrong, "not %s (%s)", o->type == NODES ? "a node" : "an address to listen on", why);
+            complain_value(r, o, item, wrong);
+        }
+        value += n;
+    }
+}
+
+/* said is what a message shows: the text, or the path that it came from. */
+static void text_store(struct reader *r, const struct option *o, void *base, const char *text, const char *said)
+{
+    if (strlen(text) >= o->width)
+        complain_value(r, o, said, "too long");
+    else
+        snprintf((char *)base + o->offset, o->width, "%s", text);
+}
+
+/* Reads a password from the first line of the file at path. */
+static void secret_read(struct reader *r, const struct option *o, void *base, const char *path)
+{
+    char line[SECRET_CAP + 2] = "", clean[OPTION_TEXT]; /* with CR and LF */
+    struct stat st;
+    FILE *f = fopen(path, "r");
+
+    if (f == NULL) {
+        complain_value(r, o, path, strerror(errno));
+        return;
+    }
+    if (fgets(line, sizeof line, f) != NULL)
+        line[strcspn(line, "\r\n")] = '\0';
+    if (fstat(fileno(f), &st) == 0 && (st.st_mode & (S_IROTH | S_IWOTH)) != 0) {
+        say_place(r, r->line);
+        fprintf(stderr, "warning: others can read or write the file: '%s'; chmod o= closes it\n", shown(path, clean));
+    }
+    fclose(f);
+    if (line[0] == '\0')
+        complain_value(r, o, path, "no password in the first line of the file");
+    else
+        text_store(r, o, base, line, path);
+}
+
+/* The door to struct conf: every value, defaults too, comes in here as text. */
+static void option_set(struct reader *r, const struct option *o, void *base, const char *value)
+{
+    const char *wrong;
+    uint64_t n = 0;
+
+    switch (o->type) {
+    case LISTEN: case NODES: list_add(r, o, base, value); break;
+    case TEXT: case SECRET:  text_store(r, o, base, value, value); break;
+    case SECRET_FILE:        secret_read(r, o, base, value); break;
+    case SIZE: case TIME: case COUNT: case BOOL: case ENUM:
+        if ((wrong = option_parse(o, value, &n)) != NULL)
+            complain_value(r, o, value, wrong);
+        else
+            option_store(base, o, n);
+        break;
+    }
+}
+
+static void *section_base(struct conf *conf, int section)
+{
+    return section == 0 ? (void *)conf : (void *)&conf->redis[section - 1];
+}
+
+/* The section has its defaults from here on, and the keys that follow are its own. */
+static void section_begin(struct reader *r, int section, int line)
+{
+    int before = r->errors;
+
+    r->section = section;
+    r->begun[section] = line;
+    for (size_t i = 0; i < option_count; i++)
+        if (options[i].scope == scope_of(section) && options[i].standard[0] != '\0')
+            option_set(r, &options[i], section_base(r->conf, section), options[i].standard);
+    must(r->errors == before); /* a default outside its own range is a mistake in the table */
+}
+
+static void assign(struct reader *r, int section, const struct option *o, const char *value)
+{
+    void *base = section_base(r->conf, section);
+    int *given = &r->given[section][o - options];
+    bool list = o->type == LISTEN || o->type == NODES;
+    char cure[OPTION_TEXT];
+
+    if (*given != 0 && !list) {
+        snprintf(cure, sizeof cure, "keep one; %s %d has the first", r->file != NULL ? "line" : "argument", *given);
+        complain(r, r->line, o->key, cure, "given twice in one section");
+        return;
+    }
+    if (*given == 0 && o->type == LISTEN)
+        r->conf->redis[section - 1].listens = 0; /* the default gives way to the first address */
+    *given = r->line;
+    if (list && value[strspn(value, ", \t")] == '\0')
+        complain_value(r, o, value, "an empty list");
+    else
+        option_set(r, o, base, value);
+}
+
+/* ---------------------------------------------------------------- the lines */
+
+/* Cuts white space at both ends, in place. */
+static char *trim(char *text)
+{
+    size_t n;
+
+    text += strspn(text, " \t");
+    for (n = strlen(text); n > 0 && strchr(" \t\r", text[n - 1]) != NULL; n--)
+        text[n - 1] = '\0';
+    return text;
+}
+
+static bool blank_or_comment(const char *text)
+{
+    text += strspn(text, " \t");
+    return *text == '\0' || *text == '#' || *text == ';';
+}
+
+static void redis_begin(struct reader *r, const char *header, const char *name)
+{
+    static const char good[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+    struct conf *conf = r->conf;
+
+    if (*name == '\0' || strlen(name) >= NAME_CAP || name[strspn(name, good)] != '\0') {
+        complain(r, r->line, header, "[redis NAME]: letters, digits, '-', '_' and '.', at most 31",
+                 *name == '\0' ? "a section without a name" : "not a name of a section");
+        return;
+    }
+    for (int i = 0; i < conf->redis_count; i++)
+        if (strcmp(conf->redis[i].name, name) == 0) {
+            complain(r, r->line, header, "each section needs a name of its own", "a name used before");
+            return;
+        }
+    if (conf->redis_count == MAX_SERVICES) {
+        complain(r, r->line, header, "start a second Puerta for more", "more than %d sections", MAX_SERVICES);
+        return;
+    }
+    snprintf(conf->redis[conf->redis_count].name, NAME_CAP, "%s", name);
+    section_begin(r, ++conf->redis_count, r->line);
+}
+
+static void header_read(struct reader *r, char *text)
+{
+    static const char cure[] = "the sections are [puerta] and [redis NAME]";
+    char *end = strchr(text, ']'), *kind, *name, inner[LINE_CAP + 1];
+
+    r->section = SKIPPED;
+    if (end == NULL || !blank_or_comment(end + 1)) {
+        complain(r, r->line, text, cure, "not the header of a section");
+        return;
+    }
+    end[1] = '\0'; /* text is now the header as messages show it */
+    snprintf(inner, sizeof inner, "%.*s", (int)(end - text - 1), text + 1);
+    kind = trim(inner);
+    name = kind + strcspn(kind, " \t");
+    if (*name != '\0')
+        *name++ = '\0';
+    name = trim(name);
+    if (strcmp(kind, "redis") == 0) {
+        redis_begin(r, text, name);
+    } else if (strcmp(kind, "puerta") != 0 || *name != '\0') {
+        complain(r, r->line, text, cure, "an unknown section");
+    } else if (r->begun[0] != 0) {
+        complain(r, r->line, text, "put all its keys below the first one", "a second section for the process");
+    } else {
+        r->section = 0;
+        r->begun[0] = r->line;
+    }
+}
+
+/* The value of a line without its quotes or its comment; NULL after a complaint. */
+static char *value_clean(struct reader *r, const char *key, char *value)
+{
+    char *end;
+
+    if (*value == '"') {
+        end = strchr(++value, '"');
+        if (end == NULL || !blank_or_comment(end + 1)) {
+            complain(r, r->line, key, "write key = \"value\"; a value that has quotes inside stands without them",
+                     end == NULL ? "a quote that is not closed" : "more text after the closing quote");
+            return NULL;
+        }
+        *end = '\0';
+        return value;
+    }
+    for (end = value; *end != '\0'; end++)
+        if ((*end == '#' || *end == ';') && (end == value || end[-1] == ' ' || end[-1] == '\t'))
+            break;
+    *end = '\0';
+    value = trim(value);
+    if (*value == '\0') {
+        complain(r, r->line, key, "write a value, or \"\" for an empty one; one that begins with # or ; needs quotes",
+                 "a key without a value");
+        return NULL;
+    }
+    return value;
+}
+
+static void line_read(struct reader *r, char *text)
+{
+    const struct option *o;
+    char *key = trim(text), *value = strchr(key, '=');
+
+    if (blank_or_comment(key))
+        return;
+    if (*key == '[') {
+        header_read(r, key);
+        return;
+    }
+    if (r->section == SKIPPED)
+        return;
+    if (value == NULL || value == key) {
+        key[strcspn(key, " \t")] = '\0'; /* the rest may be a password */
+        complain(r, r->line, key, "write key = value, [section] or # comment", "not a line of a configuration");
+        return;
+    }
+    *value++ = '\0';
+    key = trim(key);
+    value = value_clean(r, key, trim(value));
+    if (value == NULL)
+        return;
+    if (r->section == NOWHERE)
+        complain(r, r->line, key, "put it below [puerta] or [redis NAME]", "a key before the first section");
+    else if ((o = option_find(scope_of(r->section), key)) == NULL)
+        complain_key(r, key);
+    else
+        assign(r, r->section, o, value);
+}
+
+/* Fills text with the next line; false at the end of the file. A line that is too long or has a zero byte is
+ * complained about and comes as an empty one. */
+static bool line_next(struct reader *r, FILE *f, char text[LINE_CAP + 1])
+{
+    size_t len = 0;
+    bool zero = false, any = false;
+    int c;
+
+    while ((c = getc(f)) != EOF && c != '\n') {
+        any = true;
+        zero = zero || c == '\0';
+        if (len < LINE_CAP + 1)
+            text[len++] = (char)c;
+    }
+    if (c == EOF && !any)
+        return false;
+    r->line++;
+    if (!zero && len <= LINE_CAP) {
+        text[len] = '\0';
+        return true;
+    }
+    text[0] = '\0';
+    if (zero)
+        complain(r, r->line, "\\0", "save the file as plain text in UTF-8", "a zero byte");
+    else
+        complain(r, r->line, "...", "split it: nodes and listen may be given again", "a line of more than %d bytes",
+                 LINE_CAP);
+    return true;
+}
+
+/* ------------------------------------------------------------- the whole */
+
+/* The line on which an option was given; 0 = nowhere. */
+static int given_at(const struct reader *r, int section, const char *key)
+{
+    return r->given[section][option_find(scope_of(section), key) - options];
+}
+
+/* The line to blame for an option: its own, or its section's where it has the default. */
+static int line_of(const struct reader *r, int section, const char *key)
+{
+    int line = given_at(r, section, key);
+
+    return line != 0 ? line : r->begun[section];
+}
+
+static void check_memory(struct reader *r, int section)
+{
+    const struct conf *conf = r->conf;
+    size_t retain = conf->redis[section - 1].retain_bytes;
+    uint64_t most = (uint64_t)conf->chunk_size * conf->chunks / 8;
+    char text[OPTION_TEXT], limit[OPTION_TEXT], cure[2 * OPTION_TEXT];
+
+    if (retain <= most)
+        return;
+    snprintf(cure, sizeof cure, "at most %.20s with this chunk_size x chunks, or raise chunks to %llu",
+             option_text(SIZE, most, limit), (retain * 8ULL + conf->chunk_size - 1) / conf->chunk_size);
+    complain(r, line_of(r, section, "retain_bytes"), option_text(SIZE, retain, text), cure,
+             "retain_bytes is more than an eighth of the buffer pool");
+}
+
+static void check_upstream(struct reader *r, int section)
+{
+    const struct conf_redis *s = &r->conf->redis[section - 1];
+    int nodes = line_of(r, section, "nodes"), file = given_at(r, section, "upstream_password_file");
+
+    if (s->node_count == 0)
+        complain(r, nodes, s->name, "add a line such as nodes = 10.0.0.1:6379, 10.0.0.2:6379", "no nodes in section");
+    for (int i = 0; i < s->node_count && !s->single; i++)
+        if (s->nodes[i].port == 0)
+            complain(r, nodes, s->nodes[i].host, "give HOST:PORT, or set topology = single",
+                     "a cluster has no node on a unix socket");
+    if (s->single && s->node_count > 1)
+        complain(r, nodes, s->name, "keep the one server, or set topology = cluster", "topology = single with %d nodes",
+                 s->node_count);
+    if (s->upstream_user[0] != '\0' && s->upstream_password[0] == '\0')
+        complain(r, line_of(r, section, "upstream_user"), s->upstream_user,
+                 "add upstream_password or upstream_password_file", "a user without a password");
+    if (file != 0 && given_at(r, section, "upstream_password") != 0)
+        complain(r, file, s->name, "keep upstream_password or upstream_password_file", "two passwords in section");
+}
+
+/* Section a's address i against all that come before it. */
+static void check_listen(struct reader *r, int a, int i)
+{
+    char mine[ADDRESS_TEXT], other[ADDRESS_TEXT];
+
+    address_text(&r->conf->redis[a - 1].listen[i], mine);
+    for (int b = 1; b <= a; b++) {
+        const struct conf_redis *s = &r->conf->redis[b - 1];
+        for (int j = 0; j < (b == a ? i : s->listens); j++) {
+            if (strcmp(mine, address_text(&s->listen[j], other)) != 0)
+                continue;
+            complain(r, line_of(r, a, "listen"), mine, "give each section a listen = ADDRESS:PORT of its own",
+                     "an address that [redis %s] listens on already", s->name);
+            return;
+        }
+    }
+}
+
+static void check_all(struct reader *r)
+{
+    const struct conf *conf = r->conf;
+    char text[OPTION_TEXT];
+
+    if ((conf->chunk_size & (conf->chunk_size - 1)) != 0)
+        complain(r, line_of(r, 0, "chunk_size"), option_text(SIZE, conf->chunk_size, text),
+                 "1k, 2k, 4k, 8k, 16k, 32k, 64k, 128k and 256k are", "chunk_size is not a power of two");
+    if (conf->redis_count == 0)
+        complain(r, r->line, "[redis NAME]", "add [redis main] and below it nodes = HOST:PORT", "no section to serve");
+    for (int s = 1; s <= conf->redis_count; s++) {
+        check_memory(r, s);
+        check_upstream(r, s);
+        for (int i = 0; i < conf->redis[s - 1].listens; i++)
+            check_listen(r, s, i);
+    }
+}
+
+static void reader_begin(struct reader *r, struct conf *conf, const char *file, char **argv)
+{
+    memset(r, 0, sizeof *r);
+    memset(conf, 0, sizeof *conf);
+    r->conf = conf;
+    r->file = file;
+    r->argv = argv;
+    section_begin(r, 0, 0);
+    r->section = NOWHERE;
+}
+
+bool conf_read(struct conf *conf, const char *path)
+{
+    static const char bom[] = "\xef\xbb\xbf", cure[] = "name a readable file; puerta.conf.example shows one";
+    char text[LINE_CAP + 1];
+    struct reader r;
+    FILE *f;
+
+    reader_begin(&r, conf, path, NULL);
+    if ((f = fopen(path, "r")) == NULL) {
+        complain(&r, 0, strerror(errno), cure, "cannot be opened");
+        return false;
+    }
+    while (r.errors < MAX_ERRORS && line_next(&r, f, text))
+        line_read(&r, text + (r.line == 1 && strncmp(text, bom, sizeof bom - 1) == 0 ? sizeof bom - 1 : 0));
+    if (ferror(f))
+        complain(&r, 0, strerror(errno), cure, "cannot be read");
+    fclose(f);
+    if (r.errors == 0)
+        check_all(&r);
+    return r.errors == 0;
+}
+
+static void argument_read(struct reader *r, const char *argument)
+{
+    size_t n = strcspn(argument, "=");
+    const struct option *o;
+    char key[OPTION_TEXT];
+
+    if (argument[n] == '\0' || n == 0 || n >= sizeof key) {
+        complain(r, r->line, argument, "write key=value, such as listen=127.0.0.1:6380", "not a key=value");
+        return;
+    }
+    memcpy(key, argument, n);
+    key[n] = '\0';
+    if ((o = option_find(REDIS, key)) != NULL)
+        assign(r, 1, o, argument + n + 1);
+    else if ((o = option_find(PROCESS, key)) != NULL)
+        assign(r, 0, o, argument + n + 1);
+    else
+        complain_key(r, key);
+}
+
+bool conf_quick(struct conf *conf, int argc, char **argv)
+{
+    struct reader r;
+
+    if (argc < 1) {
+        fprintf(stderr, "puerta: no nodes: ''; write puerta redis HOST:PORT[,HOST:PORT...] [key=value ...]\n");
+        return false;
+    }
+    reader_begin(&r, conf, NULL, argv);
+    conf->supervise = 0; /* a quick start ends with its terminal, like any command */
+    snprintf(conf->redis[0].name, NAME_CAP, "redis");
+    conf->redis_count = 1;
+    section_begin(&r, 1, 1);
+    r.begun[0] = 1;
+    r.line = 1;
+    assign(&r, 1, option_find(REDIS, "nodes"), argv[0]);
+    for (r.line = 2; r.line <= argc; r.line++)
+        argument_read(&r, argv[r.line - 1]);
+    r.line = 1;
+    if (r.errors == 0)
+        check_all(&r);
+    return r.errors == 0;
+}
+
+/* ---------------------------------------------------------------- report */
+
+static void report_list(const struct option *o, const struct conf_redis *s)
+{
+    char text[ADDRESS_TEXT];
+
+    /* One line each: a list in one line might be longer than a line may be. */
+    for (int i = 0; o->type == LISTEN && i < s->listens; i++)
+        printf("%s = %s\n", o->key, address_text(&s->listen[i], text));
+    for (int i = 0; o->type == NODES && i < s->node_count; i++) {
+        const struct host_port *n = &s->nodes[i];
+        if (n->port == 0)
+            printf("%s = unix:%s\n", o->key, n->host);
+        else
+            printf(strchr(n->host, ':') != NULL ? "%s = [%s]:%u\n" : "%s = %s:%u\n", o->key, n->host,
+                   (unsigned)n->port);
+    }
+}
+
+static void report_option(const struct option *o, const void *base)
+{
+    const char *field = (const char *)base + o->offset, *name = o->words;
+    char text[OPTION_TEXT];
+
+    switch (o->type) {
+    case SIZE: case TIME: case COUNT:
+        printf("%s = %s\n", o->key, option_text(o->type, option_load(base, o), text));
+        break;
+    case BOOL: case ENUM:
+        for (uint64_t i = option_load(base, o); i > 0; i--)
+            name += strcspn(name, "|") + 1;
+        printf("%s = %.*s\n", o->key, (int)strcspn(name, "|"), name);
+        break;
+    case LISTEN: case NODES:
+        report_list(o, base);
+        break;
+    case TEXT: /* nothing in a file has both quotes and what needs them */
+        printf(strchr(field, '"') != NULL ? "%s = %s\n" : "%s = \"%s\"\n", o->key, field);
+        break;
+    case SECRET:
+        printf("%s = %s\n", o->key, field[0] != '\0' ? "******" : "\"\"");
+        break;
+    case SECRET_FILE: /* has been read: the password stands for it */
+        break;
+    }
+}
+
+size_t conf_descriptors(const struct conf *conf)
+{
+    size_t n = (size_t)conf->max_clients + conf->max_leases + OTHER_DESCRIPTORS;
+
+    n += 2 * (size_t)conf->max_backends; /* to each the shared connection and the probe's */
+    for (int i = 0; i < conf->redis_count; i++)
+        n += (size_t)conf->redis[i].listens;
+    return n;
+}
+
+/* The kernel's share is not in the arena, but it is memory all the same. */
+static void report_kernel(const struct conf *conf)
+{
+    size_t sockets = (size_t)conf->max_clients + 2 * (size_t)conf->max_backends + conf->max_leases;
+    uint64_t each = 0;
+    bool known = true;
+
+    for (int i = 0; i < conf->redis_count; i++) {
+        uint64_t sum = (uint64_t)conf->redis[i].receive_buffer + (uint64_t)conf->redis[i].send_buffer;
+        known = known && conf->redis[i].receive_buffer != 0 && conf->redis[i].send_buffer != 0;
+        each = sum > each ? sum : each;
+    }
+    if (known)
+        printf("# kernel socket buffers  %10zu %12llu %14llu at most (Linux books twice that)\n", sockets,
+               (unsigned long long)each, (unsigned long long)(sockets * each));
+    else
+        printf("# kernel socket buffers  %10zu system default (receive_buffer and send_buffer bound it)\n", sockets);
+    printf("# descriptors needed     %10zu\n", conf_descriptors(conf));
+}
+
+void conf_report(const struct conf *conf)
+{
+    const char *table;
+    size_t count, size;
+
+    for (int s = 0; s <= conf->redis_count; s++) {
+        const void *base = s == 0 ? (const void *)conf : (const void *)&conf->redis[s - 1];
+        if (s == 0)
+            printf("[puerta]\n");
+        else
+            printf("\n[redis %s]\n", conf->redis[s - 1].name);
+        for (size_t i = 0; i < option_count; i++)
+            if (options[i].scope == scope_of(s))
+                report_option(&options[i], base);
+    }
+    printf("\n# %-22s %10s %12s %14s\n", "memory", "count", "bytes each", "bytes");
+    for (int i = 0; arena_row(i, &table, &count, &size); i++)
+        printf("# %-22s %10zu %12zu %14llu\n", table, count, size, (unsigned long long)count * size);
+    if (arena_bytes() == SIZE_MAX)
+        printf("# %-22s more than this machine can address: lower chunks or the max_ options\n", "total");
+    else
+        printf("# %-22s %10s %12s %14zu\n", "total", "", "", arena_bytes());
+    report_kernel(conf);
+    if (fflush(stdout) != 0)
+        fatal(EX_IOERR, "the report cannot be written: %s", strerror(errno));
+}

@@ -1,0 +1,196 @@
+/*
+ * log.c - logfmt lines to stderr, rate-limited at each call site, and the two ways to end the process early.
+ *
+ *     any room -> LOG_AT(level) -> the call site's gate -> one line on the stack -> one write(2)
+ *                                       |
+ *                                       `- 10 lines a second pass; the rest are counted, and the count is told
+ *                                          when the next second's first line comes
+ *
+ * Nothing here touches the heap: the time is worked out by hand because libc's own calendar may load time zone
+ * files, and stdio is not used because a stream allocates its buffer at the first line.
+ */
+#include "puerta.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LINE_CAP 1024         /* a longer line is cut: one write of this size is never torn by another process's */
+#define LINES_A_SECOND 10
+#define LAST_SECOND 253402300799 /* end of the year 9999: a clock beyond it is broken, and four digits hold no more */
+
+enum log_level log_threshold = LOG_INFO;
+
+static const char *const level_names[] = { "error", "warn", "info", "debug" };
+
+/* One line being made. Adding beyond the end cuts. */
+struct line { char text[LINE_CAP]; size_t len; };
+
+static void line_add(struct line *l, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static void line_addv(struct line *l, const char *fmt, va_list args)
+{
+    size_t room = sizeof l->text - 1 - l->len; /* one byte stays for the newline */
+    int n = vsnprintf(l->text + l->len, room, fmt, args);
+
+    if (n > 0)
+        l->len += (size_t)n < room ? (size_t)n : room - 1;
+}
+
+static void line_add(struct line *l, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    line_addv(l, fmt, args);
+    va_end(args);
+}
+
+/* One line stays one line, whatever a peer has put into a value that was not quoted. */
+static void line_send(struct line *l)
+{
+    for (size_t i = 0; i < l->len; i++)
+        if ((unsigned char)l->text[i] < 0x20)
+            l->text[i] = '?';
+    l->text[l->len] = '\n';
+    /* A log that cannot be written is no reason to stop serving. */
+    if (write(STDERR_FILENO, l->text, l->len + 1) < 0)
+        return;
+}
+
+static bool leap(unsigned year)
+{
+    return year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+}
+
+static void line_add_time(struct line *l, const struct timespec *now)
+{
+    static const unsigned char month_days[] = { 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31 };
+    int64_t since = now->tv_sec, seconds = since < 0 ? 0 : since > LAST_SECOND ? LAST_SECOND : since;
+    unsigned days = (unsigned)(seconds / 86400), rest = (unsigned)(seconds % 86400);
+    unsigned year = 1970, month = 0, length;
+
+    for (; days >= (length = leap(year) ? 366u : 365u); year++)
+        days -= length;
+    for (; days >= (length = month_days[month] + (month == 1 && leap(year) ? 1u : 0u)); month++)
+        days -= length;
+    line_add(l, "ts=%04u-%02u-%02uT%02u:%02u:%02u.%03uZ", year, month + 1, days + 1, rest / 3600, rest / 60 % 60,
+             rest % 60, (unsigned)(now->tv_nsec / 1000000));
+}
+
+static void line_begin(struct line *l, const struct timespec *now, enum log_level level, const char *msg)
+{
+    l->len = 0;
+    line_add_time(l, now);
+    line_add(l, " level=%s msg=\"%s\"", level_names[level], msg);
+}
+
+/* Whether this line may be written. Monotonic time, so that a clock set back does not close a gate for hours. */
+static bool gate_pass(struct log_gate *gate, uint32_t *dropped)
+{
+    struct timespec mono = { 0, 0 };
+
+    clock_gettime(CLOCK_MONOTONIC, &mono);
+    *dropped = 0;
+    if (gate->second != (uint64_t)mono.tv_sec) {
+        *dropped = gate->dropped;
+        gate->second = (uint64_t)mono.tv_sec;
+        gate->lines = gate->dropped = 0;
+    }
+    if (gate->lines < LINES_A_SECOND) {
+        gate->lines++;
+        return true;
+    }
+    if (gate->dropped < UINT32_MAX)
+        gate->dropped++;
+    return false;
+}
+
+void log_write(struct log_gate *gate, enum log_level level, const char *msg, const char *fmt, ...)
+{
+    int kept = errno; /* callers log between a failed call and their look at errno */
+    struct timespec now = { 0, 0 };
+    uint32_t dropped = 0;
+    struct line line;
+    va_list args;
+
+    if (gate != NULL && !gate_pass(gate, &dropped)) {
+        errno = kept;
+        return;
+    }
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (dropped != 0) {
+        line_begin(&line, &now, level, "lines dropped");
+        line_add(&line, " of=\"%s\" count=%lu", msg, (unsigned long)dropped);
+        line_send(&line);
+    }
+    line_begin(&line, &now, level, msg);
+    line_add(&line, " ");
+    va_start(args, fmt);
+    line_addv(&line, fmt, args);
+    va_end(args);
+    if (line.text[line.len - 1] == ' ') /* there was nothing to add */
+        line.len--;
+    line_send(&line);
+    errno = kept;
+}
+
+const char *log_quote(const char *text, size_t n, char *out, size_t cap)
+{
+    static const char hex[] = "0123456789abcdef";
+    size_t len = 0;
+
+    if (cap < 3) { /* no room for the two quotes */
+        if (cap > 0)
+            out[0] = '\0';
+        return cap > 0 ? out : "";
+    }
+    out[len++] = '"';
+    for (size_t i = 0; i < n; i++) {
+        unsigned char b = (unsigned char)text[i];
+        bool plain = b >= 0x20 && b < 0x7f, escaped = b == '"' || b == '\\';
+
+        /* Bytes beyond ASCII count as control bytes: nobody says that a peer sends valid UTF-8. */
+        if (cap - len < 2 + (plain ? escaped ? 2u : 1u : 4u))
+            break;
+        if (!plain) {
+            out[len++] = '\\';
+            out[len++] = 'x';
+            out[len++] = hex[b >> 4];
+            out[len++] = hex[b & 15];
+        } else {
+            if (escaped)
+                out[len++] = '\\';
+            out[len++] = (char)b;
+        }
+    }
+    out[len++] = '"';
+    out[len] = '\0';
+    return out;
+}
+
+void fatal(int exit_code, const char *fmt, ...)
+{
+    struct line line = { .len = 0 };
+    va_list args;
+
+    line_add(&line, "puerta: ");
+    va_start(args, fmt);
+    line_addv(&line, fmt, args);
+    va_end(args);
+    line_send(&line);
+    exit(exit_code);
+}
+
+void must_failed(const char *cond, const char *file, int line_number)
+{
+    struct line line = { .len = 0 };
+
+    line_add(&line, "puerta: %s:%d: does not hold: %s", file, line_number, cond);
+    line_send(&line);
+    abort();
+}

@@ -1,0 +1,313 @@
+/*
+ * option.c - the table of all options, and what follows from a row alone: units, ranges, near keys.
+ *
+ *     text in the file --option_parse()--> a number --option_store()--> a field of struct conf or struct conf_redis
+ *                      <--option_text()---          <--option_load()---
+ *
+ * Owns nothing that changes. conf.c reads the lines, tells what is wrong with them and writes the report; only the
+ * help is written here, since it is the table and nothing else.
+ */
+#include "option.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#define KEY_CAP 40 /* the longest key and some room; a longer word has no near key */
+#define KIB(n) ((uint64_t)(n) << 10)
+#define MIB(n) ((uint64_t)(n) << 20)
+#define SECONDS(n) ((uint64_t)(n) * 1000)
+#define DAY SECONDS(86400)
+
+#define P(field) PROCESS, offsetof(struct conf, field), sizeof ((struct conf *)0)->field
+#define R(field) REDIS, offsetof(struct conf_redis, field), sizeof ((struct conf_redis *)0)->field
+
+const struct option options[] = {
+    { P(chunk_size), "chunk_size", SIZE, KIB(1), KIB(256), "16k", NULL,
+      "bytes of one piece of the buffer pool; a power of two" },
+    { P(chunks), "chunks", COUNT, 64, 1048576, "2048", NULL,
+      "pieces of the buffer pool: all bytes on their way through, of all clients together" },
+    { P(upstream_buffer), "upstream_buffer", SIZE, KIB(16), MIB(1), "64k", NULL,
+      "receive buffer that each upstream connection owns" },
+    { P(max_clients), "max_clients", COUNT, 1, 1000000, "4096", NULL,
+      "client connections of all sections; further ones wait in the backlog" },
+    { P(max_backends), "max_backends", COUNT, 1, 1024, "64", NULL,
+      "servers known at the same time, masters and replicas, of all sections" },
+    { P(max_requests), "max_requests", COUNT, 256, 4194304, "32768", NULL,
+      "requests in flight, of all clients together" },
+    { P(max_leases), "max_leases", COUNT, 4, 4096, "64", NULL,
+      "upstream connections lent to one client at a time, for large transfers" },
+    { P(max_split_keys), "max_split_keys", COUNT, 64, 1048576, "16384", NULL,
+      "keys of one request that spans several slots (MGET, MSET, DEL and the like)" },
+    { P(log_level), "log_level", ENUM, 0, 3, "info", "error|warn|info|debug",
+      "the least important lines that are still written to stderr" },
+    { P(prefault), "prefault", BOOL, 0, 1, "no", "no|yes",
+      "touch and lock all memory at the start, so that it can neither be missing nor be paged out later" },
+    { P(supervise), "supervise", BOOL, 0, 1, "yes", "no|yes",
+      "a parent process restarts the worker when it dies and keeps the addresses open meanwhile" },
+    { P(backlog), "backlog", COUNT, 1, 65535, "1024", NULL,
+      "connections that the system holds for each address until they are accepted" },
+    { P(stop_timeout_ms), "stop_timeout", TIME, 100, SECONDS(600), "5s", NULL,
+      "at SIGTERM or SIGINT: how long requests in flight may still take" },
+
+    { R(listen), "listen", LISTEN, 1, MAX_LISTENS, "127.0.0.1:6379", NULL,
+      "where clients connect: 1.2.3.4:6379, [::1]:6379 or unix:/path" },
+    { R(nodes), "nodes", NODES, 1, MAX_SEEDS, "", NULL,
+      "servers to learn the cluster from: HOST or HOST:PORT (6379); any one of them alive is enough" },
+    { R(single), "topology", ENUM, 0, 1, "cluster", "cluster|single",
+      "whether the nodes form a Redis Cluster or are one plain server (HOST:PORT or unix:/path)" },
+    { R(upstream_user), "upstream_user", TEXT, 0, 0, "", NULL,
+      "ACL user to authenticate as at the servers; none: the default user" },
+    { R(upstream_password), "upstream_password", SECRET, 0, 0, "", NULL,
+      "password to authenticate with at the servers" },
+    { R(upstream_password), "upstream_password_file", SECRET_FILE, 0, 0, "", NULL,
+      "a file whose first line is that password" },
+    { R(retain_bytes), "retain_bytes", SIZE, KIB(4), MIB(16), "256k", NULL,
+      "a request up to this size is kept until it is answered, so that it can follow a slot that moves" },
+    { R(shared_reply_limit), "shared_reply_limit", SIZE, KIB(16), MIB(64), "256k", NULL,
+      "an answer longer than this gets a connection of its own" },
+    { R(client_window), "client_window", SIZE, KIB(64), MIB(256), "1m", NULL,
+      "answers waiting for one client before its requests are no longer read" },
+    { R(client_pipeline), "client_pipeline", COUNT, 1, 65536, "1024", NULL,
+      "requests of one client in flight before further ones are no longer read" },
+    { R(merge_limit), "merge_limit", SIZE, KIB(64), MIB(1024), "16m", NULL,
+      "bytes of one answer that is merged from several nodes" },
+    { R(dial_timeout_ms), "dial_timeout", TIME, 1, DAY, "1s", NULL,
+      "how long a connection to a server may take to open" },
+    { R(request_timeout_ms), "request_timeout", TIME, 1, DAY, "30s", NULL,
+      "a request not answered by then gets an error" },
+    { R(failover_wait_ms), "failover_wait", TIME, 1, DAY, "5s", NULL,
+      "how long a request of which nothing was sent waits for its node to come back or be replaced" },
+    { R(failover_queue), "failover_queue", COUNT, 0, 1048576, "10000", NULL,
+      "requests that may wait for a node at the same time; 0: none, they fail at once" },
+    { R(client_stall_ms), "client_stall", TIME, 1, DAY, "10s", NULL,
+      "a client that reads nothing of its waiting answers this long is closed" },
+    { R(client_idle_ms), "client_idle", TIME, 1, DAY, "0", "never",
+      "a client that asks nothing this long is closed" },
+    { R(refresh_interval_ms), "refresh_interval", TIME, 1, DAY, "15s", NULL,
+      "how often the slot map is asked for without any cause" },
+    { R(probe_interval_ms), "probe_interval", TIME, 1, DAY, "1s", NULL,
+      "how often each server is probed" },
+    { R(probe_timeout_ms), "probe_timeout", TIME, 1, DAY, "1s", NULL,
+      "a probe not answered by then has failed" },
+    { R(suspect_after_ms), "suspect_after", TIME, 1, DAY, "300ms", NULL,
+      "no progress on a connection with requests in flight this long: nothing more is sent until it answers" },
+    { R(lease_wait_ms), "lease_wait", TIME, 1, DAY, "5s", NULL,
+      "how long a large transfer waits for a connection of its own" },
+    { R(rise), "rise", COUNT, 1, 100, "1", NULL,
+      "probes in a row that must succeed before a server counts as up" },
+    { R(fall), "fall", COUNT, 1, 100, "2", NULL,
+      "probes in a row that must fail before a server counts as down" },
+    { R(unknown_commands), "unknown_commands", ENUM, 0, 1, "key", "refuse|key",
+      "commands that Puerta does not know: refuse them, or route them by their first argument" },
+    { R(receive_buffer), "receive_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
+      "the kernel's receive buffer of each connection (SO_RCVBUF)" },
+    { R(send_buffer), "send_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
+      "the kernel's send buffer of each connection (SO_SNDBUF)" },
+};
+
+
+const size_t option_count = sizeof options / sizeof *options;
+
+/* Whoever keeps an array by option counts on OPTION_CAP. */
+typedef char table_fits[sizeof options / sizeof *options <= OPTION_CAP ? 1 : -1];
+
+const char *const option_scopes[] = { "puerta", "redis" };
+
+/* -------------------------------------------------------- numbers and words */
+
+struct unit { const char *name; uint64_t times; };
+
+static const struct unit size_units[] = {
+    { "g", MIB(1024) }, { "m", MIB(1) }, { "k", KIB(1) }, { "", 1 }, { NULL, 0 }
+};
+static const struct unit time_units[] = { { "h", 3600000 }, { "m", 60000 }, { "s", 1000 }, { "ms", 1 }, { NULL, 0 } };
+static const struct unit count_units[] = { { "", 1 }, { NULL, 0 } };
+
+static const struct unit *units_of(enum option_type type)
+{
+    return type == SIZE ? size_units : type == TIME ? time_units : count_units;
+}
+
+/* In the largest unit that leaves no rest. */
+const char *option_text(enum option_type type, uint64_t n, char out[OPTION_TEXT])
+{
+    const struct unit *u = units_of(type);
+
+    while (u[1].name != NULL && n % u->times != 0)
+        u++;
+    if (n == 0)
+        snprintf(out, OPTION_TEXT, "0");
+    else
+        snprintf(out, OPTION_TEXT, "%llu%s", (unsigned long long)(n / u->times), u->name);
+    return out;
+}
+
+/* NULL when text is a number of this option, else what is wrong with it. */
+static const char *number_parse(const struct option *o, const char *text, uint64_t *out)
+{
+    const struct unit *u = units_of(o->type);
+    const char *p = text;
+    uint64_t n = 0;
+
+    for (; *p >= '0' && *p <= '9'; p++) {
+        uint64_t digit = (uint64_t)(*p - '0');
+        n = n > (UINT64_MAX - digit) / 10 ? UINT64_MAX : n * 10 + digit;
+    }
+    if (p == text)
+        return o->type == SIZE ? "not a size" : o->type == TIME ? "not a time" : "not a whole number";
+    if (o->type == TIME && *p == '\0' && n != 0)
+        return "a time without a unit";
+    if (n != 0 || *p != '\0') {
+        while (u->name != NULL && strcasecmp(u->name, p) != 0)
+            u++;
+        if (u->name == NULL)
+            return o->type == COUNT ? "not a whole number" : "an unknown unit";
+        n = n > UINT64_MAX / u->times ? UINT64_MAX : n * u->times;
+    }
+    if ((n < o->min || n > o->max) && !(n == 0 && o->words != NULL))
+        return "out of range";
+    *out = n;
+    return NULL;
+}
+
+/* The index of a name in "a|b|c"; -1 if it is none of them. */
+static int word_index(const char *words, const char *name)
+{
+    for (int i = 0;; i++) {
+        size_t n = strcspn(words, "|");
+        if (strlen(name) == n && strncasecmp(words, name, n) == 0)
+            return i;
+        if (words[n] == '\0')
+            return -1;
+        words += n + 1;
+    }
+}
+
+const char *option_parse(const struct option *o, const char *text, uint64_t *out)
+{
+    int i;
+
+    if (o->type != BOOL && o->type != ENUM)
+        return number_parse(o, text, out);
+    i = word_index(o->type == ENUM ? o->words : "no|yes|off|on|false|true", text);
+    if (i < 0)
+        return o->type == ENUM ? "an unknown word" : "neither yes nor no";
+    *out = (uint64_t)(o->type == ENUM ? i : i % 2);
+    return NULL;
+}
+
+/* The fields are uint32_t, int or size_t, whose widths differ between machines: the table knows each. */
+void option_store(void *base, const struct option *o, uint64_t n)
+{
+    unsigned char *field = (unsigned char *)base + o->offset;
+    uint32_t narrow = (uint32_t)n;
+
+    must(o->width == sizeof n || o->width == sizeof narrow);
+    if (o->width == sizeof n)
+        memcpy(field, &n, sizeof n);
+    else
+        memcpy(field, &narrow, sizeof narrow);
+}
+
+uint64_t option_load(const void *base, const struct option *o)
+{
+    const unsigned char *field = (const unsigned char *)base + o->offset;
+    uint32_t narrow = 0;
+    uint64_t wide = 0;
+
+    if (o->width == sizeof wide)
+        memcpy(&wide, field, sizeof wide);
+    else
+        memcpy(&narrow, field, sizeof narrow);
+    return o->width == sizeof wide ? wide : narrow;
+}
+
+const char *option_range(const struct option *o, char out[OPTION_TEXT])
+{
+    char low[OPTION_TEXT], high[OPTION_TEXT];
+    unsigned long long most = o->max;
+
+    switch (o->type) {
+    case SIZE: case TIME: case COUNT:
+        snprintf(out, OPTION_TEXT, "%.20s to %.20s%s%.60s", option_text(o->type, o->min, low),
+                 option_text(o->type, o->max, high), o->words != NULL ? ", or 0: " : "", o->words != NULL ? o->words : "");
+        break;
+    case BOOL:   snprintf(out, OPTION_TEXT, "yes or no"); break;
+    case ENUM:   snprintf(out, OPTION_TEXT, "%s", o->words); break;
+    case LISTEN: snprintf(out, OPTION_TEXT, "1 to %llu numeric addresses", most); break;
+    case NODES:  snprintf(out, OPTION_TEXT, "1 to %llu names or addresses, required", most); break;
+    case TEXT: case SECRET: snprintf(out, OPTION_TEXT, "up to %zu bytes", o->width - 1); break;
+    case SECRET_FILE: snprintf(out, OPTION_TEXT, "the path of a readable file"); break;
+    }
+    return out;
+}
+
+/* ------------------------------------------------------------------ keys */
+
+const struct option *option_find(enum option_scope scope, const char *key)
+{
+    for (size_t i = 0; i < option_count; i++)
+        if (options[i].scope == scope && strcmp(options[i].key, key) == 0)
+            return &options[i];
+    return NULL;
+}
+
+static int key_byte(char c)
+{
+    return c == '-' ? '_' : tolower((unsigned char)c);
+}
+
+/* Bytes to change, add or take away to make one key of the other; case and the kind of dash do not count. */
+static size_t key_distance(const char *word, const char *key)
+{
+    size_t row[KEY_CAP + 1], n = strlen(key);
+
+    must(n <= KEY_CAP);
+    for (size_t j = 0; j <= n; j++)
+        row[j] = j;
+    for (size_t i = 1; word[i - 1] != '\0'; i++) {
+        size_t corner = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= n; j++) {
+            size_t changed = corner + (key_byte(word[i - 1]) != key_byte(key[j - 1]) ? 1 : 0);
+            size_t longer = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+            corner = row[j];
+            row[j] = changed < longer ? changed : longer;
+        }
+    }
+    return row[n];
+}
+
+const struct option *option_near(const char *key)
+{
+    size_t len = strlen(key), best = len < 6 ? 2 : len / 3; /* further away is a guess that misleads */
+    const struct option *near = NULL;
+
+    for (size_t i = 0; len <= KEY_CAP && i < option_count; i++) {
+        size_t d = key_distance(key, options[i].key);
+        if (d < best || (d == best && near == NULL)) {
+            near = &options[i];
+            best = d;
+        }
+    }
+    return near;
+}
+
+/* ------------------------------------------------------------------ help */
+
+void conf_help(void)
+{
+    char range[OPTION_TEXT];
+
+    for (size_t i = 0; i < option_count; i++) {
+        const struct option *o = &options[i];
+        if (i == 0)
+            printf("Options of [puerta], the process:\n");
+        else if (o->scope != options[i - 1].scope)
+            printf("\nOptions of [redis NAME], a listener and the servers behind it:\n");
+        printf("  %s = %s  (%s)\n      %s\n", o->key, o->standard[0] != '\0' ? o->standard : "\"\"",
+               option_range(o, range), o->help);
+    }
+}

@@ -1,0 +1,430 @@
+/*
+ * parent.c - the second process: it resolves names for the worker, and starts it again when it dies.
+ *
+ *    supervised                              not supervised
+ *
+ *    parent (the process first started)      worker (the process first started)
+ *      |    \---- resolver, resolver ...       |
+ *      |  socket pair                          |  socket pair
+ *      |                                       |
+ *    worker (again and again)                helper ---- resolver, resolver ...
+ *
+ * Questions go to the parent (or helper), which forks a short-lived resolver for each, since libc's resolver
+ * blocks and allocates; the resolver itself writes the answer to the worker. The parent also holds the
+ * listening sockets, opened before, so that the death of a worker closes none of them.
+ */
+#include "puerta.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <sysexits.h>
+#include <time.h>
+#include <unistd.h>
+
+#define QUESTIONS 64
+#define RESOLVERS 16            /* at once: enough for all seeds of one section */
+#define RESOLVER_LIMIT_S 10     /* a little longer than libc's default for one dead name server */
+#define ANSWER_LIMIT_MS 12000   /* the worker waits longer than any resolver lives */
+#define RESTART_FIRST_MS 100
+#define RESTART_LAST_MS 5000
+#define LONG_LIFE_MS 60000      /* a worker that lived so long was healthy: the next one starts quickly again */
+#define INHERITED_FDS 256       /* what main opened before the fork has lower numbers */
+
+struct question { uint32_t id; uint16_t port, unused; char host[HOST_CAP]; };
+struct answer { uint32_t id; int32_t count; struct address list[MAX_ADDRESSES]; };
+
+/* Messages have a fixed size and are so small that a socket takes one whole or not at all. False when it took
+ * nothing, or the other side has gone. Not by net_send: this is our own process, and no network to fail. */
+static bool message_put(int fd, const void *message, size_t size)
+{
+    ssize_t n;
+    do
+        n = write(fd, message, size);
+    while (n < 0 && errno == EINTR);
+    return n == (ssize_t)size;
+}
+
+/* Reads on from *have: 1 when the message is whole, 0 when more must come, -1 when the other side has gone. */
+static int message_get(int fd, void *message, size_t size, size_t *have)
+{
+    ssize_t n = read(fd, (unsigned char *)message + *have, size - *have);
+    if (n <= 0)
+        return n < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : -1;
+    *have = (*have + (size_t)n) % size;
+    return *have == 0;
+}
+
+/* -------------------------------------------------------- worker's side */
+
+struct ask {
+    struct timer timer; /* first: the timer's pointer is the ask's */
+    uint32_t id;        /* 0 = free */
+    void *mark;
+    void (*on_names)(void *mark, const struct address *list, int count);
+};
+
+static struct {
+    struct watch watch;
+    bool attached;
+    uint32_t last_id;
+    size_t have;            /* bytes of the answer that have come */
+    struct answer in;
+    struct ask asks[QUESTIONS];
+} worker = { .watch = { .fd = -1, .slot = -1 } };
+
+static void ask_end(struct ask *a, const struct address *list, int count)
+{
+    loop_timer_stop(&a->timer);
+    a->id = 0; /* before the call: it may ask again */
+    a->on_names(a->mark, list, count);
+}
+
+static void on_ask_due(struct timer *t)
+{
+    ask_end((struct ask *)t, NULL, 0);
+}
+
+static void detach(void)
+{
+    int fd = worker.watch.fd;
+    log_warn("the parent process has gone", "effect=\"host names are no longer resolved\"");
+    loop_unwatch(&worker.watch);
+    net_close(fd);
+    worker.attached = false;
+    for (int i = 0; i < QUESTIONS; i++)
+        if (worker.asks[i].id != 0)
+            loop_timer(&worker.asks[i].timer, loop_ms());
+}
+
+static void on_answer(struct watch *w, short revents)
+{
+    (void)revents;
+    int got = message_get(w->fd, &worker.in, sizeof worker.in, &worker.have);
+    if (got < 0)
+        detach();
+    if (got <= 0)
+        return;
+    int count = worker.in.count;
+    must(count >= 0 && count <= MAX_ADDRESSES);
+    for (int i = 0; i < QUESTIONS; i++) {
+        if (worker.asks[i].id == worker.in.id) { /* none when it came too late or was forgotten */
+            ask_end(&worker.asks[i], worker.in.list, count);
+            return;
+        }
+    }
+}
+
+void parent_attach(int fd)
+{
+    worker.attached = fd >= 0 && loop_watch(&worker.watch, fd, POLLIN, on_answer);
+}
+
+bool parent_resolve(const char *host, uint16_t port, void *mark,
+                    void (*on_names)(void *mark, const struct address *list, int count))
+{
+    size_t len = strlen(host);
+    struct ask *a = worker.asks, *end = worker.asks + QUESTIONS;
+    while (a < end && a->id != 0)
+        a++;
+    if (a == end)
+        return false;
+    if (++worker.last_id == 0)
+        worker.last_id = 1;
+    uint64_t due_ms = loop_ms(); /* a question that cannot be asked has its empty answer in the next turn */
+    if (worker.attached && len > 0 && len < HOST_CAP) {
+        struct question q;
+        memset(&q, 0, sizeof q);
+        q.id = worker.last_id;
+        q.port = port;
+        memcpy(q.host, host, len);
+        if (!message_put(worker.watch.fd, &q, sizeof q))
+            return false;
+        due_ms += ANSWER_LIMIT_MS;
+    }
+    a->id = worker.last_id;
+    a->mark = mark;
+    a->on_names = on_names;
+    a->timer.on_due = on_ask_due;
+    loop_timer(&a->timer, due_ms);
+    return true;
+}
+
+void parent_forget(void *mark)
+{
+    for (int i = 0; i < QUESTIONS; i++) {
+        if (worker.asks[i].id != 0 && worker.asks[i].mark == mark) {
+            loop_timer_stop(&worker.asks[i].timer);
+            worker.asks[i].id = 0;
+        }
+    }
+}
+
+/* -------------------------------------------------------- parent's side */
+
+static const int relayed[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2 };
+#define RELAYED ((int)(sizeof relayed / sizeof relayed[0]))
+
+static struct {
+    int sock, pipe_read, pipe_write;
+    pid_t worker;               /* 0 = none now */
+    int code;                   /* how the last one ended: its exit code, or 128 and the signal */
+    bool stopping;
+    int resolvers;              /* that have not ended yet */
+    struct question queue[QUESTIONS];
+    int queued;
+    struct question in;
+    size_t have;
+} parent = { .sock = -1, .pipe_read = -1, .pipe_write = -1 };
+
+static volatile sig_atomic_t signal_came[32];
+
+static uint64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static void on_signal(int signal_number)
+{
+    int saved = errno;
+    signal_came[signal_number] = 1;
+    ssize_t n = write(parent.pipe_write, "", 1);
+    (void)n;
+    errno = saved;
+}
+
+static void set_signal(int signal_number, void (*handler)(int))
+{
+    struct sigaction a;
+    memset(&a, 0, sizeof a);
+    sigemptyset(&a.sa_mask);
+    a.sa_handler = handler;
+    (void)sigaction(signal_number, &a, NULL);
+}
+
+static void relayed_signals(void (*handler)(int))
+{
+    for (int i = 0; i < RELAYED; i++)
+        set_signal(relayed[i], handler);
+}
+
+static void close_inherited(int keep)
+{
+    for (int fd = 3; fd < INHERITED_FDS; fd++)
+        if (fd != keep)
+            (void)close(fd);
+}
+
+static void open_pipe(void)
+{
+    int ends[2];
+    if (pipe(ends) < 0 || !os_prepare_fd(ends[0]) || !os_prepare_fd(ends[1]))
+        fatal(EX_OSERR, "no pipe for signals: %s", strerror(errno));
+    parent.pipe_read = ends[0];
+    parent.pipe_write = ends[1];
+}
+
+/* The life of a resolver. */
+static void resolve(const struct question *q)
+{
+    struct addrinfo hints, *list = NULL;
+    struct answer a;
+    char port[8];
+    relayed_signals(SIG_DFL);
+    set_signal(SIGALRM, SIG_DFL);
+    close_inherited(parent.sock);
+    os_die_with_parent();
+    alarm(RESOLVER_LIMIT_S);
+    memset(&hints, 0, sizeof hints);
+    hints.ai_socktype = SOCK_STREAM;
+    memset(&a, 0, sizeof a);
+    a.id = q->id;
+    snprintf(port, sizeof port, "%u", (unsigned)q->port);
+    if (getaddrinfo(q->host, port, &hints, &list) != 0)
+        list = NULL;
+    for (struct addrinfo *i = list; i != NULL && a.count < MAX_ADDRESSES; i = i->ai_next) {
+        if (i->ai_addrlen <= sizeof a.list[0].u && (i->ai_family == AF_INET || i->ai_family == AF_INET6)) {
+            a.list[a.count].len = i->ai_addrlen;
+            memcpy(&a.list[a.count++].u, i->ai_addr, i->ai_addrlen);
+        }
+    }
+    alarm(0); /* to die within the message would break the stream for all that follow */
+    (void)message_put(parent.sock, &a, sizeof a);
+    _exit(0);
+}
+
+/* Starts resolvers for the oldest questions; what cannot be started now stays queued. */
+static void start_resolvers(void)
+{
+    while (parent.queued > 0 && parent.resolvers < RESOLVERS) {
+        pid_t pid = fork();
+        if (pid == 0)
+            resolve(&parent.queue[0]);
+        if (pid < 0)
+            return;
+        parent.resolvers++;
+        memmove(parent.queue, parent.queue + 1, (size_t)--parent.queued * sizeof parent.queue[0]);
+    }
+}
+
+static void reap(void)
+{
+    pid_t pid;
+    int status;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        if (pid == parent.worker) {
+            parent.worker = 0;
+            parent.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        } else if (parent.resolvers > 0) {
+            parent.resolvers--;
+        }
+    }
+}
+
+static void relay_signals(void)
+{
+    for (int i = 0; i < RELAYED; i++) {
+        if (signal_came[relayed[i]]) {
+            signal_came[relayed[i]] = 0;
+            parent.stopping |= relayed[i] == SIGTERM || relayed[i] == SIGINT;
+            if (parent.worker > 0)
+                (void)kill(parent.worker, relayed[i]);
+        }
+    }
+}
+
+static void close_sock(void)
+{
+    net_close(parent.sock);
+    parent.sock = -1;
+    parent.queued = 0;
+    parent.have = 0;
+}
+
+/* Called when the socket is readable: a blocking receive gives what there is. */
+static void take_question(void)
+{
+    int got = message_get(parent.sock, &parent.in, sizeof parent.in, &parent.have);
+    if (got < 0)
+        close_sock();
+    if (got > 0) {
+        parent.in.host[HOST_CAP - 1] = '\0';
+        parent.queue[parent.queued++] = parent.in;
+    }
+}
+
+/* One round of the parent's own loop, at most wait_ms long (-1: until something happens). */
+static void serve(int wait_ms)
+{
+    struct pollfd p[2] = {
+        { .fd = parent.pipe_read, .events = POLLIN },
+        { .fd = parent.queued < QUESTIONS ? parent.sock : -1, .events = POLLIN },
+    };
+    char bytes[64];
+    if (parent.queued > 0 && (wait_ms < 0 || wait_ms > 100))
+        wait_ms = 100; /* a fork may have failed for want of processes: try again */
+    if (poll(p, 2, wait_ms) > 0) {
+        while (p[0].revents != 0 && read(parent.pipe_read, bytes, sizeof bytes) == (ssize_t)sizeof bytes)
+            ;
+        if (p[1].revents != 0)
+            take_question();
+    }
+    reap();
+    relay_signals();
+    start_resolvers();
+}
+
+/* Forks with a socket pair between the two; the worker is the child when supervised, else the caller. True on
+ * the worker's side, which has its end in *fd, or -1 when there is no other process. On the parent's side
+ * parent.worker tells whether there is a worker. */
+static bool fork_pair(bool supervise, int *fd)
+{
+    int pair[2] = { -1, -1 }, bytes = 2 * QUESTIONS * (int)sizeof(struct answer);
+    sigset_t all, before;
+    pid_t pid = -1;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before); /* none may reach the child while it has the parent's handlers */
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && os_prepare_fd(pair[1])) {
+        /* The parent's end blocks, since its resolvers write to it; with so much room they need not wait. */
+        (void)setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+        pid = fork();
+    }
+    if (pid < 0) {
+        log_warn("no second process", "error=\"%s\"", strerror(errno));
+        net_close(pair[0]);
+        net_close(pair[1]);
+        pair[0] = pair[1] = -1;
+    }
+    bool is_worker = supervise ? pid == 0 : pid != 0;
+    if (is_worker && supervise) {
+        relayed_signals(SIG_DFL);
+        set_signal(SIGCHLD, SIG_DFL);
+        net_close(parent.pipe_read);
+        net_close(parent.pipe_write);
+    }
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    net_close(pair[is_worker ? 0 : 1]);
+    if (is_worker) {
+        *fd = pair[1];
+    } else {
+        parent.sock = pair[0];
+        parent.worker = supervise && pid > 0 ? pid : 0;
+        parent.code = EX_OSERR; /* until it ends: it never began */
+    }
+    return is_worker;
+}
+
+static bool supervise_worker(int *fd, int *exit_code)
+{
+    uint64_t delay_ms = RESTART_FIRST_MS;
+    open_pipe();
+    set_signal(SIGCHLD, on_signal);
+    relayed_signals(on_signal);
+    while (!parent.stopping) {
+        uint64_t begun_ms = now_ms();
+        if (fork_pair(true, fd))
+            return true;
+        bool began = parent.worker > 0;
+        while (parent.worker > 0)
+            serve(-1);
+        close_sock();
+        /* Success and the codes of sysexits are its own decision, anything else is an accident. One that had no
+         * handlers yet when it was told to stop did stop. */
+        int code = parent.code;
+        bool decided = began && (code == 0 || (code >= 64 && code <= 78));
+        *exit_code = parent.stopping && (code == 128 + SIGTERM || code == 128 + SIGINT) ? 0 : code;
+        if (decided || parent.stopping)
+            return false;
+        if (now_ms() - begun_ms >= LONG_LIFE_MS)
+            delay_ms = RESTART_FIRST_MS;
+        log_warn("the worker has died", "exit_code=%d restart_in_ms=%u", code, (unsigned)delay_ms);
+        for (uint64_t due_ms = now_ms() + delay_ms, now; !parent.stopping && (now = now_ms()) < due_ms;)
+            serve((int)(due_ms - now));
+        delay_ms = delay_ms * 2 > RESTART_LAST_MS ? RESTART_LAST_MS : delay_ms * 2;
+    }
+    *exit_code = 0; /* told to stop while there was no worker */
+    return false;
+}
+
+bool parent_fork(bool supervise, int *fd, int *exit_code)
+{
+    *fd = -1;
+    *exit_code = 0;
+    if (supervise)
+        return supervise_worker(fd, exit_code);
+    if (fork_pair(false, fd))
+        return true;
+    relayed_signals(SIG_IGN); /* a terminal sends SIGINT to the worker and to this helper, which ends after it */
+    set_signal(SIGCHLD, on_signal);
+    close_inherited(parent.sock); /* the listening sockets are the worker's alone */
+    open_pipe();
+    while (parent.sock >= 0)
+        serve(-1);
+    _exit(0);
+}

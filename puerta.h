@@ -1,0 +1,505 @@
+/*
+ * puerta.h - what the rooms share: the limits, the structs, and each room's
+ * prototypes grouped by file. Pure rooms (resp, command, slotmap) have their
+ * own headers; what only the Redis family shares stands in redis.h.
+ *
+ *   floor 5   puerta.c  conf.c
+ *   floor 4   redis*.c  health.c
+ *   floor 3   conn.c  buf.c  parent.c         conn.c is the waist:
+ *   floor 2   loop.c  net.c  os.c  stats.c    upward only through conn_ops
+ *   floor 1   resp.c  command.c  slotmap.c    pure
+ *   floor 0   log.c  arena.c
+ */
+#ifndef PUERTA_H
+#define PUERTA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <netinet/in.h>
+
+#include "resp.h"
+#include "slotmap.h"
+
+#define PUERTA_VERSION "0.1.0"
+
+/* ---------------------------------------------------------------- limits */
+
+#define MAX_SERVICES 8      /* [redis NAME] sections: each costs a slot map of 64 KiB */
+#define MAX_LISTENS 4       /* addresses of one section: IPv4, IPv6, a unix socket and one more */
+#define MAX_SEEDS 16        /* nodes = ...: only one of them has to be alive at the start */
+#define MAX_ADDRESSES 8     /* addresses kept of one host name */
+#define MAX_MODULE_COMMANDS 64 /* command = ... lines, all sections together */
+#define HOST_CAP 256        /* a DNS name is at most 253 characters */
+#define NAME_CAP 32         /* the name of a section */
+#define SECRET_CAP 256      /* a user or a password */
+#define SEND_SLICES 64      /* iovecs of one send: beyond 64 the kernel's copy dominates */
+#define ACCEPTS_PER_TURN 64 /* so that a storm of dials does not starve the clients inside */
+#define COLD_PER_TURN 64    /* cold descriptors taken back in one turn */
+
+/* ------------------------------------------------------- log.c (floor 0) */
+
+enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+
+/* One per call site: lets 10 lines a second through and counts the rest, so that a flood of one
+ * kind of event cannot fill a disk or slow the loop. */
+struct log_gate { uint64_t second; uint32_t lines, dropped; };
+
+extern enum log_level log_threshold;
+
+/* Writes one logfmt line to stderr: `ts=... level=... msg="MSG" KEY=VALUE...`. fmt holds the
+ * key=value part, or "" for none. At most 1,024 bytes; longer ones are cut. Never allocates. */
+void log_write(struct log_gate *gate, enum log_level level, const char *msg, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+
+#define LOG_AT(level, ...) do { if ((level) <= log_threshold) { \
+    static struct log_gate gate_; log_write(&gate_, (level), __VA_ARGS__); } } while (0)
+#define log_error(...) LOG_AT(LOG_ERROR, __VA_ARGS__)
+#define log_warn(...)  LOG_AT(LOG_WARN, __VA_ARGS__)
+#define log_info(...)  LOG_AT(LOG_INFO, __VA_ARGS__)
+#define log_debug(...) LOG_AT(LOG_DEBUG, __VA_ARGS__)
+
+/* Copies text into out as a logfmt value: quoted, control bytes as \xHH, cut at cap. Gives out. */
+const char *log_quote(const char *text, size_t n, char *out, size_t cap);
+
+/* Says why and ends the process: exit code as sysexits.h has them. */
+void fatal(int exit_code, const char *fmt, ...) __attribute__((format(printf, 2, 3), noreturn));
+
+/* What must hold for memory safety stays checked in release builds: aborts with file and line. */
+#define must(cond) ((cond) ? (void)0 : must_failed(#cond, __FILE__, __LINE__))
+void must_failed(const char *cond, const char *file, int line) __attribute__((noreturn));
+
+/* ----------------------------------------------------- arena.c (floor 0) */
+
+/* All memory is one block. Every room has one function NAME_tables() that takes its tables from
+ * the arena; it runs twice: once while the arena only adds up (pointers are NULL), once for real.
+ * `puerta -t` is the first run with its rows printed. */
+void arena_measure(void);
+/* Obtains the block that the measured rows need, zeroed; false when the system has not so much. */
+bool arena_obtain(bool prefault);
+/* count entries of size bytes, cache-line aligned; NULL while measuring. table is a constant string. */
+void *arena_take(const char *table, size_t count, size_t size);
+size_t arena_bytes(void);
+/* Row i of the report; false past the last. */
+bool arena_row(int i, const char **table, size_t *count, size_t *size);
+/* From here on no heap call is allowed (the no-heap test build aborts on one). */
+void arena_seal(void);
+extern int puerta_sealed;
+
+/* -------------------------------------------------------- os.c (floor 2) */
+
+/* Every #ifdef of a system lives in os.c. */
+
+/* Keepalive probes and an upper bound for unacknowledged data (TCP_USER_TIMEOUT or the like). */
+void os_keepalive(int fd, uint32_t idle_ms, uint32_t user_timeout_ms);
+/* Raises the soft limit of descriptors towards want; gives what is in force. */
+size_t os_descriptors(size_t want);
+/* The kernel queue that stands for all cold descriptors: -1 where the system has none. Itself pollable. */
+int os_cold_open(void);
+bool os_cold_add(int queue, int fd, void *mark);
+void os_cold_del(int queue, int fd);
+/* Marks of up to cap readable (or dead) cold descriptors, without waiting. */
+int os_cold_ready(int queue, void **marks, int cap);
+/* Sets FD_CLOEXEC and O_NONBLOCK. */
+bool os_prepare_fd(int fd);
+/* Keeps secrets out of core files and ptrace where the system can. */
+void os_harden(void);
+/* Asks the kernel to end this process when its parent dies, where it can (Linux). */
+void os_die_with_parent(void);
+void *os_map(size_t bytes);           /* zeroed pages; NULL when refused */
+bool os_prefault(void *block, size_t bytes); /* touches and locks them */
+
+/* ------------------------------------------------------- net.c (floor 2) */
+
+struct address {
+    socklen_t len; /* 0 = none */
+    union {
+        struct sockaddr sa;
+        struct sockaddr_in in4;
+        struct sockaddr_in6 in6;
+        struct sockaddr_un un;
+    } u;
+};
+
+#define ADDRESS_TEXT 128
+
+/* A numeric "1.2.3.4:80", "[::1]:80" or "unix:/path". false (and *why, a constant text) if it is none. */
+bool address_parse(const char *text, struct address *out, const char **why);
+/* Numeric host (IPv6 without brackets) and port; false for a name. */
+bool address_numeric(const char *host, uint16_t port, struct address *out);
+/* "1.2.3.4:80", "[::1]:80", "unix:/path"; gives out. */
+const char *address_text(const struct address *a, char out[ADDRESS_TEXT]);
+/* Splits "HOST:PORT" at the last colon ("[::1]:80" loses its brackets); false with *why when malformed. */
+bool host_port_split(const char *text, size_t n, char host[HOST_CAP], uint16_t *port, const char **why);
+
+/* The thin wrapper: every call on a socket goes through these, so that a test build (PUERTA_FAULTS)
+ * can make the Nth fail. All give -1 with errno on error; EINTR is retried inside except for poll. */
+struct net_sizes { int receive, send; }; /* SO_RCVBUF, SO_SNDBUF in bytes; 0 = the system's own */
+int net_listen(const struct address *a, int backlog, const struct net_sizes *sizes);
+int net_accept(int listener, struct address *peer, const struct net_sizes *sizes); /* nonblocking, NODELAY */
+/* Begins a dial; 0 <= fd even while it is in progress: writable means done, net_dialed() says how it went. */
+int net_dial(const struct address *a, const struct net_sizes *sizes);
+int net_dialed(int fd); /* 0, or the errno of the dial */
+ssize_t net_receive(int fd, struct iovec *iov, int count);
+ssize_t net_send(int fd, struct iovec *iov, int count); /* never raises SIGPIPE */
+void net_shutdown(int fd); /* no more output from us; the peer's input may still come */
+void net_close(int fd);
+/* The local address of a connected descriptor. */
+bool net_local(int fd, struct address *out);
+
+/* ------------------------------------------------------ loop.c (floor 2) */
+
+/* One descriptor under watch. Lives inside its owner (a connection, a listener, a pipe).
+ * Hot ones are in the poll array each turn; cold ones (idle for a while) stand behind one kernel queue. */
+struct watch {
+    int fd;               /* -1 = not watched */
+    int32_t slot;         /* index in the poll array; -1 while cold or unwatched */
+    bool cold;
+    bool may_cool;        /* set by the owner for descriptors that only wait for input */
+    short events;         /* POLLIN | POLLOUT wanted */
+    uint64_t active_ms;   /* when it was last ready */
+    void (*on_ready)(struct watch *w, short revents);
+};
+
+/* A deadline. Lives inside its owner; zeroed = not armed. */
+struct timer {
+    struct timer *next, *prev;
+    uint64_t due_ms;
+    void (*on_due)(struct timer *t);
+};
+
+struct conf;
+
+void loop_tables(const struct conf *conf);
+void loop_open(void);
+/* Watches fd; false when the poll array is full (it is sized for all that can be open at once). */
+bool loop_watch(struct watch *w, int fd, short events, void (*on_ready)(struct watch *, short));
+void loop_want(struct watch *w, short events);
+void loop_unwatch(struct watch *w); /* before the descriptor is closed; safe during dispatch */
+/* Arms or moves t to due_ms (absolute, of loop_ms()). Resolution 1 ms where poll has it, cost O(1). */
+void loop_timer(struct timer *t, uint64_t due_ms);
+void loop_timer_stop(struct timer *t);
+uint64_t loop_ms(void);   /* monotonic, read once a turn */
+uint64_t loop_us(void);   /* the same in microseconds */
+/* One turn's first half: polls at most until the next timer (0 if `busy`), reads what is ready, fires what is due. */
+void loop_turn(bool busy);
+/* Makes a turn begin at once: safe in a signal handler. */
+void loop_wake(int signal_number);
+/* The set of signals (bit n = signal n) that came since the last call. */
+uint32_t loop_signals(void);
+size_t loop_hot(void);    /* descriptors in the poll array */
+size_t loop_cold(void);
+
+/* ----------------------------------------------------- stats.c (floor 2) */
+
+/* One list yields the struct, the names and the report. */
+#define STATS(X) \
+    X(clients_accepted) X(clients_refused) X(clients_closed) X(clients_stalled) \
+    X(requests) X(replies) X(bytes_in) X(bytes_out) X(errors_sent) \
+    X(redirect_moved) X(redirect_ask) X(redirect_tryagain) X(redirect_clusterdown) X(redirect_loading) \
+    X(resent) X(outcome_unknown) X(not_executed) X(late) X(split_requests) X(split_parts) \
+    X(large_requests) X(large_replies) X(lease_waits) X(lease_refused) \
+    X(pool_empty) X(requests_full) X(protocol_errors) \
+    X(dials) X(dial_failures) X(upstream_lost) X(refreshes) X(refresh_failures) X(map_changes) \
+    X(probes) X(probe_failures)
+
+struct stats {
+#define X(name) uint64_t name;
+    STATS(X)
+#undef X
+};
+extern struct stats stats;
+/* Name and value of counter i; NULL past the last. */
+const char *stats_row(int i, uint64_t *value);
+
+/* ------------------------------------------------------- buf.c (floor 3) */
+
+/* One piece of the pool. refs counts who still needs its bytes: slices, and the chain or pen it is in. */
+struct chunk {
+    struct chunk *next;
+    uint32_t used;   /* bytes written */
+    uint32_t refs;
+    unsigned char data[];
+};
+
+/* Who asks decides how far down the pool may go, so that what frees chunks is never starved by what
+ * takes them: requests stop first, replies last. */
+enum buf_use { BUF_REQUEST, BUF_REPLY };
+
+void buf_tables(const struct conf *conf);
+void buf_open(void);
+size_t buf_chunk_size(void);          /* payload bytes of a chunk */
+size_t buf_free_chunks(void);
+bool buf_may_take(enum buf_use use);
+struct chunk *chunk_take(enum buf_use use);  /* refs = 1; NULL when there is none for this use */
+void chunk_release(struct chunk *k);         /* one reference less; at 0 it is free again */
+
+/* A queue of bytes: written at the end, taken from the front. */
+struct chain { struct chunk *head, *tail; uint32_t skip; size_t len; };
+
+bool chain_put(struct chain *c, enum buf_use use, const void *bytes, size_t n); /* all or nothing */
+void chain_drop(struct chain *c, size_t n);      /* n bytes from the front */
+void chain_clear(struct chain *c);
+int chain_gather(const struct chain *c, struct iovec *iov, int max);
+/* Room to receive into: at least 1/8 of a chunk behind the chain's last byte. A short tail of a request is moved
+ * to the new chunk, so that most requests lie in one piece. Gives the room, 0 when the pool has no chunk. */
+size_t chain_room(struct chain *c, enum buf_use use, unsigned char **room);
+void chain_commit(struct chain *c, size_t n);    /* n bytes were written into that room */
+/* The contiguous bytes from offset off on; NULL with *n = 0 at the end. */
+const unsigned char *chain_at(const struct chain *c, size_t off, size_t *n);
+void chain_copy(const struct chain *c, void *out, size_t n); /* the first n bytes */
+
+/* Bytes that outlive the buffer they came in: a run in one chunk, going on in chunk->next. Each chunk
+ * of the run holds one reference for it. */
+struct slice { struct chunk *chunk; uint32_t off; uint32_t len; };
+
+/* Packs many small slices into few chunks. */
+struct pen { struct chunk *chunk; };
+
+bool pen_write(struct pen *p, enum buf_use use, const void *bytes, size_t n, struct slice *out); /* all or nothing */
+/* Goes on with the pen's last slice, or begins it when s is empty. */
+bool pen_more(struct pen *p, enum buf_use use, const void *bytes, size_t n, struct slice *s);
+void pen_close(struct pen *p);
+/* A slice in chunks of its own that grows piece by piece; begin with an empty one. */
+bool slice_extend(struct slice *s, enum buf_use use, const void *bytes, size_t n);
+/* The chain's first len bytes, without copying. */
+void chain_slice(const struct chain *c, size_t len, struct slice *out);
+void slice_release(struct slice *s);             /* safe on an empty one */
+/* Copies len bytes from offset off of the slice. */
+void slice_copy(const struct slice *s, size_t off, void *out, size_t len);
+/* Next contiguous part of the slice from *at; gives its length, 0 at the end. */
+size_t slice_part(const struct slice *s, size_t *at, const unsigned char **p);
+
+/* Whether chunks became free since somebody was refused one; asking clears it. */
+bool buf_relieved(void);
+
+/* ------------------------------------------------------ conn.c (floor 3) */
+
+enum conn_state {
+    CONN_FREE,      /* in the free list */
+    CONN_DIALING,
+    CONN_OPEN,
+    CONN_FINISHING, /* reads no more; closes when its output has gone */
+    CONN_DEAD       /* closed in this turn: rests until the turn ends, since stale events may name it */
+};
+
+struct conn;
+
+/* The one door upward. NULL entries are not called. */
+struct conn_ops {
+    const char *kind;                              /* for the log: "client", "upstream" */
+    void (*on_open)(struct conn *c);               /* a dial succeeded */
+    void (*on_bytes)(struct conn *c);              /* readable: the owner calls conn_receive */
+    void (*on_room)(struct conn *c);               /* all its output has been sent */
+    void (*on_close)(struct conn *c, const char *why); /* gone, for whatever reason but conn_close by its owner */
+    void (*on_tick)(struct conn *c);               /* its deadline */
+    int (*gather)(struct conn *c, struct iovec *iov, int max); /* output beyond c->out (upstreams) */
+    void (*on_sent)(struct conn *c, size_t n);     /* n bytes of that output went out */
+};
+
+/* How bytes go: plain sockets now, TLS later, memory in tests. */
+struct transport {
+    ssize_t (*receive)(struct conn *c, struct iovec *iov, int count); /* -1 + errno, 0 = end */
+    ssize_t (*send)(struct conn *c, struct iovec *iov, int count);
+    void (*close)(struct conn *c);
+};
+extern const struct transport transport_plain;
+
+enum conn_kind { CONN_CLIENT, CONN_UPSTREAM, CONN_PROBE, CONN_KINDS };
+
+struct conn {
+    struct watch watch;         /* first: the loop's pointer is the connection's */
+    struct timer timer;         /* the owner's deadline */
+    struct timer stall;         /* armed while output does not go out */
+    uint32_t stall_limit_ms;    /* 0 = wait for ever */
+    const struct conn_ops *ops;
+    const struct transport *transport;
+    void *owner;                /* the room's record */
+    struct conn *next;          /* free list or dead list */
+    struct conn *dirty_next;
+    int fd;
+    struct chain out;
+    uint64_t id;                /* never reused */
+    uint64_t sent_ms;           /* when output last made progress, or began */
+    struct address peer;
+    uint8_t state, kind;
+    bool dirty;                 /* in the dirty list */
+    bool reading;
+    bool blocked;               /* the last send did not take everything: wait for POLLOUT */
+};
+
+/* What conn_receive gives besides a count of bytes. */
+#define CONN_NOTHING 0          /* no bytes now */
+#define CONN_ENDED (-1)         /* the peer sends no more; the connection is still open for answers */
+#define CONN_FAILED (-2)        /* it is closed and on_close has been called */
+
+struct listener {
+    struct watch watch;
+    struct timer pause;         /* no descriptors left: try again then */
+    void *mark;
+    void (*on_accept)(void *mark, int fd, const struct address *peer);
+    struct net_sizes sizes;
+};
+
+void conn_tables(const struct conf *conf);
+void conn_open_table(void);
+void conn_limit(enum conn_kind kind, size_t most);       /* lowers how many of a kind there may be */
+/* A fresh connection of that kind; NULL when its kind is full. */
+struct conn *conn_take(enum conn_kind kind, const struct conn_ops *ops, void *owner);
+bool conn_full(enum conn_kind kind);
+bool conn_adopt(struct conn *c, int fd);                 /* an accepted descriptor: OPEN */
+bool conn_dial(struct conn *c, const struct address *a, uint32_t timeout_ms, const struct net_sizes *sizes);
+/* Up to cap bytes: how many, or one of CONN_NOTHING, CONN_ENDED, CONN_FAILED. */
+ssize_t conn_receive(struct conn *c, void *buf, size_t cap);
+void conn_read(struct conn *c, bool on);                 /* whether on_bytes is wanted */
+void conn_dirty(struct conn *c);                         /* has something to send this turn */
+void conn_flush(void);                                   /* one send for each dirty connection */
+bool conn_pending(void);                                 /* some were left for the next turn */
+void conn_finish(struct conn *c, uint32_t limit_ms);     /* close when all is sent, or at the limit */
+void conn_close(struct conn *c);                         /* at once, without on_close */
+void conn_fail(struct conn *c, const char *why);         /* at once, with on_close */
+void conn_deadline(struct conn *c, uint64_t due_ms);     /* on_tick then; 0 = none */
+void conn_reap(void);                                    /* the turn has ended: dead ones become free */
+size_t conn_count(enum conn_kind kind);
+void conn_listen(struct listener *l, int fd);
+void conn_unlisten(struct listener *l);
+
+/* ---------------------------------------------------- parent.c (floor 3) */
+
+/* The parent process does what must not happen in the worker: it resolves names (each in a short-lived
+ * child, since the resolver blocks), restarts a dead worker, and keeps the listening sockets open. */
+
+/* Asks for the addresses of host; on_names is called later, count 0 when there are none. False when too
+ * many questions are open (64): ask again later. */
+bool parent_resolve(const char *host, uint16_t port, void *mark,
+                    void (*on_names)(void *mark, const struct address *list, int count));
+void parent_forget(void *mark);     /* its answers are no longer wanted */
+/* Worker's side: watches the socket to the parent. fd -1: no parent, every name fails. */
+void parent_attach(int fd);
+/* Forks. In a supervised start (`supervise`) the caller's process becomes the parent, which returns only with
+ * an exit code for main in *exit_code after the worker has ended for good; the worker returns true with its end of
+ * the socket in *fd. Unsupervised, the caller stays the worker and the child helps it until it ends. */
+bool parent_fork(bool supervise, int *fd, int *exit_code);
+
+/* ---------------------------------------------------- health.c (floor 4) */
+
+enum backend_state {
+    BACKEND_FREE,     /* no entry */
+    BACKEND_NEW,      /* known by name; nothing tried yet, or its name is being resolved */
+    BACKEND_UP,
+    BACKEND_SUSPECT,  /* connected, but requests in flight make no progress: nothing more is sent */
+    BACKEND_DOWN
+};
+
+/* One node. Keeps its index in the table for life, whatever its address becomes. */
+struct backend {
+    struct service *service;
+    char host[HOST_CAP];
+    uint16_t port, index;
+    uint8_t state;
+    bool seed, listed, resolving;
+    uint8_t rises, fails;
+    uint8_t address_count, address_at;
+    struct address address[MAX_ADDRESSES];
+    uint32_t slots;             /* how many it owns in the map in use */
+    uint32_t backoff_ms;
+    uint64_t troubled_ms;       /* when it was last found wanting */
+    uint64_t unlisted_ms;       /* since when no map names it */
+    uint64_t resolved_ms;
+    struct conn *probe;
+    uint8_t question;           /* what the probe has asked: enum in health.c */
+    uint64_t asked_ms;
+    struct resp_reply reply;
+    unsigned char head[64];     /* how its answer begins */
+    uint8_t head_len;
+    struct timer timer;
+    struct upstream *shared;    /* the connection that all clients share; owned by redis_req.c */
+};
+
+/* What the rooms above want to know. */
+struct service_ops {
+    void (*on_map)(struct service *s);                    /* some slots changed their owner */
+    void (*on_backend)(struct backend *b);                /* its state changed; FREE: it is to be let go */
+    bool (*in_use)(const struct backend *b);              /* requests still hang on it */
+};
+
+/* One section at work: the map of its slots and how it is kept true. */
+struct service {
+    const struct conf_redis *conf;
+    const struct service_ops *ops;
+    struct slotmap map;
+    struct slotmap_stage stage;
+    struct slotmap_node *stage_nodes;
+    struct backend *asked;      /* who is being asked for the map */
+    uint16_t ask_at;            /* rotation over the backends */
+    bool refresh_wanted;
+    char trouble[SLOTMAP_ERROR_CAP]; /* why there is no map, for the client's error */
+    uint64_t refreshed_ms, ask_began_ms, trouble_ms;
+    uint32_t ask_took_ms, misses;
+    struct timer timer;
+    struct listener listeners[MAX_LISTENS];
+};
+
+void health_tables(const struct conf *conf);
+void health_open(struct service *s, const struct conf_redis *conf, const struct service_ops *ops);
+/* The entry of a node, made if need be; NULL when max_backends are in use. An empty host is `near`'s own. */
+struct backend *backend_get(struct service *s, const char *host, uint16_t port, const struct backend *near);
+struct backend *backend_at(uint16_t index);               /* NULL when there is none */
+uint16_t backend_cap(void);
+const char *backend_name(const struct backend *b, char out[HOST_CAP + 8]); /* "host:port" */
+/* Its present address, or NULL while none is known. */
+const struct address *backend_address(const struct backend *b);
+void health_refresh(struct service *s);                   /* the map is not true any more: ask soon */
+void health_lost(struct backend *b);                      /* a connection that had worked was lost */
+void health_refused(struct backend *b);                   /* it could not be dialled, or did not let us in */
+void health_suspect(struct backend *b);                   /* requests in flight make no progress */
+void health_alive(struct backend *b);                     /* it answered a request */
+/* The AUTH request for a node's login, at most 2 * SECRET_CAP + 64 bytes; 0 when there is no password. */
+size_t health_login(const struct conf_redis *conf, unsigned char *out);
+
+/* ------------------------------------------------------ conf.c (floor 5) */
+
+struct host_port { char host[HOST_CAP]; uint16_t port; };
+
+/* One [redis NAME] section. */
+struct conf_redis {
+    char name[NAME_CAP];
+    struct address listen[MAX_LISTENS];
+    int listens;
+    struct host_port nodes[MAX_SEEDS];   /* port 0: a unix path in host */
+    int node_count;
+    int single;                          /* topology: 0 = cluster, 1 = single */
+    char upstream_user[SECRET_CAP], upstream_password[SECRET_CAP];
+    size_t retain_bytes, shared_reply_limit, client_window, merge_limit;
+    uint32_t client_pipeline;
+    uint32_t dial_timeout_ms, request_timeout_ms, failover_wait_ms, client_stall_ms, client_idle_ms;
+    uint32_t refresh_interval_ms, probe_interval_ms, probe_timeout_ms, suspect_after_ms, lease_wait_ms;
+    uint32_t failover_queue;
+    uint32_t rise, fall;
+    int unknown_commands;                /* 0 = refuse, 1 = route by the first key */
+    int receive_buffer, send_buffer;     /* SO_RCVBUF, SO_SNDBUF; 0 = the system's */
+};
+
+struct conf {
+    size_t chunk_size, chunks, upstream_buffer;
+    uint32_t max_clients, max_backends, max_requests, max_leases, max_split_keys;
+    int log_level;
+    int prefault, supervise;             /* yes / no */
+    uint32_t backlog, stop_timeout_ms;
+    struct conf_redis redis[MAX_SERVICES];
+    int redis_count;
+};
+
+/* Reads the file; on an error says `FILE:LINE: what is wrong; what would be right` on stderr and gives false. */
+bool conf_read(struct conf *conf, const char *path);
+/* puerta redis NODES [key=value ...]: the same options from the command line. */
+bool conf_quick(struct conf *conf, int argc, char **argv);
+/* Options in force, then memory tables (call after the measuring run): the report of -t, on stdout. */
+void conf_report(const struct conf *conf);
+void conf_help(void);
+
+#endif

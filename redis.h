@@ -1,0 +1,266 @@
+/*
+ * redis.h - what the rooms of Redis mode share: the client, the request record, the upstream connection.
+ *
+ *      redis.c          a client's bytes -> one command -> one of the rooms below
+ *        |  \______________________________________________
+ *      redis_fan.c    redis_large.c    redis_local.c        several nodes; big transfers; answered here
+ *        |   ________________/
+ *      redis_req.c      request records, upstream connections, redirects, replay
+ *        |
+ *      conn.c  buf.c  health.c
+ *
+ *   client ---- req -> req -> req            in the order of its answers
+ *                |      |
+ *   upstream -- req    req -> req            in the order of the node's replies
+ */
+#ifndef REDIS_H
+#define REDIS_H
+
+#include "command.h"
+#include "puerta.h"
+#include "resp.h"
+#include "slotmap.h"
+
+#define REDIS_COPY_MAX 2048    /* a request up to this size is copied next to others; a longer one stays where it was
+                                  received, since the chunk it pins is then mostly its own */
+#define REDIS_HOPS_MAX 16      /* redirects of one request before its client hears of it */
+#define REDIS_HOPS_FAST 3      /* those followed at once; later ones wait REDIS_RETRY_MS first */
+#define REDIS_MAX_ARGS 1048576  /* arguments of one request, as Redis has it */
+#define REDIS_MAX_BULK (512u * 1024 * 1024) /* bytes of one argument, as Redis's proto-max-bulk-len */
+#define REDIS_MAX_INLINE 65536  /* bytes of an inline request, as Redis has it */
+#define REDIS_RETRY_MS 20      /* until a request is tried again that a node did not run (TRYAGAIN, CLUSTERDOWN...) */
+
+/* ------------------------------------------------------ redis_req.c */
+
+enum req_state {
+    REQ_FREE,
+    REQ_QUEUED,    /* in an upstream's queue: unsent, being sent, or awaiting its reply */
+    REQ_WAITING,   /* on the waiting list: to be tried again, or for a lease */
+    REQ_PARTS,     /* in nobody's queue: its parts are under way */
+    REQ_DONE       /* answered; its reply is parked until its client's turn comes */
+};
+
+#define REQ_ASKING 1u    /* goes out behind an ASKING, whose +OK is still to be swallowed */
+#define REQ_READONLY 2u  /* may run twice */
+#define REQ_FENCE 4u     /* later ones of its client wait for it (several keys: the server may say TRYAGAIN) */
+#define REQ_STREAMED 8u  /* its bytes were not kept: it cannot be sent again */
+#define REQ_ASKED 16u    /* that +OK is the next reply */
+#define REQ_TRYAGAIN 32u /* the last word on it was TRYAGAIN */
+#define REQ_TURNED 64u   /* a node turned it away for reasons of its own: its wait has begun */
+#define REQ_COUNTED 128u /* stands in its client's count of unsettled ones */
+#define REQ_VIA_ASK 256u /* its last reply came from a node that was told ASKING */
+
+struct client;
+struct upstream;
+struct fan;
+struct req;
+
+/* Takes the reply of a record: bytes [p, p+n), `last` with the final ones (whole replies come in one piece). With the
+ * last piece the record is the taker's: it frees or keeps it. False: no room now, the same piece comes again. */
+typedef bool (*req_taker)(struct req *r, const unsigned char *p, size_t n, bool last);
+
+struct req {
+    struct req *client_next;    /* the client's next */
+    struct req *next, *prev;    /* its neighbours in the upstream's queue or the waiting list */
+    struct client *client;      /* NULL: nobody waits any more, the reply is dropped */
+    struct service *service;
+    req_taker take;
+    struct fan *fan;            /* of a part: what it is a part of; of a split request: its own */
+    struct upstream *upstream;
+    const struct command *command;
+    struct slice bytes;         /* the request, kept until it is answered */
+    struct slice parked;        /* the reply, kept until its client's turn */
+    uint32_t started_ms;        /* low 32 bits of loop_ms() */
+    uint32_t waits_ms;          /* since when it waits for a node */
+    uint32_t due_ms;            /* when it is tried again */
+    uint16_t slot;
+    uint16_t part;              /* which part of its fan it is */
+    uint16_t flags;
+    uint8_t state, hops;
+};
+
+/* A connection to a node. Shared ones carry all clients' requests, pipelined; a leased one serves one client. */
+struct upstream {
+    struct conn *conn;          /* NULL while there is none */
+    struct backend *backend;
+    struct req *head, *tail;    /* those sent come first */
+    struct req *unsent;         /* the first not wholly sent */
+    size_t unsent_off;          /* how much of that one was */
+    uint32_t queued;
+    struct pen pen;             /* where requests are copied to */
+    unsigned char *buf;         /* its receive buffer, for life: [from, at) is a reply not yet whole, up to len */
+    size_t cap, from, at, len;
+    struct resp_reply reply;    /* the reply under way */
+    struct upstream *next;      /* in a list of leases, or of stuck ones */
+    struct client *owner;       /* of a lease */
+    uint64_t progress_ms;       /* when it last gave a byte, or got its first request */
+    uint64_t stuck_ms;
+    struct timer timer;
+    uint8_t greeting;           /* replies to its login still to come; nothing else is sent before */
+    bool leased;
+    bool held;                  /* nothing more is sent for now */
+    bool kept;                  /* a lease that its owner gives back itself */
+    bool whole;                 /* [from, at) is whole */
+    bool streaming;             /* the reply under way is passed on as it comes */
+    bool given;                 /* part of it has been */
+    bool dropping;              /* the reply under way is nobody's */
+    bool stuck;
+    bool served;                /* it has given an answer since it was dialled */
+};
+
+struct client {
+    struct conn *conn;
+    struct service *service;
+    struct req *head, *tail;
+    uint32_t queued;            /* records from head to tail */
+    uint32_t unsettled;         /* of them (and their parts), how many a node still has to answer */
+    uint32_t held;              /* of them, how many were turned away and will be tried again */
+    uint32_t epoch;             /* of the map by which the unsettled ones were sent */
+    uint32_t fences;            /* unsettled ones with several keys */
+    int32_t fence_slot;         /* their slot; -1 = several */
+    bool gate;                  /* a redirect happened: nothing new goes out before all is settled */
+    bool ended;                 /* reads no more; goes when all is answered */
+    bool ready;                 /* its next request is whole and waits */
+    bool paused, resuming;
+    bool starved;
+    uint8_t mode;               /* enum client_mode of redis_large.c; 0 = ordinary */
+    struct chain in;
+    struct resp_request framing;
+    struct pen park;
+    size_t parked_bytes;
+    struct upstream *lease;
+    struct client *next;        /* free list, or the list of those to be resumed */
+    struct client *hungry;      /* the next that waits for a record or a chunk */
+    struct req *large;          /* what redis_large.c asked on its behalf */
+    const struct command *large_command;
+    struct backend *large_to;   /* the node that said it serves the key */
+    uint16_t large_slot;
+    bool large_ask;             /* it wants to be told ASKING first */
+    uint64_t forwarded;         /* bytes of a large request passed on, or dropped, so far */
+    uint64_t starved_ms;
+    char name[64];
+};
+
+void redis_req_tables(const struct conf *conf);
+void redis_req_open(void);
+
+/* A record for one request of c (NULL: for nobody); NULL when all are in use. Not yet in any queue. */
+struct req *req_take(struct client *c, const struct command *command, req_taker take);
+void req_free(struct req *r);
+/* Records that can still be taken. */
+size_t redis_req_free(void);
+/* A node has answered r, or nobody will: its client may go on to other connections when it was the last. */
+void req_settle(struct req *r);
+/* c waits for a record or a chunk: it is resumed when there are some. */
+void client_starve(struct client *c);
+/* Counts r, whose slot and flags are set, among those that a node has to answer. */
+void req_commit(struct req *r);
+/* Puts r at the end of its client's answers. */
+void req_enqueue(struct req *r);
+/* Sends r, whose bytes are set, to a node, behind all that is queued there. If the node has been away too long or
+ * too many wait for it, r is answered with an error instead. */
+void req_send(struct req *r, struct backend *b);
+/* Sends r to the owner of its slot, or makes it wait for there to be one. */
+void req_route(struct req *r);
+/* Turned away unexecuted: tried again after REDIS_RETRY_MS. */
+void req_again(struct req *r);
+/* Answers r, in whatever queue it is, with an error line made here ("-ERR ...", without CRLF). */
+void req_error(struct req *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The usual taker: in order to the client. */
+bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last);
+bool req_drop(struct req *r, const unsigned char *p, size_t n, bool last);
+/* Puts bytes that were made here into the client's order of answers. */
+bool client_answer(struct client *c, const void *p, size_t n);
+bool client_error(struct client *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Sends on what is answered and next in turn. */
+void client_advance(struct client *c);
+/* The client has gone: its records go on without it. */
+void req_orphan(struct client *c);
+/* Copies or keeps the first `len` bytes of the client's input (contiguous at `p`, or elsewhere if `copied`) as the
+ * bytes of r, which will go to b. False: no chunk now. */
+bool req_bytes(struct req *r, struct backend *b, struct client *c, const unsigned char *p, size_t len, bool copied);
+/* Client wants to be looked at again when this turn ends. */
+void client_resume(struct client *c);
+extern void (*client_on_resume)(struct client *c);
+/* End of a turn: resumes clients, unsticks upstreams. */
+void redis_req_turn(void);
+/* There is more to do at once. */
+bool redis_req_pending(void);
+/* Unanswered requests of all clients, for a stop that finishes what is in flight. */
+size_t redis_req_in_flight(void);
+
+/* Leases. A lease is an upstream connection that serves one client. */
+struct upstream *lease_take(struct backend *b, struct client *c); /* NULL: none is free */
+void lease_return(struct upstream *u);
+void lease_send(struct upstream *u, struct req *r);
+bool lease_ready(const struct upstream *u);  /* dialled and logged in */
+void lease_sent(struct upstream *u);         /* the last byte of a streamed request has been put out */
+/* A reply that only reads is too long for the shared connection: redis_large.c asks again on a lease. */
+extern void (*req_on_large)(struct req *r);
+/* redis_fan.c: the request that a part is a part of; the client of a split request has gone. */
+extern const struct req *(*fan_whole)(const struct fan *f);
+extern void (*fan_orphan)(struct req *whole);
+/* A lease became free. */
+extern void (*lease_on_free)(void);
+void upstream_dirty(struct upstream *u);
+void lease_break(struct upstream *u, const char *why); /* ends its connection: what is half said cannot be said on */
+void service_set_owner(struct service *s, uint16_t slot, struct backend *b);
+void redis_req_wake(void);                   /* there is more to do at once */
+extern const struct service_ops redis_service_ops;
+/* The map's owner of a slot; NULL when there is none. */
+struct backend *service_owner(const struct service *s, uint16_t slot);
+
+/* ---------------------------------------------------- redis_large.c */
+
+void redis_large_tables(const struct conf *conf);
+void redis_large_open(void);
+/* Room for one request of retain_bytes in one piece. */
+unsigned char *large_scratch(size_t *cap);
+bool large_wants_input(const struct client *c);
+/* c's request under way is larger than retain_bytes: its head is in c->in, framed so far by c->framing. */
+void large_begin(struct client *c);
+/* One step on. False: no further before something happens (the client is resumed then), or the client is gone. */
+bool large_run(struct client *c);
+void large_gone(struct client *c);
+
+/* ------------------------------------------------------ redis_fan.c */
+
+enum verdict {
+    VERDICT_DONE,     /* taken care of */
+    VERDICT_WAIT,     /* cannot be done now: bring it again when the client is resumed */
+    VERDICT_CLOSE     /* the client is to go once all is answered */
+};
+
+/* One whole request, contiguous: as it came, or turned from inline form (`copied`). */
+struct request {
+    const unsigned char *p;
+    size_t len;
+    uint32_t argc;
+    const struct resp_slice *arg;  /* the first RESP_ARGS_KEPT */
+    const struct command *command;
+    bool copied;                   /* p is not the head of the client's input, but has been made from it */
+};
+
+void redis_fan_tables(const struct conf *conf);
+void redis_fan_open(void);
+/* Splits a request whose keys are in several slots. keys: all of them. */
+enum verdict fan_split(struct client *c, const struct request *q, uint32_t key_count);
+/* The table of key slices that fan_split reads; redis.c fills it. */
+struct resp_slice *fan_keys(uint32_t *cap);
+
+/* ---------------------------------------------------- redis_local.c */
+
+enum verdict local_answer(struct client *c, const struct request *q);
+
+/* ---------------------------------------------------------- redis.c */
+
+void redis_tables(const struct conf *conf);
+void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS]);
+void redis_turn(void);          /* after a turn's input: what was put off */
+bool redis_pending(void);       /* the next turn must not wait */
+void redis_stop(void);          /* no new clients; the others go when answered */
+bool redis_idle(void);          /* nobody is left */
+struct client *redis_client_at(uint32_t i);
+struct service *redis_service_at(int i);
+
+#endif

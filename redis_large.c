@@ -1,0 +1,422 @@
+/*
+ * redis_large.c - what is too long for a shared connection travels on a leased one.
+ *
+ *   a long request   DRAIN -> ASK -> LEASE -> SEND -> REPLY      its client does nothing else meanwhile
+ *                      |       |       |        `- SKIP: its rest is read and dropped after an error
+ *                      |       |       `- a connection to the node that said it serves the key
+ *                      |       `- EXISTS key, a read without effect: follows redirects while nothing is at stake
+ *                      `- all its earlier requests are answered
+ *
+ *   a long reply     discarded on the shared connection, asked again on a lease, read at its client's pace
+ *
+ * A long request is not kept, so it cannot follow a slot that moves while it is sent: its client then gets an error
+ * that says it was not executed.
+ */
+#include "redis.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define LEASE_TICK_MS 50
+
+enum client_mode { MODE_ORDINARY, MODE_DRAIN, MODE_ASK, MODE_LEASE, MODE_SEND, MODE_REPLY, MODE_SKIP };
+
+static struct {
+    struct req *waiting, *waiting_tail; /* long replies that wait for a lease */
+    struct timer timer;
+    unsigned char *head;                /* the head of a long request, in one piece */
+    size_t head_cap;
+} lg;
+
+/* ----------------------------------------------------------- long replies */
+
+static void on_tick(struct timer *t);
+
+static void wait_for_lease(struct req *r)
+{
+    r->state = REQ_WAITING;
+    r->next = NULL;
+    r->prev = lg.waiting_tail;
+    *(lg.waiting_tail != NULL ? &lg.waiting_tail->next : &lg.waiting) = r;
+    lg.waiting_tail = r;
+    r->waits_ms = (uint32_t)loop_ms();
+    stats.lease_waits++;
+    if (lg.timer.next == NULL) {
+        lg.timer.on_due = on_tick;
+        loop_timer(&lg.timer, loop_ms() + LEASE_TICK_MS);
+    }
+}
+
+static void waiting_cut(struct req *r)
+{
+    *(r->prev != NULL ? &r->prev->next : &lg.waiting) = r->next;
+    *(r->next != NULL ? &r->next->prev : &lg.waiting_tail) = r->prev;
+    r->next = r->prev = NULL;
+}
+
+/* Puts the request on a lease if one can be had. */
+static bool ask_again(struct req *r)
+{
+    struct backend *b = service_owner(r->service, r->slot);
+    struct upstream *u;
+    if (b == NULL || r->client->lease != NULL) {
+        return false;
+    }
+    u = lease_take(b, r->client);
+    if (u == NULL) {
+        return false;
+    }
+    stats.resent++;
+    lease_send(u, r);
+    return true;
+}
+
+static void on_large_reply(struct req *r)
+{
+    r->client->gate = true; /* a later write must not overtake the second asking */
+    if (lg.waiting != NULL || !ask_again(r)) {
+        wait_for_lease(r);
+    }
+}
+
+/* Those that wait, the oldest first; a client that has a lease already waits for that one to end. */
+static void serve_waiting(void)
+{
+    uint32_t now = (uint32_t)loop_ms();
+    for (struct req *r = lg.waiting, *next; r != NULL; r = next) {
+        next = r->next;
+        if (r->client == NULL) {
+            waiting_cut(r);
+            r->take(r, NULL, 0, true);
+        } else if (now - r->waits_ms >= r->service->conf->lease_wait_ms) {
+            waiting_cut(r);
+            stats.lease_refused++;
+            req_error(r, "ERR no connection became free for a long answer within %u ms (max_leases, lease_wait)",
+                      r->service->conf->lease_wait_ms);
+            next = lg.waiting;
+        } else {
+            waiting_cut(r);
+            if (!ask_again(r)) {
+                /* Back to its place: before the one that came after it. */
+                r->next = next;
+                r->prev = next != NULL ? next->prev : lg.waiting_tail;
+                *(r->prev != NULL ? &r->prev->next : &lg.waiting) = r;
+                *(next != NULL ? &next->prev : &lg.waiting_tail) = r;
+            }
+        }
+    }
+}
+
+static void on_tick(struct timer *t)
+{
+    serve_waiting();
+    if (lg.waiting != NULL) {
+        loop_timer(t, loop_ms() + LEASE_TICK_MS);
+    }
+}
+
+static void on_lease_free(void)
+{
+    if (lg.waiting != NULL) {
+        loop_timer(&lg.timer, loop_ms());
+    }
+}
+
+/* --------------------------------------------------------- long requests */
+
+static void become(struct client *c, enum client_mode mode)
+{
+    c->mode = (uint8_t)mode;
+}
+
+/* Says why the request under way is not passed on, and drops the rest of it. */
+static bool refuse(struct client *c, const char *why)
+{
+    stats.not_executed++;
+    if (!client_error(c, "%s", why)) {
+        client_starve(c);
+        return false;
+    }
+    become(c, MODE_SKIP);
+    return true;
+}
+
+/* The node that serves the key has answered, or nobody has. */
+static bool on_asked(struct req *r, const unsigned char *p, size_t n, bool last)
+{
+    struct client *c = r->client;
+    (void)last;
+    if (c == NULL) {
+        req_free(r);
+        return true;
+    }
+    if (n > 0 && *p == '-') {
+        if (!client_answer(c, p, n)) {
+            return false;
+        }
+        become(c, MODE_SKIP);
+    } else {
+        become(c, MODE_LEASE);
+        c->large_to = r->upstream->backend;
+        c->large_ask = (r->flags & REQ_VIA_ASK) != 0;
+        c->large_slot = r->slot;
+        c->starved_ms = loop_ms();
+    }
+    c->large = NULL;
+    req_free(r);
+    client_resume(c);
+    return true;
+}
+
+/* Which of the kept arguments is the first key; 0 when the request's head does not tell. */
+static uint32_t first_key(const struct command *command, const struct client *c)
+{
+    const struct resp_request *f = &c->framing;
+    uint32_t i = 1;
+    if (command == NULL || command->route != ROUTE_SLOT || command->keys == KEYS_NONE) {
+        return 0;
+    }
+    if (command->keys == KEYS_SECOND || command->keys == KEYS_FROM_SECOND || command->keys == KEYS_COUNT_AT_1) {
+        i = 2;
+    } else if (command->keys == KEYS_COUNT_AT_2) {
+        i = 3;
+    } else if (command->keys == KEYS_STREAMS || command->keys == KEYS_MIGRATE) {
+        return 0;
+    }
+    return i < f->args_known && f->arg[i].off + (uint64_t)f->arg[i].len <= f->used ? i : 0;
+}
+
+/* Asks who serves the key of the request whose head is in c->in. */
+static bool ask_owner(struct client *c)
+{
+    static const char exists[] = "*2\r\n$6\r\nEXISTS\r\n";
+    const struct resp_slice *name = &c->framing.arg[0], *key;
+    const struct command *command = NULL;
+    unsigned char header[24];
+    struct backend *b;
+    struct req *r;
+    uint32_t i;
+    uint64_t have = c->framing.used < lg.head_cap ? c->framing.used : lg.head_cap;
+    chain_copy(&c->in, lg.head, (size_t)have);
+    if (c->framing.args_known > 0 && name->off + (uint64_t)name->len <= have) {
+        command = command_find(lg.head + name->off, name->len);
+    }
+    i = first_key(command, c);
+    key = &c->framing.arg[i];
+    if (i == 0 || key->off + (uint64_t)key->len > have) {
+        return refuse(c, "ERR not executed: the request is longer than retain_bytes, and its head does not tell its key");
+    }
+    r = req_take(c, command_find((const unsigned char *)"exists", 6), on_asked);
+    if (r == NULL) {
+        client_starve(c);
+        return false;
+    }
+    r->slot = slotmap_slot(lg.head + key->off, key->len);
+    b = service_owner(c->service, r->slot);
+    if (b == NULL || !pen_more(&b->shared->pen, BUF_REQUEST, exists, sizeof exists - 1, &r->bytes) ||
+        !pen_more(&b->shared->pen, BUF_REQUEST, header, resp_put_header(header, '$', key->len), &r->bytes) ||
+        (key->len > 0 && !pen_more(&b->shared->pen, BUF_REQUEST, lg.head + key->off, key->len, &r->bytes)) ||
+        !pen_more(&b->shared->pen, BUF_REQUEST, "\r\n", 2, &r->bytes)) {
+        req_free(r);
+        if (b == NULL) {
+            return refuse(c, "CLUSTERDOWN not executed: no node serves the slot of a request longer than retain_bytes");
+        }
+        client_starve(c);
+        return false;
+    }
+    c->large = r;
+    c->large_command = command;
+    become(c, MODE_ASK);
+    req_route(r);
+    return true;
+}
+
+/* A connection to the node that serves the key, then the record for the reply. */
+static bool take_lease(struct client *c)
+{
+    static const char asking[] = "*1\r\n$6\r\nASKING\r\n";
+    struct upstream *u = c->lease;
+    struct req *r;
+    if (loop_ms() - c->starved_ms >= c->service->conf->lease_wait_ms) {
+        stats.lease_refused++;
+        if (u != NULL) {
+            lease_break(u, "it could not be dialled in time");
+        }
+        return refuse(c, "ERR not executed: no connection became free for a long request (max_leases, lease_wait)");
+    }
+    if (u == NULL) {
+        u = lease_take(c->large_to, c);
+    }
+    if (u == NULL || !lease_ready(u)) {
+        conn_deadline(c->conn, loop_ms() + LEASE_TICK_MS);
+        return false;
+    }
+    r = req_take(c, c->large_command, req_to_client);
+    if (r == NULL) {
+        client_starve(c);
+        return false;
+    }
+    if (c->large_ask && !chain_put(&u->conn->out, BUF_REQUEST, asking, sizeof asking - 1)) {
+        req_free(r);
+        client_starve(c);
+        return false;
+    }
+    u->kept = true;
+    r->slot = c->large_slot;
+    r->flags = (uint16_t)((r->flags & ~REQ_READONLY) | REQ_STREAMED | (c->large_ask ? REQ_ASKED : 0));
+    req_enqueue(r);
+    req_commit(r);
+    c->forwarded = 0;
+    become(c, MODE_SEND);
+    lease_send(u, r);
+    return true;
+}
+
+/* Frames what has come of the request. True at its end. */
+static bool frame(struct client *c, uint64_t done)
+{
+    static const struct resp_limits limits = { REDIS_MAX_ARGS, REDIS_MAX_BULK, REDIS_MAX_INLINE };
+    size_t n;
+    const unsigned char *p;
+    while (!c->ready && (p = chain_at(&c->in, (size_t)(c->framing.used - done), &n)) != NULL) {
+        enum resp_status status;
+        resp_request(&c->framing, p, n, &limits, &status);
+        if (status == RESP_BAD) {
+            conn_fail(c->conn, "a long request is malformed");
+            return false;
+        }
+        c->ready = status == RESP_WHOLE;
+    }
+    return c->ready;
+}
+
+/* Back to ordinary requests. */
+static void finish(struct client *c)
+{
+    memset(&c->framing, 0, sizeof c->framing);
+    c->ready = false;
+    c->forwarded = 0;
+    c->starved_ms = 0;
+    become(c, MODE_ORDINARY);
+}
+
+static bool skip(struct client *c)
+{
+    bool end = frame(c, c->forwarded);
+    uint64_t n = c->framing.used - c->forwarded;
+    if (c->conn == NULL) {
+        return false;
+    }
+    chain_drop(&c->in, (size_t)n);
+    c->forwarded += n;
+    if (end) {
+        finish(c);
+    }
+    return end;
+}
+
+/* Moves what has come to the lease, as far as that one takes it. */
+static bool send_on(struct client *c)
+{
+    struct upstream *u = c->lease;
+    bool end;
+    if (u == NULL) {
+        become(c, MODE_SKIP); /* its record has been answered with the reason */
+        return true;
+    }
+    end = frame(c, c->forwarded);
+    if (c->conn == NULL) {
+        return false;
+    }
+    while (c->forwarded < c->framing.used) {
+        size_t n;
+        const unsigned char *p = chain_at(&c->in, 0, &n);
+        n = n < c->framing.used - c->forwarded ? n : (size_t)(c->framing.used - c->forwarded);
+        if (u->conn->out.len >= c->service->conf->client_window) {
+            return false; /* on_room resumes us */
+        }
+        if (!chain_put(&u->conn->out, BUF_REQUEST, p, n)) {
+            client_starve(c);
+            return false;
+        }
+        conn_dirty(u->conn);
+        chain_drop(&c->in, n);
+        c->forwarded += n;
+    }
+    if (end) {
+        lease_sent(u);
+        become(c, MODE_REPLY);
+    }
+    return end;
+}
+
+void large_begin(struct client *c)
+{
+    stats.large_requests++;
+    become(c, MODE_DRAIN);
+}
+
+bool large_run(struct client *c)
+{
+    switch (c->mode) {
+    case MODE_DRAIN:
+        return c->head == NULL && c->lease == NULL && ask_owner(c);
+    case MODE_LEASE:
+        return take_lease(c);
+    case MODE_SEND:
+        return send_on(c);
+    case MODE_REPLY:
+        if (c->unsettled > 0) {
+            return false;
+        }
+        if (c->lease != NULL) {
+            lease_return(c->lease);
+        }
+        finish(c);
+        return true;
+    case MODE_SKIP:
+        return skip(c);
+    default:
+        return false; /* MODE_ASK: on_asked goes on */
+    }
+}
+
+bool large_wants_input(const struct client *c)
+{
+    return c->mode == MODE_SEND || c->mode == MODE_SKIP;
+}
+
+void large_gone(struct client *c)
+{
+    if (c->large != NULL) {
+        c->large->client = NULL;
+        c->large = NULL;
+    }
+    if (c->lease != NULL) {
+        lease_break(c->lease, "its client has gone");
+    }
+}
+
+void redis_large_tables(const struct conf *conf)
+{
+    lg.head_cap = 0;
+    for (int i = 0; i < conf->redis_count; i++) {
+        if (conf->redis[i].retain_bytes > lg.head_cap) {
+            lg.head_cap = conf->redis[i].retain_bytes;
+        }
+    }
+    lg.head_cap += conf->chunk_size;
+    lg.head = arena_take("request in one piece", lg.head_cap, 1);
+}
+
+unsigned char *large_scratch(size_t *cap)
+{
+    *cap = lg.head_cap;
+    return lg.head;
+}
+
+void redis_large_open(void)
+{
+    req_on_large = on_large_reply;
+    lease_on_free = on_lease_free;
+}

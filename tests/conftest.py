@@ -1,0 +1,41 @@
+"""Fixtures of the integration tests: one cluster for the tests that leave it whole, one of their own for those that break it."""
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import harness  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    with harness.RedisCluster(masters=3, replicas=0, node_timeout_ms=2000) as c:
+        yield c
+
+
+@pytest.fixture
+def own_cluster():
+    """3 masters and 3 replicas that a test may kill."""
+    with harness.RedisCluster(masters=3, replicas=1, node_timeout_ms=1000) as c:
+        yield c
+
+
+@pytest.fixture(scope="module")
+def puerta(cluster):
+    with harness.Puerta(cluster) as p:
+        yield p
+
+
+@pytest.fixture
+def client(puerta):
+    with puerta.client() as c:
+        yield c
+
+
+@pytest.fixture
+def other(puerta):
+    """A second client, to see that others notice nothing."""
+    with puerta.client() as c:
+        yield c

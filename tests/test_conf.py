@@ -1,0 +1,157 @@
+"""The configuration as a user meets it: what a broken file is answered with, -t, -h, -V, and the exit codes of sysexits."""
+import os
+import re
+import subprocess
+
+import pytest
+
+import harness
+
+EX_USAGE, EX_UNAVAILABLE, EX_CONFIG = 64, 69, 78
+GOOD = "[puerta]\nchunks = 512\n\n[redis main]\nlisten = 127.0.0.1:7777\nnodes = 127.0.0.1:7001, 127.0.0.1:7002\n"
+
+
+def puerta(*arguments, cwd=None):
+    done = subprocess.run([harness.BINARY, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd,
+                          timeout=20 * harness.SLOW)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def check(tmp_path, text):
+    path = tmp_path / "p.conf"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return puerta("-t", "-c", str(path)) + (str(path),)
+
+
+# name: the file, the line to blame, and what the message must hold: the wrong text and the cure
+BROKEN = {
+    "misspelt key": ("[redis a]\nnodes = 127.0.0.1:1\nlissten = 127.0.0.1:2\n", 3, ["lissten", "listen"]),
+    "misspelt section": ("[puerta]\n[rediss a]\nnodes = 127.0.0.1:1\n", 2, ["rediss", "[redis NAME]"]),
+    "no nodes": ("[puerta]\n\n[redis a]\nlisten = 127.0.0.1:1\n", 3, ["nodes"]),
+    "key before a section": ("nodes = 127.0.0.1:1\n[redis a]\n", 1, ["nodes", "[redis NAME]"]),
+    "no value": ("[redis a]\nnodes =\n", 2, ["nodes", "value"]),
+    "no equals sign": ("[redis a]\nnodes 127.0.0.1:1\n", 2, ["nodes", "="]),
+    "size without sense": ("[puerta]\nchunk_size = 16q\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["16q", "k"]),
+    "size out of range": ("[puerta]\nchunk_size = 8g\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["8g", "256k"]),
+    "time without a unit": ("[redis a]\nnodes = 127.0.0.1:1\nclient_stall = 10\n", 3, ["10", "ms"]),
+    "negative count": ("[puerta]\nmax_clients = -3\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["-3", "1"]),
+    "port too high": ("[redis a]\nnodes = 127.0.0.1:70000\n", 2, ["70000", "65535"]),
+    "listen on a name": ("[redis a]\nnodes = 127.0.0.1:1\nlisten = localhost:1\n", 3, ["localhost"]),
+    "listen twice": ("[redis a]\nnodes = 127.0.0.1:1\nlisten = 127.0.0.1:5\n[redis b]\nnodes = 127.0.0.1:1\nlisten = 127.0.0.1:5\n", 6, ["127.0.0.1:5"]),
+    "yes or no": ("[puerta]\nprefault = maybe\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["maybe", "yes", "no"]),
+    "key given twice": ("[puerta]\nchunks = 512\nchunks = 1024\n[redis a]\nnodes = 127.0.0.1:1\n", 3, ["chunks"]),
+    "word of a list": ("[redis a]\nnodes = 127.0.0.1:1\ntopology = ring\n", 3, ["ring", "cluster", "single"]),
+    "open bracket": ("[redis a\nnodes = 127.0.0.1:1\n", 1, ["]"]),
+    "zero byte": (b"[redis a]\nnodes = 127.0.0.1:1\nlis\0ten = 1\n", 3, ["zero"]),
+    "very long line": ("[redis a]\nnodes = 127.0.0.1:1\n# " + "x" * 100000 + "\nfoo = 1\n", 3, []),
+    "empty file": ("", None, ["redis"]),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN))
+def test_a_broken_file_is_refused_at_its_line(tmp_path, name):
+    text, line, words = BROKEN[name]
+    code, _, errors, path = check(tmp_path, text)
+    assert code == EX_CONFIG, errors
+    messages = errors.splitlines()
+    assert messages and all(len(m) < 600 for m in messages), errors
+    if line is not None:
+        blamed = [m for m in messages if m.startswith("%s:%d: " % (path, line))]
+        assert blamed, "no message names %s:%d in: %s" % (path, line, errors)
+        messages = blamed
+    for word in words:
+        assert any(word in m for m in messages), "%r is not in: %s" % (word, errors)
+
+
+def test_several_mistakes_are_told_at_once(tmp_path):
+    code, _, errors, path = check(tmp_path, "[puerta]\nchunk = 3\nbacklogg = 3\n[redis a]\nnodes = 127.0.0.1:1\ntopologie = single\n")
+    assert code == EX_CONFIG
+    for line in (2, 3, 6):
+        assert "%s:%d: " % (path, line) in errors
+
+
+def test_a_password_is_never_repeated(tmp_path):
+    for text in ("[redis a]\nupstream_password = s3cr3t\nupstream_passwort = s3cr3t\n", "[redis a]\nupstream_password s3cr3t\n",
+                 "[redis a]\nnodes = 127.0.0.1:1\nupstream_password = s3cr3t\n"):
+        _, out, errors, _ = check(tmp_path, text)
+        assert "s3cr3t" not in out + errors
+
+
+def test_t_prints_options_and_memory_that_add_up(tmp_path):
+    code, out, errors, _ = check(tmp_path, GOOD)
+    assert code == 0, errors
+    assert "chunks = 512" in out and "listen = 127.0.0.1:7777" in out and "nodes = 127.0.0.1:7002" in out
+    rows = re.findall(r"^# (.{22})\s+(\d+)\s+(\d+)\s+(\d+)$", out, re.M)
+    assert len(rows) > 5, out
+    for name, count, size, total in rows:
+        assert int(count) * int(size) == int(total), name
+    whole = int(re.search(r"^# total\s+(\d+)$", out, re.M).group(1))
+    parts = sum(int(r[3]) for r in rows)
+    # Each table begins on a cache line of its own.
+    assert parts <= whole <= parts + 64 * len(rows) + 4096, out
+
+
+def test_t_prints_a_file_that_means_the_same(tmp_path):
+    code, out, errors, _ = check(tmp_path, GOOD)
+    assert code == 0, errors
+    code, again, errors, _ = check(tmp_path, out)
+    assert code == 0, errors
+    assert again == out
+
+
+def test_more_chunks_are_more_memory(tmp_path):
+    def total(chunks):
+        out = check(tmp_path, GOOD.replace("chunks = 512", "chunks = %d" % chunks))[1]
+        return int(re.search(r"^# total\s+(\d+)$", out, re.M).group(1))
+
+    assert total(1024) - total(512) >= 512 * 16384
+
+
+def test_the_example_is_right():
+    example = os.path.join(harness.ROOT, "puerta.conf.example")
+    code, out, errors = puerta("-t", "-c", example)
+    assert code == 0, errors
+    text = harness.read_file(example)
+    named = set(re.findall(r"^#?\s*([a-z_]+)\s*=", text, re.M))
+    known = set(re.findall(r"^([a-z_]+) = ", out, re.M))
+    assert known <= named, "not in the example: %s" % sorted(known - named)
+
+
+def test_h_names_every_option(tmp_path):
+    code, out, errors = puerta("-h")
+    assert code == 0 and out, errors
+    known = set(re.findall(r"^([a-z_]+) = ", check(tmp_path, GOOD)[1], re.M))
+    for option in known:
+        assert option in out, option
+    assert known <= set(re.findall(r"[a-z_]+", harness.read_file(os.path.join(harness.ROOT, "README.md")) + out))
+
+
+def test_v_prints_a_version():
+    code, out, _ = puerta("-V")
+    assert code == 0 and re.search(r"\d+\.\d+", out)
+
+
+@pytest.mark.parametrize("arguments", [["-x"], ["-c"], ["-t"], ["redis"], [], ["nonsense"], ["redis", "127.0.0.1:1", "nonsense"],
+                                       ["redis", "127.0.0.1:1", "lissten=127.0.0.1:2"], ["redis", "127.0.0.1:1", "chunks=none"]],
+                         ids=lambda a: " ".join(a) or "nothing")
+def test_wrong_use_is_told_with_ex_usage(arguments, tmp_path):
+    # With nothing else it may look for a file in its folder: an empty one.
+    code, _, errors = puerta(*arguments, cwd=str(tmp_path))
+    assert code == EX_USAGE, errors
+    assert errors.strip()
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    path = str(tmp_path / "none.conf")
+    code, _, errors = puerta("-c", path)
+    assert code in (66, EX_CONFIG) and path in errors
+
+
+def test_an_address_in_use(tmp_path):
+    port = harness.free_port()
+    with harness.socket.socket() as s:
+        s.bind(("127.0.0.1", port))
+        s.listen(1)
+        code, _, errors = puerta("redis", "127.0.0.1:1", "listen=127.0.0.1:%d" % port)
+        assert code != 0 and code >= EX_USAGE, code
+        assert str(port) in errors

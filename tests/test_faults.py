@@ -1,0 +1,36 @@
+"""Every Nth socket call fails (the build with PUERTA_FAULTS): errors and lost connections may come, a wrong answer never.
+
+Runs against build/faults/puerta only; check.sh names it with PUERTA.
+"""
+import os
+
+import pytest
+
+import harness
+from harness import LONG, Load, Puerta
+
+BINARY = os.environ.get("PUERTA_FAULTS_BINARY", os.path.join(harness.ROOT, "build", "faults", "puerta"))
+PRIMES = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 61, 71, 83, 97, 113, 131, 151, 173, 199, 229, 263, 307, 353, 401]
+seen = {}
+
+
+@pytest.mark.parametrize("every", PRIMES if LONG else PRIMES[::2])
+def test_every_nth_socket_call_fails(cluster, every):
+    # With small N nothing would ever be finished: the faults end after a while, and then all must be well again.
+    env = {"PUERTA_FAULTS": "every=%d,limit=%d,seed=%d" % (every, 3000, every)}
+    with Puerta(cluster, binary=BINARY, env=env, wait=False) as p:
+        with Load(p.port, "-c", 20, "-n", 10000, "-b", 200000, "-e", "-t", 60) as load:
+            result = load.finish(timeout=150)
+        seen[every] = result.errors + result.reconnects
+        print(result.text[-600:])
+        result.check(errors=None, reconnects=None)
+        p.wait_ready()
+        with p.client() as c:
+            assert c.ask("SET", "after", every) == b"OK"
+            assert c.ask("GET", "after") == b"%d" % every
+    cluster.flush()
+
+
+def test_the_faults_were_felt():
+    """Else this file would say nothing: a build without faults sees no lost connection."""
+    assert seen and sum(seen.values()) > 0, seen
