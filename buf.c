@@ -56,11 +56,6 @@ static size_t available(enum buf_use use)
     return left > kept ? left - kept : 0;
 }
 
-bool buf_may_take(enum buf_use use)
-{
-    return available(use) > 0;
-}
-
 bool buf_relieved(void)
 {
     bool was = pool.relieved;
@@ -73,6 +68,11 @@ static bool refuse(void)
     pool.refused = true;
     stats.pool_empty++;
     return false;
+}
+
+bool buf_may_take(enum buf_use use)
+{
+    return available(use) > 0 || refuse();
 }
 
 struct chunk *chunk_take(enum buf_use use)

@@ -74,9 +74,10 @@ enum command_group {
     GROUP_TRANSACTIONS, GROUP_VECTOR_SET
 };
 
-/* Flags. The first block are the servers' own, by the names of COMMAND. What a
- * request does to its connection is told by the route, not by CMD_BLOCKING: XREAD
- * has that flag, and blocks only with BLOCK. */
+/* Flags. The first block are the servers' own, by the names of COMMAND, in the order
+ * of the bits. A command writes, or may, unless it has CMD_READONLY: EVAL has neither.
+ * What a request does to its connection is told by the route, not by CMD_BLOCKING:
+ * XREAD has that flag, and blocks only with BLOCK. */
 enum {
     CMD_WRITE = 1 << 0, CMD_READONLY = 1 << 1, CMD_DENYOOM = 1 << 2, CMD_FAST = 1 << 3, CMD_ADMIN = 1 << 4,
     CMD_NOSCRIPT = 1 << 5, CMD_LOADING = 1 << 6, CMD_STALE = 1 << 7, CMD_BLOCKING = 1 << 8, CMD_PUBSUB = 1 << 9,
@@ -118,10 +119,11 @@ const struct command *command_sub(const struct command *container, const unsigne
 
 /* Adds a module command: routed by its keys (any master with KEYS_NONE), taken
  * for a write unless `flags` has CMD_READONLY. Of `flags` only CMD_WRITE,
- * CMD_READONLY, CMD_BLOCKING, CMD_FAST, CMD_DENYOOM and CMD_ADMIN count; CMD_BLOCKING makes
- * it ROUTE_SESSION, CMD_ADMIN ROUTE_ADMIN. The name is copied: 1 to 31 printable bytes other
- * than '|'. A name declared before is replaced. -1 when the table is full, the name is bad or
- * one of the built-in commands', the shape unknown, or both read and write asked for; else 0. */
+ * CMD_READONLY, CMD_BLOCKING, CMD_FAST, CMD_DENYOOM and CMD_ADMIN count;
+ * CMD_BLOCKING makes it ROUTE_SESSION, CMD_ADMIN ROUTE_ADMIN. The name is copied:
+ * 1 to 31 printable bytes, no blank and no '|'. A name declared before is replaced.
+ * -1 when the table is full, the name is bad or a built-in command's, the shape
+ * unknown, or both read and write asked for; else 0. */
 int command_declare(const char *name, enum command_keys keys, uint32_t flags);
 
 /* The name of a shape for the configuration ("first", "count-at-1", ...), NULL

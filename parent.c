@@ -39,14 +39,15 @@ struct question { uint32_t id; uint16_t port, unused; char host[HOST_CAP]; };
 struct answer { uint32_t id; int32_t count; struct address list[MAX_ADDRESSES]; };
 
 /* Messages have a fixed size and are so small that a socket takes one whole or not at all. False when it took
- * nothing, or the other side has gone. Not by net_send: this is our own process, and no network to fail. */
+ * nothing, or the other side has gone. Not by net_send: this is our own process, and no network that may fail. */
 static bool message_put(int fd, const void *message, size_t size)
 {
     ssize_t n;
     do
         n = write(fd, message, size);
     while (n < 0 && errno == EINTR);
-    return n == (ssize_t)size;
+    must(n <= 0 || n == (ssize_t)size); /* a part alone would shift all that follow */
+    return n > 0;
 }
 
 /* Reads on from *have: 1 when the message is whole, 0 when more must come, -1 when the other side has gone. */
@@ -362,8 +363,9 @@ static bool fork_pair(bool supervise, int *fd)
         pair[0] = pair[1] = -1;
     }
     bool is_worker = supervise ? pid == 0 : pid != 0;
+    if (pid == 0) /* a terminal sends SIGINT to the helper too, which is to end after its worker */
+        relayed_signals(supervise ? SIG_DFL : SIG_IGN);
     if (is_worker && supervise) {
-        relayed_signals(SIG_DFL);
         set_signal(SIGCHLD, SIG_DFL);
         net_close(parent.pipe_read);
         net_close(parent.pipe_write);
@@ -420,7 +422,6 @@ bool parent_fork(bool supervise, int *fd, int *exit_code)
         return supervise_worker(fd, exit_code);
     if (fork_pair(false, fd))
         return true;
-    relayed_signals(SIG_IGN); /* a terminal sends SIGINT to the worker and to this helper, which ends after it */
     set_signal(SIGCHLD, on_signal);
     close_inherited(parent.sock); /* the listening sockets are the worker's alone */
     open_pipe();

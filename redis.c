@@ -509,9 +509,10 @@ static void on_bytes(struct conn *conn)
 static void on_room(struct conn *conn)
 {
     struct client *c = conn->owner;
-    if (c->paused || c->lease != NULL) {
+    if (c->paused) {
         client_resume(c);
     }
+    redis_req_unstick();
 }
 
 static void on_tick(struct conn *conn)
@@ -589,6 +590,7 @@ static void relieve(void)
 static void on_care(struct timer *t)
 {
     relieve();
+    redis_req_relieve();
     loop_timer(t, loop_ms() + CARE_MS);
 }
 

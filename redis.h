@@ -186,6 +186,7 @@ extern void (*client_on_resume)(struct client *c);
 void redis_req_turn(void);
 /* There is more to do at once. */
 bool redis_req_pending(void);
+void redis_req_relieve(void); /* those that starve try again in this turn */
 /* Unanswered requests of all clients, for a stop that finishes what is in flight. */
 size_t redis_req_in_flight(void);
 
@@ -205,7 +206,7 @@ extern void (*lease_on_free)(void);
 void upstream_dirty(struct upstream *u);
 void lease_break(struct upstream *u, const char *why); /* ends its connection: what is half said cannot be said on */
 void service_set_owner(struct service *s, uint16_t slot, struct backend *b);
-void redis_req_wake(void);                   /* there is more to do at once */
+void redis_req_unstick(void);                /* a client has room again: stuck nodes are tried at once */
 extern const struct service_ops redis_service_ops;
 /* The map's owner of a slot; NULL when there is none. */
 struct backend *service_owner(const struct service *s, uint16_t slot);

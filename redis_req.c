@@ -237,9 +237,7 @@ void client_advance(struct client *c)
     } else if (c->paused || c->ended) {
         client_resume(c);
     }
-    if (rq.stuck != NULL) {
-        rq.again = true;
-    }
+    redis_req_unstick();
 }
 
 bool req_drop(struct req *r, const unsigned char *p, size_t n, bool last)
@@ -266,7 +264,7 @@ bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
         if (last) {
             req_settle(r);
             pop_head(c);
-            if (c->paused || c->ended || c->park.chunk != NULL || rq.stuck != NULL) {
+            if (c->parked_bytes > 0 || c->paused || c->ended || c->park.chunk != NULL || rq.stuck != NULL) {
                 client_advance(c);
             }
         }
@@ -899,8 +897,8 @@ static bool reply_step(struct upstream *u)
 static void upstream_parse(struct upstream *u)
 {
     struct conn *conn = u->conn;
-    while (u->conn == conn && (u->at < u->len || u->whole)) {
-        if (!u->whole) {
+    while (u->conn == conn && (u->at < u->len || u->whole || (u->streaming && u->from < u->at))) {
+        if (!u->whole && u->at < u->len) {
             enum resp_status status;
             u->at += resp_reply(&u->reply, u->buf + u->at, u->len - u->at, &status);
             if (status == RESP_BAD) {
@@ -1412,9 +1410,9 @@ void lease_sent(struct upstream *u)
 
 /* -------------------------------------------------------- end of a turn */
 
-void redis_req_wake(void)
+void redis_req_unstick(void)
 {
-    rq.again = true;
+    rq.again = rq.again || rq.stuck != NULL;
 }
 
 static void unstick(void)
@@ -1452,6 +1450,11 @@ void client_starve(struct client *c)
         *(rq.starved != NULL ? &rq.starved_tail->hungry : &rq.starved) = c;
         rq.starved_tail = c;
     }
+}
+
+void redis_req_relieve(void)
+{
+    rq.relief = true;
 }
 
 /* Something became free: those that wait for records or chunks try again, the longest waiting first. */

@@ -655,6 +655,7 @@ class LoadResult:
         assert self.wrong == 0, self.text[-6000:]
         assert self.missing == 0 and self.unread == 0 and self.revived == 0, "%s\n%s" % (self.missing_text[:3000], self.text[-1500:])
         assert self.answers > 0 and self.keys > 0, self.text[-1500:]
+        assert self.code == 0, self.text[-1500:]
         if errors is not None:
             assert self.errors <= errors, self.text[-3000:]
         if reconnects is not None:

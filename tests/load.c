@@ -169,7 +169,7 @@ static struct {
 } sum;
 
 static struct {
-    char text[64];
+    char text[100];
     unsigned long count;
 } error_table[ERROR_TEXTS];
 static unsigned error_texts;
@@ -358,8 +358,8 @@ static size_t random_size(struct client *c)
 
     if (dice == 0 && opt.big > 65536)
         return 65536 + (size_t)(next_random(&c->rnd) % (opt.big - 65536));
-    if (dice < 10)
-        return 4096 + below(c, 61440);
+    if (dice < 10 && opt.big > 4096)
+        return 4096 + below(c, opt.big < 65536 ? (unsigned)opt.big - 4096 : 61440);
     if (dice < 500)
         return below(c, 200);
     return below(c, 4096);
@@ -1323,18 +1323,20 @@ static void wrong(struct client *c, const struct request *r, const char *what, c
     fputc('\n', stderr);
 }
 
-/* Errors are counted by their first words: names and numbers would make each its own. */
+/* Errors are counted by their first words, with # for each number: else each would be one of its own. */
 static void count_error(const char *p)
 {
     char text[sizeof error_table[0].text];
     unsigned i, words = 0;
     size_t n = 0;
 
-    while (p[n] != '\r' && p[n] != '\'' && !isdigit((unsigned char)p[n]) && n + 1 < sizeof text) {
-        if (p[n] == ' ' && ++words == 8)
+    for (; *p != '\r' && *p != '\'' && n + 1 < sizeof text; p++) {
+        if (*p == ' ' && ++words == 14)
             break;
-        text[n] = p[n];
-        n++;
+        if (!isdigit((unsigned char)*p))
+            text[n++] = *p;
+        else if (n == 0 || text[n - 1] != '#')
+            text[n++] = '#';
     }
     text[n] = '\0';
     sum.errors++;
@@ -1639,8 +1641,8 @@ static int run(struct client *all, long long start)
             moved = sum.answers;
             moved_ms = now;
         }
-        if (now - moved_ms > (opt.answer_s + 10) * 1000LL) {
-            fprintf(stderr, "load: no answer at all for %ld s\n", opt.answer_s + 10);
+        if (now - moved_ms > (opt.answer_s + 3) * 1000LL) {
+            fprintf(stderr, "load: no answer at all for %ld s\n", opt.answer_s + 3);
             free(fds);
             return 0;
         }

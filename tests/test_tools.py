@@ -104,11 +104,11 @@ def test_the_load_sees_a_lie(server, name):
 
 
 def test_the_load_sees_errors_and_lost_connections(server):
-    with Liar(server.port, at(50000, lambda d, i: None)) as liar:
-        with Load(liar.port, "-c", 4, "-n", 4000, "-b", 100000) as load:
+    with Liar(server.port, at(300000, lambda d, i: None)) as liar:
+        with Load(liar.port, "-c", 4, "-n", 4000, "-b", 10000) as load:
             result = load.finish()
         assert result.code == 1 and result.reconnects >= 4 and result.wrong == 0, result.text
-        with Load(liar.port, "-c", 4, "-n", 4000, "-b", 100000, "-e") as load:
+        with Load(liar.port, "-c", 4, "-n", 4000, "-b", 10000, "-e") as load:
             result = load.finish()
         # One server knows no slots, so it does not answer CROSSSLOT: such errors are counted and no failure here.
         assert result.code == 0 and result.reconnects >= 4 and result.missing == 0, result.text

@@ -42,7 +42,9 @@ static const struct command *find(const char *name)
 
 static const struct command *sub(const char *outer, const char *name)
 {
-    return command_sub(find(outer), guarded(name, strlen(name)), strlen(name));
+    const struct command *c = find(outer); /* before the guarded bytes become the next name */
+
+    return command_sub(c, guarded(name, strlen(name)), strlen(name));
 }
 
 /* -------------------------------------------------- lookups */

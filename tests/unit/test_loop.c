@@ -522,7 +522,8 @@ static void test_signals(void)
 
 static void test_full(const struct conf *conf)
 {
-    size_t cap = (size_t)conf->max_clients + conf->max_backends * 3 + conf->max_leases + MAX_SERVICES * MAX_LISTENS + 32;
+    size_t cap = (size_t)conf->max_clients + conf->max_backends * 3 + conf->max_leases;
+    cap += MAX_SERVICES * MAX_LISTENS + 32;
     static struct watch extra[2000];
     size_t n = 0;
     unit_note = "full";

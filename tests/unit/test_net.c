@@ -227,7 +227,7 @@ static void test_unix(void)
 static void test_faults(void)
 {
     int pair[2], seen_again = 0, seen_reset = 0, seen_short = 0, good = 0;
-    char bytes[8];
+    char bytes[8] = "";
     unit_note = "faults";
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && os_prepare_fd(pair[0]) && os_prepare_fd(pair[1]));
     for (int i = 0; i < 400; i++) {
