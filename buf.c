@@ -395,6 +395,26 @@ void slice_release(struct slice *s)
     }
 }
 
+void slice_drop(struct slice *s, size_t n)
+{
+    must(n <= s->len);
+    while (n > 0) {
+        struct chunk *k = s->chunk;
+        size_t part = k->used - s->off;
+        if (n < part && n < s->len) {
+            s->off += (uint32_t)n;
+            s->len -= (uint32_t)n;
+            return;
+        }
+        part = part < s->len ? part : s->len;
+        s->len -= (uint32_t)part;
+        s->chunk = s->len > 0 ? k->next : NULL;
+        s->off = 0;
+        n -= part;
+        chunk_release(k);
+    }
+}
+
 size_t slice_part(const struct slice *s, size_t *at, const unsigned char **p)
 {
     struct chunk *k = s->chunk;

@@ -269,6 +269,8 @@ bool slice_extend(struct slice *s, enum buf_use use, const void *bytes, size_t n
 /* The chain's first len bytes, without copying. */
 void chain_slice(const struct chain *c, size_t len, struct slice *out);
 void slice_release(struct slice *s);             /* safe on an empty one */
+/* Lets n bytes at the front go. */
+void slice_drop(struct slice *s, size_t n);
 /* Copies len bytes from offset off of the slice. */
 void slice_copy(const struct slice *s, size_t off, void *out, size_t len);
 /* Next contiguous part of the slice from *at; gives its length, 0 at the end. */

@@ -512,7 +512,7 @@ static void on_room(struct conn *conn)
     if (c->paused) {
         client_resume(c);
     }
-    redis_req_unstick();
+    upstream_unstick_soon();
 }
 
 static void on_tick(struct conn *conn)
@@ -598,6 +598,7 @@ void redis_tables(const struct conf *conf)
 {
     rd.total = conf->max_clients;
     rd.all = arena_take("clients", rd.total, sizeof *rd.all);
+    redis_upstream_tables(conf);
     redis_req_tables(conf);
     redis_fan_tables(conf);
     redis_large_tables(conf);

@@ -5,7 +5,9 @@
  *        |  \______________________________________________
  *      redis_fan.c    redis_large.c    redis_local.c        several nodes; big transfers; answered here
  *        |   ________________/
- *      redis_req.c      request records, upstream connections, redirects, replay
+ *      redis_req.c      request records, the order of answers, redirects, replay
+ *        |
+ *      redis_upstream.c one connection to a node: pairs replies with requests; leases
  *        |
  *      conn.c  buf.c  health.c
  *
@@ -30,7 +32,7 @@
 #define REDIS_MAX_INLINE 65536  /* bytes of an inline request, as Redis has it */
 #define REDIS_RETRY_MS 20      /* until a request is tried again that a node did not run (TRYAGAIN, CLUSTERDOWN...) */
 
-/* ------------------------------------------------------ redis_req.c */
+/* ------------------------------------------------- records, clients */
 
 enum req_state {
     REQ_FREE,
@@ -141,6 +143,53 @@ struct client {
     char name[64];
 };
 
+/* Nobody waits for its reply any more. */
+static inline bool req_is_nobodys(const struct req *r)
+{
+    return r->client == NULL && r->fan == NULL;
+}
+
+/* ------------------------------------------------- redis_upstream.c */
+
+/* What a connection tells the room above. A record given to one of these has left its queue and is that room's. */
+struct upstream_events {
+    /* An error reply. True: it says that r was not run, and r has been taken care of. */
+    bool (*turned_away)(struct upstream *u, struct req *r, const unsigned char *p, size_t n);
+    void (*ran)(struct req *r);                    /* its reply is about to be taken (still the queue's) */
+    bool (*may_repeat)(const struct req *r);       /* may a reply too long for a shared connection be asked again? */
+    void (*repeat)(struct req *r);                 /* do so, on a lease */
+    void (*lost)(struct req *r, bool sent, bool given, const struct backend *b); /* given: part of its reply was */
+    void (*late)(struct req *r, const struct backend *b);     /* no reply within request_timeout */
+    void (*expired)(struct req *r, const struct backend *b, uint32_t limit_ms); /* nothing of it could be sent */
+    struct req *(*nobody)(const struct req *r);    /* a record for the place of a late one; NULL: none left */
+    void (*owner_room)(struct client *c);          /* its lease is open, has room again, or is gone */
+    void (*lease_free)(void);
+};
+extern const struct upstream_events *upstream_events;
+
+void redis_upstream_tables(const struct conf *conf);
+struct upstream *upstream_at(uint32_t i);          /* the shared one of backend i */
+void upstream_attach(struct backend *b);
+void upstream_detach(struct backend *b);
+bool upstream_in_use(const struct backend *b);
+void upstream_connect(struct upstream *u);         /* dials, if its node can be dialled now */
+bool upstream_ready(const struct upstream *u);     /* dialled, logged in, not held */
+void upstream_dirty(struct upstream *u);           /* it may send in this turn */
+void upstream_put(struct upstream *u, struct req *r);
+void upstream_cut(struct upstream *u, struct req *r);
+void upstream_unstick_soon(void);                  /* a client has room again */
+void upstream_turn(void);                          /* replies that found no room are tried again */
+bool upstream_pending(void);
+
+/* A lease is an upstream connection that serves one client. */
+struct upstream *lease_take(struct backend *b, struct client *c); /* NULL: none is free */
+void lease_return(struct upstream *u);
+void lease_send(struct upstream *u, struct req *r);
+void lease_sent(struct upstream *u);         /* the last byte of a streamed request has been put out */
+void lease_break(struct upstream *u, const char *why); /* ends its connection: what is half said cannot be said on */
+
+/* ------------------------------------------------------ redis_req.c */
+
 void redis_req_tables(const struct conf *conf);
 void redis_req_open(void);
 
@@ -190,23 +239,14 @@ void redis_req_relieve(void); /* those that starve try again in this turn */
 /* Unanswered requests of all clients, for a stop that finishes what is in flight. */
 size_t redis_req_in_flight(void);
 
-/* Leases. A lease is an upstream connection that serves one client. */
-struct upstream *lease_take(struct backend *b, struct client *c); /* NULL: none is free */
-void lease_return(struct upstream *u);
-void lease_send(struct upstream *u, struct req *r);
-bool lease_ready(const struct upstream *u);  /* dialled and logged in */
-void lease_sent(struct upstream *u);         /* the last byte of a streamed request has been put out */
 /* A reply that only reads is too long for the shared connection: redis_large.c asks again on a lease. */
 extern void (*req_on_large)(struct req *r);
+/* A lease became free. */
+extern void (*lease_on_free)(void);
 /* redis_fan.c: the request that a part is a part of; the client of a split request has gone. */
 extern const struct req *(*fan_whole)(const struct fan *f);
 extern void (*fan_orphan)(struct req *whole);
-/* A lease became free. */
-extern void (*lease_on_free)(void);
-void upstream_dirty(struct upstream *u);
-void lease_break(struct upstream *u, const char *why); /* ends its connection: what is half said cannot be said on */
 void service_set_owner(struct service *s, uint16_t slot, struct backend *b);
-void redis_req_unstick(void);                /* a client has room again: stuck nodes are tried at once */
 extern const struct service_ops redis_service_ops;
 /* The map's owner of a slot; NULL when there is none. */
 struct backend *service_owner(const struct service *s, uint16_t slot);

@@ -26,14 +26,14 @@ struct fan {
     uint32_t count, answered, keys;
     int64_t sum;
     size_t bytes;            /* kept of answers so far */
+    size_t packed;           /* of them in the pen: chunks that several answers share are let go last */
     bool failed, over;
 };
 
-/* One slot's keys, while a request is being split; where its answer is being read, while it is merged. */
+/* One slot's keys, while a request is being split. */
 struct part {
     uint32_t first, last, keys; /* a list through next_key */
     uint16_t slot;
-    size_t at;
 };
 
 static struct {
@@ -134,26 +134,27 @@ static void merged(struct req *whole, struct pen *pen, const unsigned char *p, s
     }
 }
 
-/* Copies the next element of a part's array. False when there is none. */
-static bool merge_element(struct req *whole, struct pen *pen, struct req *r, size_t *at)
+/* Moves the next element of a part's array. False when there is none. What has been moved is let go at once, so that
+ * a long answer is not held twice. */
+static bool merge_element(struct req *whole, struct pen *pen, struct req *r)
 {
     struct resp_reply reply = { 0 };
     enum resp_status status = RESP_MORE;
     while (status == RESP_MORE) {
         const unsigned char *p;
-        size_t before = *at, n = slice_part(&r->parked, at, &p), used;
+        size_t at = 0, n = slice_part(&r->parked, &at, &p), used;
         if (n == 0) {
             return false;
         }
         used = resp_reply(&reply, p, n, &status);
-        *at = before + used;
         merged(whole, pen, p, used);
+        slice_drop(&r->parked, used);
     }
     return status == RESP_WHOLE;
 }
 
-/* Whether the part's answer is an array of as many elements as it has keys; *at is moved behind its header. */
-static bool array_begins(const struct req *r, uint32_t keys, size_t *at)
+/* Whether the part's answer is an array of as many elements as it has keys; its header is let go. */
+static bool array_begins(struct req *r, uint32_t keys)
 {
     unsigned char want[24], got[24];
     size_t n = resp_put_header(want, '*', keys);
@@ -161,7 +162,7 @@ static bool array_begins(const struct req *r, uint32_t keys, size_t *at)
         return false;
     }
     slice_copy(&r->parked, 0, got, n);
-    *at = n;
+    slice_drop(&r->parked, n);
     return memcmp(want, got, n) == 0;
 }
 
@@ -187,12 +188,12 @@ static void merge_by_key(struct fan *f)
     struct pen pen = { NULL };
     recount(f);
     for (struct req *r = f->parts; r != NULL; r = r->client_next) {
-        if (!array_begins(r, fn.parts[r->part].keys, &fn.parts[r->part].at)) {
+        if (!array_begins(r, fn.parts[r->part].keys)) {
             give_text(f, "-ERR a node gave an answer of the wrong shape\r\n");
             return;
         }
     }
-    if (buf_free_chunks() * buf_chunk_size() < f->bytes + 4 * buf_chunk_size()) {
+    if (buf_free_chunks() * buf_chunk_size() < f->packed + 4 * buf_chunk_size()) {
         give_text(f, "-ERR no room for the merged answer (chunks)\r\n");
         return;
     }
@@ -203,7 +204,7 @@ static void merge_by_key(struct fan *f)
     merged(whole, &pen, header, resp_put_header(header, '*', f->keys));
     for (uint32_t i = 0; i < f->keys; i++) {
         uint32_t part = fn.next_key[i];
-        if (!merge_element(whole, &pen, fn.records[part], &fn.parts[part].at)) {
+        if (!merge_element(whole, &pen, fn.records[part])) {
             conn_fail(whole->client->conn, "a node gave an answer of the wrong shape");
             break;
         }
@@ -279,6 +280,7 @@ static bool keep(struct fan *f, struct req *r, const unsigned char *p, size_t n,
         return false;
     }
     f->bytes += n;
+    f->packed += whole ? n : 0;
     return true;
 }
 

@@ -247,7 +247,7 @@ static bool take_lease(struct client *c)
     if (u == NULL) {
         u = lease_take(c->large_to, c);
     }
-    if (u == NULL || !lease_ready(u)) {
+    if (u == NULL || !upstream_ready(u)) {
         conn_deadline(c->conn, loop_ms() + LEASE_TICK_MS);
         return false;
     }

@@ -155,8 +155,23 @@ def test_counting_commands_over_slots(client):
 def test_large_values_through_a_merge(client):
     keys = keys_on_all(12, "bulk")
     values = [os.urandom(200000 + i) for i in range(len(keys))]
-    assert client.ask("MSET", *[x for pair in zip(keys, values) for x in pair]) == b"OK"
+    for k, v in zip(keys, values):
+        assert client.ask("SET", k, v) == b"OK"
     assert client.ask("MGET", *keys) == values
+    small = [v[:20000] for v in values]
+    assert client.ask("MSET", *[x for pair in zip(keys, small) for x in pair]) == b"OK"
+    assert client.ask("MGET", *keys) == small
+
+
+def test_a_split_longer_than_what_is_kept_is_refused_whole(client):
+    keys = keys_on_all(12, "toolong")
+    client.ask("DEL", *keys)
+    replies = client.pipeline([("MSET", *[x for k in keys for x in (k, b"v" * 200000)]), ("PING",), ("EXISTS", *keys)])
+    assert isinstance(replies[0], RespError) and "not executed" in replies[0].text and "retain_bytes" in replies[0].text, replies
+    assert replies[1:] == [b"PONG", 0]
+    # Of one slot it is one request, whatever its length.
+    assert client.ask("MSET", *[x for i in range(12) for x in ("{toolong}%d" % i, b"v" * 200000)]) == b"OK"
+    assert client.ask("STRLEN", "{toolong}7") == 200000
 
 
 def test_more_keys_than_allowed_get_an_error_and_order_goes_on(cluster):

@@ -12,7 +12,7 @@ import harness
 from harness import LONG, Load, Puerta, RedisCluster, RespClient, RespError, encode, slot_of, tag_for_slot, wait_for
 
 # What may reach a client when a node dies or a request is too long to be kept: each says whether it was executed.
-NAMED = re.compile(r"^(ERR outcome unknown|TRYAGAIN not executed|CLUSTERDOWN not executed|ERR the node was lost in the middle of the answer)")
+NAMED = re.compile(r"^(ERR outcome unknown|TRYAGAIN not executed|CLUSTERDOWN not executed|ERR not executed|ERR the node was lost in the middle of the answer)")
 RUNS = 10 if LONG else 3
 
 

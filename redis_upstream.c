@@ -1,0 +1,793 @@
+/*
+ * redis_upstream.c - one connection to a node: requests go out in order, replies come back in order.
+ *
+ *      unsent ->  req  req  req  req   <- head            a queue of records, owned by redis_req.c's rooms above
+ *                  |              |
+ *               gather         reply_step                 what has been sent stays until its reply begins
+ *                  v              ^
+ *                conn          buf [from .. at .. len)    one receive buffer for life
+ *
+ *   shared   one a node, for all clients, pipelined; its queue outlives the connection, so what was not sent waits in it
+ *   lease    lent to one client: long transfers, read at that client's pace
+ *
+ * It pairs replies with requests and knows no more of either: what a reply means for its request is said by the
+ * upstream_events of the room above.
+ */
+#include "redis.h"
+
+#include <string.h>
+
+#define TICK_MS 50            /* how often a busy connection looks at its deadlines */
+#define READ_MAX 65536        /* bytes of one node in one turn */
+#define STUCK_POOL_MS 1000    /* a reply that finds no chunk so long costs its client the connection */
+#define STUCK_SHARED_MS 500   /* a client that does not read a streamed reply while others wait behind it, too */
+#define KEEPALIVE_IDLE_MS 15000
+
+static struct {
+    struct upstream *shared, *leases;
+    uint32_t shared_count, lease_count;
+    struct upstream *stuck;
+    bool again;
+} up;
+
+const struct upstream_events *upstream_events;
+
+static const unsigned char asking_line[] = "*1\r\n$6\r\nASKING\r\n";
+#define ASKING_LEN (sizeof asking_line - 1)
+
+static void on_room(struct conn *conn);
+static void on_tick(struct timer *t);
+
+void redis_upstream_tables(const struct conf *conf)
+{
+    unsigned char *block;
+    size_t size = conf->upstream_buffer;
+    up.shared_count = conf->max_backends;
+    up.lease_count = conf->max_leases;
+    up.shared = arena_take("upstreams", up.shared_count, sizeof *up.shared);
+    up.leases = arena_take("leases", up.lease_count, sizeof *up.leases);
+    block = arena_take("upstream buffers", (size_t)up.shared_count + up.lease_count, size);
+    if (block == NULL) {
+        return;
+    }
+    for (uint32_t i = 0; i < up.shared_count + up.lease_count; i++) {
+        struct upstream *u = i < up.shared_count ? &up.shared[i] : &up.leases[i - up.shared_count];
+        u->buf = block + i * size;
+        u->cap = size;
+        u->leased = i >= up.shared_count;
+    }
+}
+
+static uint32_t now32(void)
+{
+    return (uint32_t)loop_ms();
+}
+
+struct upstream *upstream_at(uint32_t i)
+{
+    return i < up.shared_count ? &up.shared[i] : NULL;
+}
+
+/* -------------------------------------------------------------- the queue */
+
+void upstream_put(struct upstream *u, struct req *r)
+{
+    r->upstream = u;
+    r->state = REQ_QUEUED;
+    r->next = NULL;
+    r->prev = u->tail;
+    if (u->tail != NULL) {
+        u->tail->next = r;
+    } else {
+        u->head = r;
+        u->progress_ms = loop_ms();
+        if (u->timer.next == NULL) {
+            u->timer.on_due = on_tick;
+            loop_timer(&u->timer, u->progress_ms + TICK_MS);
+        }
+    }
+    u->tail = r;
+    if (u->unsent == NULL) {
+        u->unsent = r;
+        u->unsent_off = 0;
+    }
+    u->queued++;
+}
+
+void upstream_cut(struct upstream *u, struct req *r)
+{
+    if (u->unsent == r) {
+        u->unsent = r->next;
+        u->unsent_off = 0;
+    }
+    if (r->prev != NULL) {
+        r->prev->next = r->next;
+    } else {
+        u->head = r->next;
+    }
+    if (r->next != NULL) {
+        r->next->prev = r->prev;
+    } else {
+        u->tail = r->prev;
+    }
+    u->queued--;
+    r->next = r->prev = NULL;
+    r->upstream = NULL;
+}
+
+/* Puts `in` where r was; both keep the connection's pairing of requests and replies. */
+static void queue_swap(struct upstream *u, struct req *r, struct req *in)
+{
+    in->upstream = u;
+    in->state = REQ_QUEUED;
+    in->next = r->next;
+    in->prev = r->prev;
+    *(in->prev != NULL ? &in->prev->next : &u->head) = in;
+    *(in->next != NULL ? &in->next->prev : &u->tail) = in;
+    r->next = r->prev = NULL;
+    r->upstream = NULL;
+}
+
+/* Puts r, just taken from the front, there again. */
+static void queue_back(struct upstream *u, struct req *r)
+{
+    r->upstream = u;
+    r->prev = NULL;
+    r->next = u->head;
+    *(u->head != NULL ? &u->head->prev : &u->tail) = r;
+    u->head = r;
+    u->queued++;
+}
+
+bool upstream_ready(const struct upstream *u)
+{
+    return u->conn != NULL && u->conn->state == CONN_OPEN && u->greeting == 0 && !u->held;
+}
+
+void upstream_dirty(struct upstream *u)
+{
+    if (upstream_ready(u)) {
+        conn_dirty(u->conn);
+    }
+}
+
+/* ------------------------------------------------------ replies come in */
+
+static void reply_next(struct upstream *u)
+{
+    u->from = u->at;
+    u->whole = u->streaming = u->dropping = u->given = false;
+    resp_reply_start(&u->reply);
+}
+
+/* It cannot go on before its client or the pool has room: no more is read, so that the node waits too. */
+static void set_stuck(struct upstream *u)
+{
+    if (!u->stuck) {
+        u->stuck = true;
+        u->stuck_ms = loop_ms();
+        u->next = up.stuck;
+        up.stuck = u;
+        if (u->conn != NULL) {
+            conn_read(u->conn, false);
+        }
+    }
+}
+
+/* A lease whose work is done goes back. */
+static void lease_done(struct upstream *u)
+{
+    if (u->leased && !u->kept && u->head == NULL && !u->dropping) {
+        lease_return(u);
+    }
+}
+
+/* The whole reply of the oldest request lies in [from, at). False: its taker has no room now. */
+static bool reply_whole(struct upstream *u)
+{
+    struct req *r = u->head;
+    const unsigned char *p = u->buf + u->from;
+    size_t n = u->at - u->from;
+    bool streamed = u->streaming;
+    if (r->flags & REQ_ASKED) {
+        r->flags = (uint16_t)((r->flags & ~REQ_ASKED) | REQ_VIA_ASK);
+        reply_next(u);
+        return true;
+    }
+    upstream_cut(u, r);
+    r->upstream = u;
+    if (!streamed && *p == '-' && upstream_events->turned_away(u, r, p, n)) {
+        reply_next(u);
+        lease_done(u);
+        return true;
+    }
+    slice_release(&r->bytes);
+    if (r->client != NULL && r->client->held > 0) {
+        upstream_events->ran(r);
+    }
+    if (!r->take(r, p, n, true)) {
+        queue_back(u, r);
+        set_stuck(u);
+        return false;
+    }
+    stats.replies++;
+    u->served = true;
+    if (streamed && !u->leased) {
+        u->held = false;
+        upstream_dirty(u);
+    }
+    reply_next(u);
+    lease_done(u);
+    return true;
+}
+
+/* The reply under way is too long for the buffer or for the shared connection. */
+static void reply_large(struct upstream *u)
+{
+    struct req *r = u->head;
+    stats.large_replies++;
+    if (req_is_nobodys(r)) {
+        upstream_cut(u, r);
+        r->take(r, NULL, 0, true);
+        u->dropping = true;
+    } else if (!u->leased && upstream_events->may_repeat(r)) {
+        upstream_cut(u, r);
+        u->dropping = true;
+        upstream_events->repeat(r);
+    } else {
+        u->streaming = true;
+        u->held = u->held || !u->leased;
+    }
+}
+
+static bool too_large(const struct upstream *u)
+{
+    size_t limit = u->leased ? u->cap / 2 : u->backend->service->conf->shared_reply_limit;
+    return resp_reply_least(&u->reply) > (limit < u->cap ? limit : u->cap) || (u->from == 0 && u->len == u->cap);
+}
+
+/* Passes on what has come of a long reply. False: stuck, or the connection is gone. */
+static bool reply_piece(struct upstream *u)
+{
+    struct req *r = u->head;
+    size_t n = u->at - u->from;
+    if (u->dropping) {
+        u->from = u->at;
+        if (u->whole) {
+            reply_next(u);
+            lease_done(u);
+        }
+        return true;
+    }
+    if (u->whole) {
+        return reply_whole(u);
+    }
+    if (n == 0) {
+        return true;
+    }
+    if (req_is_nobodys(r)) {
+        upstream_cut(u, r);
+        r->take(r, NULL, 0, true);
+        u->streaming = false;
+        u->held = u->held && u->leased;
+        u->dropping = true;
+        return true;
+    }
+    if (!r->take(r, u->buf + u->from, n, false)) {
+        set_stuck(u);
+        return false;
+    }
+    u->given = true;
+    u->from = u->at;
+    return true;
+}
+
+/* The answer to our own login. */
+static bool reply_greeting(struct upstream *u)
+{
+    const unsigned char *p = u->buf + u->from;
+    if (*p == '-') {
+        char text[160];
+        log_error("a node refuses our login", "node=%s:%u error=%s", u->backend->host, (unsigned)u->backend->port,
+                  log_quote((const char *)p, u->at - u->from, text, sizeof text));
+        conn_fail(u->conn, "login refused");
+        return false;
+    }
+    u->greeting--;
+    reply_next(u);
+    upstream_dirty(u);
+    on_room(u->conn);
+    return true;
+}
+
+/* A node spoke without being asked: it refuses us, or says good-bye. */
+static void reply_unasked(struct upstream *u)
+{
+    char text[160];
+    log_warn("a node speaks out of turn", "node=%s:%u said=%s", u->backend->host, (unsigned)u->backend->port,
+             log_quote((const char *)u->buf + u->from, u->len - u->from, text, sizeof text));
+    conn_fail(u->conn, "it spoke out of turn");
+}
+
+/* Makes room behind what is kept of a reply that is not whole. */
+static void compact(struct upstream *u)
+{
+    if (u->from == u->len) {
+        u->from = u->at = u->len = 0;
+    } else if (u->from > 0 && u->cap - u->len < u->cap / 4) {
+        memmove(u->buf, u->buf + u->from, u->len - u->from);
+        u->at -= u->from;
+        u->len -= u->from;
+        u->from = 0;
+    }
+}
+
+/* One step on: a reply or a piece of one is passed on. False: no further now. */
+static bool reply_step(struct upstream *u)
+{
+    if (u->streaming || u->dropping) {
+        return reply_piece(u);
+    }
+    if (u->greeting > 0) {
+        return u->whole && reply_greeting(u);
+    }
+    if (u->head == u->unsent) {
+        reply_unasked(u);
+        return false;
+    }
+    if (u->whole) {
+        return reply_whole(u);
+    }
+    if (!too_large(u)) {
+        return false;
+    }
+    reply_large(u);
+    return reply_piece(u);
+}
+
+static void upstream_parse(struct upstream *u)
+{
+    struct conn *conn = u->conn;
+    while (u->conn == conn && (u->at < u->len || u->whole || (u->streaming && u->from < u->at))) {
+        if (!u->whole && u->at < u->len) {
+            enum resp_status status;
+            u->at += resp_reply(&u->reply, u->buf + u->at, u->len - u->at, &status);
+            if (status == RESP_BAD) {
+                conn_fail(conn, "it does not speak the Redis protocol");
+                return;
+            }
+            u->whole = status == RESP_WHOLE;
+        }
+        if (!reply_step(u)) {
+            break;
+        }
+    }
+    if (u->conn == conn) {
+        compact(u);
+    }
+}
+
+static void on_bytes(struct conn *conn)
+{
+    struct upstream *u = conn->owner;
+    size_t room = u->cap - u->len;
+    ssize_t n;
+    if (room == 0) {
+        return; /* stuck with a full buffer: it is read on when that is passed on */
+    }
+    n = conn_receive(conn, u->buf + u->len, room < READ_MAX ? room : READ_MAX);
+    if (n > 0) {
+        u->len += (size_t)n;
+        u->progress_ms = loop_ms();
+        if (u->held && !u->streaming && !u->leased) {
+            u->held = false;
+            health_alive(u->backend);
+            upstream_dirty(u);
+        }
+        upstream_parse(u);
+    } else if (n == CONN_ENDED) {
+        conn_fail(conn, "the node closed the connection");
+    }
+}
+
+/* ------------------------------------------------------ requests go out */
+
+static int gather(struct conn *conn, struct iovec *iov, int max)
+{
+    struct upstream *u = conn->owner;
+    size_t skip = u->unsent_off;
+    int count = 0;
+    if (!upstream_ready(u)) {
+        return 0;
+    }
+    for (struct req *r = u->unsent; r != NULL && count + 2 < max; r = r->next) {
+        size_t at = 0, n;
+        const unsigned char *p;
+        if (r->flags & REQ_ASKING) {
+            if (skip < ASKING_LEN) {
+                iov[count].iov_base = (void *)(uintptr_t)(asking_line + skip);
+                iov[count++].iov_len = ASKING_LEN - skip;
+                skip = 0;
+            } else {
+                skip -= ASKING_LEN;
+            }
+        }
+        at = skip;
+        skip = 0;
+        while (count < max && (n = slice_part(&r->bytes, &at, &p)) > 0) {
+            if (count > 0 && (unsigned char *)iov[count - 1].iov_base + iov[count - 1].iov_len == p) {
+                iov[count - 1].iov_len += n;
+            } else {
+                iov[count].iov_base = (void *)(uintptr_t)p;
+                iov[count++].iov_len = n;
+            }
+        }
+    }
+    return count;
+}
+
+static void on_sent(struct conn *conn, size_t n)
+{
+    struct upstream *u = conn->owner;
+    while (u->unsent != NULL) {
+        struct req *r = u->unsent;
+        size_t length = r->bytes.len + ((r->flags & REQ_ASKING) ? ASKING_LEN : 0);
+        size_t left = length - u->unsent_off;
+        if (n < left) {
+            u->unsent_off += n;
+            return;
+        }
+        n -= left;
+        if (r->flags & REQ_ASKING) {
+            r->flags = (uint16_t)((r->flags & ~REQ_ASKING) | REQ_ASKED);
+        }
+        u->unsent = r->next;
+        u->unsent_off = 0;
+        if (n == 0 && (r->next == NULL || r->next->bytes.len > 0)) {
+            return;
+        }
+    }
+}
+
+/* ------------------------------------------------- its life and its end */
+
+static void upstream_lost(struct upstream *u, const char *why)
+{
+    struct req *list = u->head, *unsent = u->unsent;
+    struct backend *b = u->backend;
+    bool given = u->streaming && u->given, sent = true, was_lease = u->leased, served = u->served;
+    struct client *owner = u->owner;
+    if (list != NULL || !u->leased) {
+        log_info("upstream lost", "node=%s:%u queued=%u why=%s%s%s", b->host, (unsigned)b->port, u->queued, "\"", why,
+                 "\"");
+        stats.upstream_lost++;
+    }
+    u->conn = NULL;
+    u->head = u->tail = u->unsent = NULL;
+    u->unsent_off = 0;
+    u->queued = 0;
+    u->greeting = 0;
+    u->held = u->kept = u->served = false;
+    u->from = u->at = u->len = 0;
+    reply_next(u);
+    if (was_lease) {
+        u->owner = NULL;
+        if (owner != NULL) {
+            owner->lease = NULL;
+        }
+    } else if (served) {
+        health_lost(b);
+    } else {
+        health_refused(b);
+    }
+    for (struct req *r = list, *next; r != NULL; r = next) {
+        next = r->next;
+        r->next = r->prev = NULL;
+        r->upstream = NULL;
+        sent = sent && r != unsent;
+        upstream_events->lost(r, sent, given, b);
+        given = false;
+    }
+    if (was_lease) {
+        if (owner != NULL) {
+            upstream_events->owner_room(owner);
+        }
+        upstream_events->lease_free();
+    }
+}
+
+static void on_close(struct conn *conn, const char *why)
+{
+    upstream_lost(conn->owner, why);
+}
+
+static void on_open(struct conn *conn)
+{
+    struct upstream *u = conn->owner;
+    const struct conf_redis *conf = u->backend->service->conf;
+    os_keepalive(conn->fd, KEEPALIVE_IDLE_MS, conf->request_timeout_ms);
+    u->progress_ms = loop_ms();
+    if (conf->upstream_password[0] != '\0') {
+        unsigned char line[2 * SECRET_CAP + 64];
+        if (!chain_put(&conn->out, BUF_REPLY, line, health_login(conf, line))) {
+            conn_fail(conn, "no chunk left for its login (chunks)");
+            return;
+        }
+        u->greeting = 1;
+    }
+}
+
+/* A client that streams to its lease waits for room there. */
+static void on_room(struct conn *conn)
+{
+    struct upstream *u = conn->owner;
+    if (u->owner != NULL && u->owner->paused) {
+        upstream_events->owner_room(u->owner);
+    }
+}
+
+static const struct conn_ops upstream_ops = {
+    .kind = "upstream",
+    .on_open = on_open,
+    .on_bytes = on_bytes,
+    .on_room = on_room,
+    .on_close = on_close,
+    .gather = gather,
+    .on_sent = on_sent,
+};
+
+void upstream_connect(struct upstream *u)
+{
+    struct backend *b = u->backend;
+    const struct conf_redis *conf = b->service->conf;
+    const struct address *a = backend_address(b);
+    struct net_sizes sizes = { conf->receive_buffer, conf->send_buffer };
+    if (u->conn != NULL || b->state == BACKEND_DOWN || a == NULL) {
+        return;
+    }
+    u->conn = conn_take(CONN_UPSTREAM, &upstream_ops, u);
+    if (u->conn == NULL) {
+        log_error("no connection left for a node", "node=%s:%u", b->host, (unsigned)b->port);
+        return;
+    }
+    if (!conn_dial(u->conn, a, conf->dial_timeout_ms, &sizes)) {
+        u->conn = NULL;
+        if (!u->leased) {
+            health_refused(b);
+        }
+    }
+}
+
+/* ------------------------------------------------------------- deadlines */
+
+/* Its reply has not come in time. A record for nobody takes its place, since the reply may still come. */
+static void late(struct upstream *u, struct req *r)
+{
+    struct req *nobody = upstream_events->nobody(r);
+    if (nobody == NULL) {
+        conn_fail(u->conn, "no record left to wait for a late reply (max_requests)");
+        return;
+    }
+    queue_swap(u, r, nobody);
+    upstream_events->late(r, u->backend);
+}
+
+static void check_sent(struct upstream *u, const struct conf_redis *conf)
+{
+    uint32_t now = now32();
+    for (struct req *r = u->head, *next; r != NULL && r != u->unsent && u->conn != NULL; r = next) {
+        next = r->next;
+        if (now - r->started_ms < conf->request_timeout_ms) {
+            return;
+        }
+        if (r->client != NULL && !(r == u->head && (u->streaming || u->stuck))) {
+            late(u, r);
+        }
+    }
+}
+
+static void check_unsent(struct upstream *u, const struct conf_redis *conf)
+{
+    uint32_t now = now32();
+    struct req *r = u->unsent;
+    if (r != NULL && u->unsent_off > 0) {
+        r = r->next;
+    }
+    for (struct req *next; r != NULL; r = next) {
+        uint32_t limit = upstream_ready(u) ? conf->request_timeout_ms : conf->failover_wait_ms;
+        next = r->next;
+        if (r->flags & REQ_STREAMED) {
+            if (r->client != NULL && loop_ms() - r->client->conn->watch.active_ms > conf->client_stall_ms) {
+                conn_fail(r->client->conn, "it stopped in the middle of a large request (client_stall)");
+            }
+            return;
+        }
+        if (now - r->waits_ms >= limit) {
+            upstream_cut(u, r);
+            upstream_events->expired(r, u->backend, limit);
+        }
+    }
+}
+
+static void check_stuck(struct upstream *u)
+{
+    uint64_t since = loop_ms() - u->stuck_ms;
+    struct client *c = u->head != NULL ? u->head->client : NULL;
+    bool pool = !buf_may_take(BUF_REPLY);
+    if (!u->stuck || c == NULL || c->conn == NULL) {
+        return;
+    }
+    if (pool && since >= STUCK_POOL_MS) {
+        conn_fail(c->conn, "no chunk left for its answers (chunks)");
+    } else if (!pool && !u->leased && u->head->next != NULL && since >= STUCK_SHARED_MS) {
+        conn_fail(c->conn, "it does not read a long answer while others wait behind it (shared_reply_limit)");
+    }
+}
+
+static void on_tick(struct timer *t)
+{
+    struct upstream *u = (struct upstream *)(void *)((char *)t - offsetof(struct upstream, timer));
+    const struct conf_redis *conf = u->backend->service->conf;
+    uint64_t idle = loop_ms() - u->progress_ms;
+    bool sent = u->head != NULL && u->head != u->unsent && u->conn != NULL && !u->stuck;
+    if (sent && !u->leased && !u->held && idle >= conf->suspect_after_ms) {
+        u->held = true;
+        health_suspect(u->backend);
+    }
+    check_stuck(u);
+    check_sent(u, conf);
+    check_unsent(u, conf);
+    if (sent && u->conn != NULL && idle >= conf->request_timeout_ms) {
+        conn_fail(u->conn, "no progress within request_timeout");
+    }
+    if (u->queued > 0) {
+        loop_timer(&u->timer, loop_ms() + TICK_MS);
+        if (u->conn == NULL) {
+            upstream_connect(u);
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- leases */
+
+struct upstream *lease_take(struct backend *b, struct client *c)
+{
+    struct upstream *found = NULL;
+    for (uint32_t i = 0; i < up.lease_count; i++) {
+        struct upstream *u = &up.leases[i];
+        if (u->owner != NULL || u->head != NULL || u->dropping) {
+            continue;
+        }
+        if (u->conn != NULL && u->backend == b) {
+            found = u;
+            break;
+        }
+        if (found == NULL || (found->conn != NULL && u->conn == NULL)) {
+            found = u;
+        }
+    }
+    if (found == NULL) {
+        return NULL;
+    }
+    if (found->conn != NULL && found->backend != b) {
+        conn_close(found->conn);
+        found->conn = NULL;
+        found->greeting = 0;
+        found->from = found->at = found->len = 0;
+        reply_next(found);
+    }
+    found->backend = b;
+    found->owner = c;
+    found->held = false;
+    c->lease = found;
+    upstream_connect(found);
+    return found;
+}
+
+void lease_return(struct upstream *u)
+{
+    if (u->owner != NULL) {
+        u->owner->lease = NULL;
+        u->owner = NULL;
+    }
+    u->kept = false;
+    upstream_events->lease_free();
+}
+
+/* Ends a lease in whatever state it is: what is half said on the connection cannot be said on for anybody else. */
+void lease_break(struct upstream *u, const char *why)
+{
+    if (u->conn != NULL) {
+        conn_fail(u->conn, why);
+    } else {
+        upstream_lost(u, why);
+    }
+}
+
+void lease_send(struct upstream *u, struct req *r)
+{
+    upstream_put(u, r);
+    if (u->conn == NULL) {
+        upstream_connect(u);
+    } else {
+        upstream_dirty(u);
+    }
+}
+
+void lease_sent(struct upstream *u)
+{
+    must(u->unsent == u->head);
+    u->unsent = NULL;
+    u->progress_ms = loop_ms();
+    if (u->head != NULL) {
+        u->head->started_ms = now32();
+    }
+}
+
+/* --------------------------------------------------------------- waiting */
+
+void upstream_unstick_soon(void)
+{
+    up.again = up.again || up.stuck != NULL;
+}
+
+void upstream_turn(void)
+{
+    struct upstream *list = up.stuck;
+    up.stuck = NULL;
+    up.again = false;
+    while (list != NULL) {
+        struct upstream *u = list;
+        list = u->next;
+        u->stuck = false;
+        if (u->conn != NULL) {
+            uint64_t since = u->stuck_ms;
+            upstream_parse(u);
+            if (u->stuck) {
+                u->stuck_ms = since;
+            } else if (u->conn != NULL) {
+                conn_read(u->conn, true);
+            }
+        }
+    }
+}
+
+bool upstream_pending(void)
+{
+    return up.again;
+}
+
+/* A backend whose entry may be used again must have no lease and nothing queued. */
+bool upstream_in_use(const struct backend *b)
+{
+    for (uint32_t i = 0; i < up.lease_count; i++) {
+        if (up.leases[i].backend == b && up.leases[i].owner != NULL) {
+            return true;
+        }
+    }
+    return b->shared->queued > 0;
+}
+
+void upstream_attach(struct backend *b)
+{
+    b->shared = &up.shared[b->index];
+    b->shared->backend = b;
+}
+
+/* The entry of b becomes free: nothing of it may stay behind. */
+void upstream_detach(struct backend *b)
+{
+    struct upstream *u = b->shared;
+    if (u->conn != NULL) {
+        conn_close(u->conn);
+        u->conn = NULL;
+    }
+    loop_timer_stop(&u->timer);
+    pen_close(&u->pen);
+    for (uint32_t i = 0; i < up.lease_count; i++) {
+        if (up.leases[i].backend == b && up.leases[i].conn != NULL) {
+            lease_break(&up.leases[i], "its node was forgotten");
+        }
+    }
+    b->shared = NULL;
+}
