@@ -21,6 +21,7 @@
 #define DEBOUNCE_MS 50        /* between two questions for the map while something is wrong */
 #define SLOW_TROUBLE_MS 500   /* the same once it has been wrong for TROUBLE_MS */
 #define TROUBLE_MS 30000
+#define MISSES_MAX 5          /* questions without a map double the time to the next so often */
 #define DISTRUST_MS 2000      /* a node just back may still believe in an old map: others are asked first */
 #define FORGET_MS 60000       /* a node that no map names for so long loses its entry */
 #define BUSY_MS 5             /* all probes are waiting for an answer: look again then */
@@ -112,7 +113,8 @@ static void on_names(void *mark, const struct address *list, int count)
 
 static void resolve(struct backend *b)
 {
-    if (!b->resolving && !address_numeric(b->host, b->port, &b->address[0])) {
+    struct address numeric;
+    if (b->port != 0 && !b->resolving && !address_numeric(b->host, b->port, &numeric)) {
         b->resolving = parent_resolve(b->host, b->port, b, on_names);
     }
 }
@@ -150,9 +152,11 @@ struct backend *backend_get(struct service *s, const char *host, uint16_t port, 
     b->state = BACKEND_NEW;
     b->unlisted_ms = loop_ms();
     b->backoff_ms = BACKOFF_MIN_MS;
-    if (port == 0) {
+    if (port == 0) { /* a unix socket's path */
+        char text[HOST_CAP + 8];
         const char *why;
-        b->address_count = address_parse(host, &b->address[0], &why) ? 1 : 0;
+        snprintf(text, sizeof text, "unix:%s", host);
+        b->address_count = address_parse(text, &b->address[0], &why) ? 1 : 0;
     } else {
         b->address_count = address_numeric(host, port, &b->address[0]) ? 1 : 0;
     }
@@ -326,7 +330,7 @@ static void map_failed(struct service *s, const struct backend *b)
         snprintf(s->trouble, sizeof s->trouble, "%.40s:%u: %.100s", b->host, (unsigned)b->port, s->stage.error);
     }
     log_warn("no cluster map from a node", "service=%s reason=\"%s\"", s->conf->name, s->trouble);
-    loop_timer(&s->timer, loop_ms() + DEBOUNCE_MS);
+    loop_timer(&s->timer, loop_ms());
 }
 
 /* The staged map is whole: its nodes get entries, its slots their owners, in one go. */
@@ -544,6 +548,7 @@ static void service_tick(struct timer *t)
     if (trouble) {
         gap = loop_ms() - s->trouble_ms > TROUBLE_MS ? SLOW_TROUBLE_MS : DEBOUNCE_MS;
         gap = gap > 10u * s->ask_took_ms ? gap : 10u * s->ask_took_ms;
+        gap <<= s->misses < MISSES_MAX ? s->misses : MISSES_MAX;
     }
     if (since < gap && s->ask_began_ms != 0) {
         loop_timer(&s->timer, loop_ms() + gap - since);

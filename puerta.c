@@ -61,8 +61,7 @@ static void open_listeners(void)
  * there is always one left for a node. */
 static void fit_descriptors(void)
 {
-    size_t own = 64 + 2u * conf.max_backends + conf.max_leases;
-    size_t want = own + conf.max_clients, have = os_descriptors(want);
+    size_t want = conf_descriptors(&conf), own = want - conf.max_clients, have = os_descriptors(want);
     if (have < want) {
         size_t clients = have > own + 1 ? have - own : 1;
         log_warn("fewer descriptors than max_clients needs", "have=%lu want=%lu clients=%lu", (unsigned long)have,
@@ -83,6 +82,8 @@ static void catch_signals(void)
     sigaction(SIGINT, &act, NULL);
     act.sa_handler = SIG_IGN;
     sigaction(SIGHUP, &act, NULL);
+    sigaction(SIGUSR1, &act, NULL);
+    sigaction(SIGUSR2, &act, NULL);
 }
 
 static void open_rooms(int parent)

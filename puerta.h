@@ -106,7 +106,7 @@ void os_cold_del(int queue, int fd);
 int os_cold_ready(int queue, void **marks, int cap);
 /* Sets FD_CLOEXEC and O_NONBLOCK. */
 bool os_prepare_fd(int fd);
-/* Keeps secrets out of core files and ptrace where the system can. */
+/* No program that this process could start gains privileges, where the system can see to that. */
 void os_harden(void);
 /* Asks the kernel to end this process when its parent dies, where it can (Linux). */
 void os_die_with_parent(void);
@@ -503,5 +503,7 @@ bool conf_quick(struct conf *conf, int argc, char **argv);
 /* Options in force, then memory tables (call after the measuring run): the report of -t, on stdout. */
 void conf_report(const struct conf *conf);
 void conf_help(void);
+/* How many descriptors the tables need when all are full. */
+size_t conf_descriptors(const struct conf *conf);
 
 #endif

@@ -501,7 +501,6 @@ static void on_bytes(struct conn *conn)
         }
         return;
     }
-    conn_deadline(conn, 0);
     run(c);
 }
 
@@ -515,10 +514,22 @@ static void on_room(struct conn *conn)
     upstream_unstick_soon();
 }
 
+/* A client with nothing under way may be silent for client_idle. */
 static void on_tick(struct conn *conn)
 {
     struct client *c = conn->owner;
-    client_resume(c);
+    uint64_t limit = c->service->conf->client_idle_ms, idle = loop_ms() - conn->watch.active_ms;
+    if (c->mode != 0) {
+        client_resume(c);
+    }
+    if (limit == 0) {
+        return;
+    }
+    if (idle >= limit && c->queued == 0 && c->in.len == 0 && conn->out.len == 0) {
+        conn_fail(conn, "idle (client_idle)");
+    } else {
+        conn_deadline(conn, loop_ms() + (idle < limit ? limit - idle : limit));
+    }
 }
 
 static const struct conn_ops client_ops = {
@@ -553,6 +564,10 @@ static void on_accept(void *mark, int fd, const struct address *peer)
         c->conn = NULL;
         client_free(c);
         return;
+    }
+    conn->watch.active_ms = loop_ms();
+    if (s->conf->client_idle_ms > 0) {
+        conn_deadline(conn, loop_ms() + s->conf->client_idle_ms);
     }
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
     stats.clients_accepted++;

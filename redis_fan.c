@@ -419,8 +419,11 @@ enum verdict fan_split(struct client *c, const struct request *q, uint32_t key_c
     struct fan *f = fn.free;
     uint32_t count = group(q->p, key_count);
     if (count > fn.total * 8 || count > UINT16_MAX) {
-        return client_error(c, "ERR a request over %u slots is too wide for this proxy (max_requests)", (unsigned)count)
-                   ? VERDICT_DONE : VERDICT_WAIT;
+        if (client_error(c, "ERR a request over %u slots is too wide for this proxy (max_requests)", (unsigned)count)) {
+            return VERDICT_DONE;
+        }
+        client_starve(c);
+        return VERDICT_WAIT;
     }
     if (f == NULL || redis_req_free() < count + 1) {
         client_starve(c);

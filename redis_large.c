@@ -54,10 +54,12 @@ static void waiting_cut(struct req *r)
     r->next = r->prev = NULL;
 }
 
-/* Puts the request on a lease if one can be had. */
+/* Puts the request on a lease if one can be had: to the owner of its slot, or to the node that the slot is being moved
+ * to if that was the one that answered. */
 static bool ask_again(struct req *r)
 {
-    struct backend *b = service_owner(r->service, r->slot);
+    bool asking = (r->flags & REQ_VIA_ASK) != 0;
+    struct backend *b = asking ? r->upstream->backend : service_owner(r->service, r->slot);
     struct upstream *u;
     if (b == NULL || r->client->lease != NULL) {
         return false;
@@ -65,6 +67,9 @@ static bool ask_again(struct req *r)
     u = lease_take(b, r->client);
     if (u == NULL) {
         return false;
+    }
+    if (asking) {
+        r->flags |= REQ_ASKING;
     }
     stats.resent++;
     lease_send(u, r);
@@ -88,6 +93,8 @@ static void serve_waiting(void)
         if (r->client == NULL) {
             waiting_cut(r);
             r->take(r, NULL, 0, true);
+        } else if (r->client->lease != NULL) {
+            r->waits_ms = now; /* its turn has not come: the wait is its client's own */
         } else if (now - r->waits_ms >= r->service->conf->lease_wait_ms) {
             waiting_cut(r);
             stats.lease_refused++;
@@ -176,7 +183,8 @@ static uint32_t first_key(const struct command *command, const struct client *c)
     if (command == NULL || command->route != ROUTE_SLOT || command->keys == KEYS_NONE) {
         return 0;
     }
-    if (command->keys == KEYS_SECOND || command->keys == KEYS_FROM_SECOND || command->keys == KEYS_COUNT_AT_1) {
+    if (command->keys == KEYS_SECOND || command->keys == KEYS_FROM_SECOND || command->keys == KEYS_COUNT_AT_1 ||
+        command->keys == KEYS_COUNTED_PAIRS) {
         i = 2;
     } else if (command->keys == KEYS_COUNT_AT_2) {
         i = 3;

@@ -359,7 +359,8 @@ void req_send(struct req *r, struct backend *b)
 {
     struct upstream *u = b->shared;
     if (!upstream_ready(u)) {
-        if (u->queued >= b->service->conf->failover_queue) {
+        bool away = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
+        if (away && u->queued >= b->service->conf->failover_queue) {
             stats.not_executed++;
             req_error(r, "CLUSTERDOWN not executed: too many requests wait for the node of slot %u (failover_queue)",
                       (unsigned)r->slot);

@@ -1,7 +1,7 @@
 /*
  * redis_upstream.c - one connection to a node: requests go out in order, replies come back in order.
  *
- *      unsent ->  req  req  req  req   <- head            a queue of records, owned by redis_req.c's rooms above
+ *      unsent ->  req  req  req  req   <- head            a queue of records that redis_req.c lends
  *                  |              |
  *               gather         reply_step                 what has been sent stays until its reply begins
  *                  v              ^
@@ -232,6 +232,7 @@ static void reply_large(struct upstream *u)
         u->dropping = true;
     } else if (!u->leased && upstream_events->may_repeat(r)) {
         upstream_cut(u, r);
+        r->upstream = u; /* whoever repeats it wants to know who answered */
         u->dropping = true;
         upstream_events->repeat(r);
     } else {
@@ -331,7 +332,7 @@ static bool reply_step(struct upstream *u)
     if (u->greeting > 0) {
         return u->whole && reply_greeting(u);
     }
-    if (u->head == u->unsent) {
+    if (u->head == u->unsent && (u->head == NULL || (u->head->flags & REQ_ASKED) == 0)) {
         reply_unasked(u);
         return false;
     }

@@ -485,9 +485,18 @@ class RedisCluster:
     def migrate_end(self, slot, source, target):
         target.ask("CLUSTER", "SETSLOT", slot, "NODE", target.id)
         source.ask("CLUSTER", "SETSLOT", slot, "NODE", target.id)
-        for node in self.masters:
-            if node not in (source, target) and node in self.alive() and node.role() == "master":
+        masters = [n for n in self.masters if n in self.alive() and n.role() == "master"]
+        for node in masters:
+            if node not in (source, target):
                 node.ask("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+
+        # Until the new epoch is known everywhere, a next move might claim the same one, and the slot's owner would be in dispute.
+        def agreed():
+            epochs = {re.search(rb"cluster_current_epoch:(\d+)", n.ask("CLUSTER", "INFO")).group(1) for n in masters}
+            owners = {part[2][1] for n in masters for part in n.ask("CLUSTER", "SLOTS") if part[0] <= slot <= part[1]}
+            return len(epochs) == 1 and owners == {target.port}
+
+        wait_for("all masters to agree on slot %d" % slot, agreed, pause=0.002)
 
     def migrate_slot(self, slot, source, target):
         self.migrate_begin(slot, source, target)

@@ -224,7 +224,8 @@ def test_requests_too_long_to_keep_run_once_or_say_so(cluster, moving):
         refused = 0
         for n in range(12):
             a, b = (source, target) if n % 2 == 0 else (target, source)
-            mover = threading.Thread(target=cluster.migrate_slot, args=(slot, a, b))
+            moves = []
+            mover = threading.Thread(target=lambda: moves.append(cluster.migrate_slot(slot, a, b)))
             mover.start()
             for k in keys:
                 value = os.urandom(300000)
@@ -236,6 +237,7 @@ def test_requests_too_long_to_keep_run_once_or_say_so(cluster, moving):
                     refused += 1
                 assert c.ask("GET", k) == held.get(k), "after %r" % reply
             mover.join()
+            assert moves, "the slot's move failed"
         print("%d of 48 large SETs were refused" % refused)
         assert held
 

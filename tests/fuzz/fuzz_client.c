@@ -1,0 +1,942 @@
+/*
+ * fuzz_client.c - whole connections: up to three clients and the nodes of a cluster, driven by a program of bytes.
+ *
+ *   input = actions --> client i: commands, raw bytes, half-close, reset, slow reading
+ *                       node k:   answers, raw answers, redirects, closes, silence; its slots move
+ *                       time:     moves on
+ *
+ *   client ends   keep what they sent; each reply is held against what a single server would have said
+ *   node ends     frame what the proxy sends them (it must be whole requests), own slots, note what they executed
+ *
+ * What must hold: one reply for each request, in order, right or an error (right in a calm program: one without
+ * trouble); no write runs twice, none of a client's writes to a key runs after a later one; and when all clients have
+ * gone, every record, chunk, descriptor and table entry is free again.
+ */
+#include "puerta.h"
+#include "redis.h"
+#include "tests/fuzz/fake_net.h"
+
+#include <stdio.h>
+
+#define CLIENTS 3
+#define NODES 4              /* the last is not in the cluster's first map */
+#define FIRST_PORT 7001
+#define FAR_NODE 16          /* sock.far of node 0 */
+#define CHUNKS 192
+#define RETAIN 4096
+#define ASKED_CAP 4096
+#define ACTIONS_MAX 400
+#define MARK 0xfe            /* begins the value of a write whose order is watched; raw input cannot hold it */
+#define REPLY_CAP (1u << 17)
+#define CALM_MAX 8192        /* of a longer answer even a calm client may hear that there is no room */
+
+extern bool loop_without_queue;
+extern uint64_t loop_mock_us;
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+
+struct asked { uint32_t off, len; bool known; };
+
+struct client_end {
+    struct sock *sock;       /* NULL: gone */
+    bool over;               /* it said QUIT or nonsense: nothing more is owed */
+    bool murky;              /* what it is owed is not counted */
+    unsigned char sent[STREAM_CAP];
+    size_t sent_len, parsed; /* parsed: where the request under way begins */
+    struct resp_request framing;
+    struct asked asked[ASKED_CAP];
+    uint32_t asked_count, answered;
+    struct resp_reply reply;
+    size_t reply_used;
+};
+
+static struct client_end clients[CLIENTS];
+static struct { bool automatic; int dial; } nodes[NODES];
+static struct {
+    bool calm;               /* nothing has happened that excuses an error */
+    bool wild;               /* a node said something made up: answers are not compared */
+    bool jumbled;            /* redirects that no cluster would give: the order of writes is not watched */
+    unsigned layout;         /* who owns which third of the slots */
+    int moving;              /* the third that is being moved, -1 = none */
+    uint32_t sequence, executed[CLIENTS][256];
+} world;
+
+static struct conf conf;
+static const struct resp_limits limits = { REDIS_MAX_ARGS, REDIS_MAX_BULK, REDIS_MAX_INLINE };
+static struct { const uint8_t *p; size_t left; } input;
+
+static unsigned next_byte(void)
+{
+    if (input.left == 0) {
+        return 0;
+    }
+    input.left--;
+    return *input.p++;
+}
+
+/* ------------------------------------------------- what a server would say */
+
+static bool named(const unsigned char *p, const struct resp_slice *name, const char *word)
+{
+    size_t n = strlen(word);
+    for (size_t i = 0; i < n && name->len == n; i++) {
+        if ((p[name->off + i] | 0x20) != word[i]) {
+            return false;
+        }
+    }
+    return name->len == n;
+}
+
+struct text { unsigned char *at; size_t len; bool full; };
+
+static void put(struct text *t, const void *p, size_t n)
+{
+    if (n > REPLY_CAP - t->len) {
+        t->full = true;
+        return;
+    }
+    memcpy(t->at + t->len, p, n);
+    t->len += n;
+}
+
+static void put_header(struct text *t, char type, int64_t n)
+{
+    unsigned char header[RESP_HEADER_CAP];
+    put(t, header, resp_put_header(header, type, n));
+}
+
+/* A key's value is the key itself; that of "L123..." is 123 bytes long. */
+static void put_value(struct text *t, const unsigned char *key, size_t n)
+{
+    static unsigned char letters[65536];
+    size_t length = 0;
+    if (n == 0 || key[0] != 'L') {
+        put_header(t, '$', (int64_t)n);
+        put(t, key, n);
+    } else {
+        for (size_t i = 1; i < n && i < 6 && key[i] >= '0' && key[i] <= '9'; i++) {
+            length = length * 10 + (size_t)(key[i] - '0');
+        }
+        length = length < sizeof letters ? length : sizeof letters;
+        memset(letters, 'a' + (int)(length % 26), length);
+        put_header(t, '$', (int64_t)length);
+        put(t, letters, length);
+    }
+    put(t, "\r\n", 2);
+}
+
+/* False when this server does not know what to say: anything is right then. */
+static bool serve(const unsigned char *p, size_t len, uint32_t argc, struct text *t)
+{
+    struct resp_slice name, arg;
+    uint32_t at = 0;
+    t->len = 0;
+    t->full = false;
+    resp_arg(p, len, &at, &name);
+    if (named(p, &name, "get") && argc == 2 && resp_arg(p, len, &at, &arg)) {
+        put_value(t, p + arg.off, arg.len);
+    } else if (named(p, &name, "mget") && argc > 1) {
+        put_header(t, '*', (int64_t)argc - 1);
+        while (resp_arg(p, len, &at, &arg)) {
+            put_value(t, p + arg.off, arg.len);
+        }
+    } else if ((named(p, &name, "set") && argc == 3) || (named(p, &name, "mset") && argc > 2 && argc % 2 == 1)) {
+        put(t, "+OK\r\n", 5);
+    } else if ((named(p, &name, "del") || named(p, &name, "exists")) && argc > 1) {
+        put_header(t, ':', (int64_t)argc - 1);
+    } else if (named(p, &name, "ping") && argc == 1) {
+        put(t, "+PONG\r\n", 7);
+    } else if (named(p, &name, "echo") && argc == 2 && resp_arg(p, len, &at, &arg)) {
+        put_header(t, '$', arg.len);
+        put(t, p + arg.off, arg.len);
+        put(t, "\r\n", 2);
+    } else {
+        put(t, "+OK\r\n", 5);
+        return false;
+    }
+    return !t->full;
+}
+
+/* ----------------------------------------------------------- client's ends */
+
+static void ask_noted(struct client_end *c, bool known)
+{
+    size_t len = (size_t)c->framing.used;
+    MUST(c->asked_count < ASKED_CAP);
+    c->asked[c->asked_count++] = (struct asked){ (uint32_t)c->parsed, (uint32_t)len, known };
+    c->parsed += len;
+    resp_request_start(&c->framing);
+}
+
+static void note_inline(struct client_end *c)
+{
+    static unsigned char line[RESP_INLINE_ROOM(REDIS_MAX_INLINE)];
+    struct resp_slice name;
+    uint32_t at = 0;
+    long n = resp_inline(c->sent + c->parsed, (size_t)c->framing.used, line, sizeof line);
+    if (n == 0) {
+        c->parsed += (size_t)c->framing.used;
+        resp_request_start(&c->framing);
+        return;
+    }
+    c->over = n < 0 || (resp_arg(line, (size_t)n, &at, &name) && named(line, &name, "quit"));
+    ask_noted(c, false);
+}
+
+/* Notes what has become whole of what the client sent. */
+static void note_requests(struct client_end *c)
+{
+    while (!c->over && c->parsed + c->framing.used < c->sent_len) {
+        size_t from = c->parsed + (size_t)c->framing.used;
+        enum resp_status status;
+        resp_request(&c->framing, c->sent + from, c->sent_len - from, &limits, &status);
+        if (status == RESP_MORE) {
+            return;
+        }
+        if (status == RESP_BAD) {
+            c->over = true;
+            ask_noted(c, false);
+        } else if (c->framing.inlined) {
+            note_inline(c);
+        } else if (c->framing.argc == 0) {
+            c->parsed += (size_t)c->framing.used;
+            resp_request_start(&c->framing);
+        } else {
+            bool quit = named(c->sent + c->parsed, &c->framing.arg[0], "quit");
+            c->murky = c->murky || (quit && (c->framing.argc > 1 || c->framing.used > RETAIN));
+            c->over = quit;
+            ask_noted(c, !quit);
+        }
+    }
+}
+
+static void client_says(struct client_end *c, const void *p, size_t n)
+{
+    if (c->sock == NULL || c->sock->ended || c->sock->reset || n > STREAM_CAP - c->sent_len ||
+        c->asked_count + n / 2 + 2 > ASKED_CAP || !sock_say(c->sock, p, n)) {
+        return;
+    }
+    memcpy(c->sent + c->sent_len, p, n);
+    c->sent_len += n;
+    note_requests(c);
+}
+
+static void check_reply(struct client_end *c, const unsigned char *p, size_t n)
+{
+    static unsigned char bytes[REPLY_CAP];
+    struct text want = { bytes, 0, false };
+    const struct asked *a = &c->asked[c->answered];
+    const unsigned char *request = c->sent + a->off;
+    struct resp_request f;
+    enum resp_status status;
+    if (c->answered == c->asked_count && !c->over) {
+        /* A long request may be refused before it is whole. */
+        MUST(c->framing.total > RETAIN && *p == '-');
+        world.calm = false;
+        c->answered++;
+        return;
+    }
+    MUST(c->murky || c->answered < c->asked_count);
+    c->answered++;
+    if (c->murky || !a->known || world.wild) {
+        return;
+    }
+    resp_request_start(&f);
+    resp_request(&f, request, a->len, &limits, &status);
+    if (!serve(request, a->len, f.argc, &want)) {
+        return;
+    }
+    if (*p == '-') {
+        MUST(!world.calm || want.len > CALM_MAX || a->len > CALM_MAX);
+        return;
+    }
+    MUST(n == want.len && memcmp(p, want.at, n) == 0);
+}
+
+static void client_gets(struct client_end *c, struct sock *s)
+{
+    while (s->out_at + c->reply_used < s->out_len) {
+        enum resp_status status;
+        const unsigned char *p = s->out + s->out_at;
+        c->reply_used += resp_reply(&c->reply, p + c->reply_used, s->out_len - s->out_at - c->reply_used, &status);
+        MUST(status != RESP_BAD);
+        if (status == RESP_WHOLE) {
+            check_reply(c, p, c->reply_used);
+            s->out_at += c->reply_used;
+            c->reply_used = 0;
+            resp_reply_start(&c->reply);
+        }
+    }
+}
+
+/* The proxy has closed it: in a calm program only one that has been told all, or that left in mid-request. */
+static void client_closed(struct client_end *c, const struct sock *s)
+{
+    MUST(!world.calm || s->reset || c->murky || (c->over && c->answered == c->asked_count) ||
+         (s->ended && (c->answered == c->asked_count || c->parsed < c->sent_len)));
+    c->sock = NULL;
+}
+
+static void client_open(int i)
+{
+    struct client_end *c = &clients[i];
+    if (c->sock == NULL) {
+        memset(c, 0, offsetof(struct client_end, sent));
+        c->sent_len = c->parsed = c->reply_used = 0;
+        c->asked_count = c->answered = 0;
+        resp_request_start(&c->framing);
+        resp_reply_start(&c->reply);
+        c->sock = sock_take(SOCK_KNOCKING);
+        MUST(c->sock != NULL);
+        c->sock->far = i;
+    }
+}
+
+/* ------------------------------------------------------------- node's ends */
+
+static int node_of(const struct sock *s)
+{
+    return s->far - FAR_NODE;
+}
+
+static int owner_of(unsigned third)
+{
+    return world.layout == 3 ? (third == 0 ? 3 : (int)third) : (int)((third + world.layout) % 3);
+}
+
+static unsigned third_of(uint16_t slot)
+{
+    return slot / 5462u;
+}
+
+static void say_slots(struct sock *s)
+{
+    char line[512];
+    size_t n = (size_t)snprintf(line, sizeof line, "*3\r\n");
+    for (unsigned i = 0; i < 3; i++) {
+        n += (size_t)snprintf(line + n, sizeof line - n, "*3\r\n:%u\r\n:%u\r\n*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n", i * 5462u,
+                              i == 2 ? 16383u : i * 5462u + 5461u, FIRST_PORT + owner_of(i));
+    }
+    sock_say(s, line, n);
+}
+
+static void say_redirect(struct sock *s, const char *word, uint16_t slot, int to)
+{
+    char line[80];
+    int n = snprintf(line, sizeof line, "-%s %u 127.0.0.1:%d\r\n", word, (unsigned)slot, FIRST_PORT + to);
+    sock_say(s, line, (size_t)n);
+}
+
+/* The request at the head of what the node got; 0 when none is whole. */
+static size_t node_request(const struct sock *s, struct resp_request *f)
+{
+    enum resp_status status;
+    resp_request_start(f);
+    if (s->out_at == s->out_len) {
+        return 0;
+    }
+    resp_request(f, s->out + s->out_at, s->out_len - s->out_at, &limits, &status);
+    MUST(status != RESP_BAD && !f->inlined); /* the proxy passes on nothing but requests */
+    MUST(status != RESP_WHOLE || f->argc > 0);
+    return status == RESP_WHOLE ? (size_t)f->used : 0;
+}
+
+static uint16_t node_slot(const struct sock *s, const struct resp_request *f)
+{
+    return f->argc > 1 ? slotmap_slot(s->out + s->out_at + f->arg[1].off, f->arg[1].len) : 0;
+}
+
+static bool odd_key(const unsigned char *p, const struct resp_slice *key)
+{
+    return key->len > 0 && (p[key->off + key->len - 1] & 1) != 0;
+}
+
+/* -1: all keys are even, 1: all are odd, 0: some of both. */
+static int parity(const unsigned char *p, size_t len, bool pairs)
+{
+    struct resp_slice arg;
+    uint32_t at = 0, odd = 0, count = 0;
+    resp_arg(p, len, &at, &arg);
+    while (resp_arg(p, len, &at, &arg)) {
+        odd += odd_key(p, &arg);
+        count++;
+        if (pairs && !resp_arg(p, len, &at, &arg)) {
+            break;
+        }
+    }
+    return odd == 0 ? -1 : odd == count ? 1 : 0;
+}
+
+/* Each write that is watched: it has not run before, nor has a later one of its client on this key. */
+static void execute(const unsigned char *p, size_t len)
+{
+    struct resp_slice key, value;
+    uint32_t *last[64], at = 0, count = 0, sequence = 0;
+    resp_arg(p, len, &at, &key);
+    while (resp_arg(p, len, &at, &key) && resp_arg(p, len, &at, &value) && count < 64) {
+        char text[16] = "";
+        const char *number;
+        if (value.len < 8 || p[value.off] != MARK || key.len >= sizeof text) {
+            return;
+        }
+        memcpy(text, p + key.off, key.len);
+        number = strrchr(text, 'k');
+        sequence = (uint32_t)strtoul((const char *)p + value.off + 2, NULL, 10);
+        MUST(number != NULL && p[value.off + 1] - '0' < CLIENTS);
+        last[count] = &world.executed[p[value.off + 1] - '0'][atoi(number + 1) & 255];
+        MUST(world.jumbled || sequence > *last[count]);
+        count++;
+    }
+    while (count > 0) {
+        *last[--count] = sequence;
+    }
+}
+
+/* Answers the next request as a node of the cluster does; false when there is none, or no room. */
+static bool node_answer(struct sock *s)
+{
+    static unsigned char bytes[REPLY_CAP];
+    struct text t = { bytes, 0, false };
+    struct resp_request f;
+    const unsigned char *p = s->out + s->out_at;
+    size_t len = node_request(s, &f);
+    uint16_t slot = node_slot(s, &f);
+    bool asking = s->asking, keyed = len > 0 && f.argc > 1 && !named(p, &f.arg[0], "cluster");
+    if (len == 0 || s->ended || s->reset || STREAM_CAP - s->in_len < REPLY_CAP) {
+        return false;
+    }
+    s->asking = named(p, &f.arg[0], "asking");
+    if (keyed && owner_of(third_of(slot)) != node_of(s) && !asking) {
+        say_redirect(s, "MOVED", slot, owner_of(third_of(slot)));
+    } else if (keyed && (int)third_of(slot) == world.moving && !asking &&
+               parity(p, len, named(p, &f.arg[0], "mset") || named(p, &f.arg[0], "set")) >= 0) {
+        if (parity(p, len, named(p, &f.arg[0], "mset") || named(p, &f.arg[0], "set")) == 0) {
+            sock_say(s, "-TRYAGAIN Multiple keys request during rehashing of slot\r\n", 59);
+        } else {
+            say_redirect(s, "ASK", slot, (node_of(s) + 1) % 3);
+        }
+    } else if (named(p, &f.arg[0], "cluster")) {
+        say_slots(s);
+    } else {
+        serve(p, len, f.argc, &t);
+        if (!t.full) {
+            sock_say(s, t.at, t.len);
+            execute(p, len);
+        } else {
+            sock_say(s, "-ERR too long\r\n", 15);
+        }
+    }
+    s->out_at += len;
+    return true;
+}
+
+static void node_gets(struct sock *s)
+{
+    static const char ping[] = "*1\r\n$4\r\nPING\r\n";
+    struct resp_request f;
+    if (s->out_at == 0 && s->out_len >= sizeof ping - 1 && memcmp(s->out, ping, sizeof ping - 1) == 0) {
+        s->probe = true;
+    }
+    if (s->probe || nodes[node_of(s)].automatic) {
+        while (node_answer(s)) {
+        }
+    } else {
+        (void)node_request(s, &f);
+    }
+}
+
+static void node_end(struct sock *s, bool reset)
+{
+    s->ended = true;
+    s->reset = reset;
+}
+
+/* --------------------------------------------------- fake_net.h's questions */
+
+static int far_dialed(uint16_t port, int *far)
+{
+    if (port < FIRST_PORT || port >= FIRST_PORT + NODES) {
+        return ECONNREFUSED;
+    }
+    *far = FAR_NODE + port - FIRST_PORT;
+    return nodes[port - FIRST_PORT].dial;
+}
+
+static void far_gets(struct sock *s)
+{
+    if (s->far < FAR_NODE) {
+        client_gets(&clients[s->far], s);
+    } else if (!s->ended) {
+        node_gets(s);
+    }
+    if (s->out_at == s->out_len || s->ended) {
+        s->out_at = s->out_len = 0;
+    } else if (s->out_at > STREAM_CAP / 2) {
+        memmove(s->out, s->out + s->out_at, s->out_len - s->out_at);
+        s->out_len -= s->out_at;
+        s->out_at = 0;
+    }
+}
+
+static void far_closed(struct sock *s)
+{
+    if (s->state == SOCK_OPEN && s->far < FAR_NODE) {
+        client_closed(&clients[s->far], s);
+    }
+}
+
+/* ----------------------------------------------------------------- the turn */
+
+/* One turn of the program; `jump` moves the clock to its next deadline first. */
+static void turn(bool jump)
+{
+    loop_turn(!jump || redis_pending() || conn_pending());
+    redis_turn();
+    conn_flush();
+    conn_reap();
+}
+
+/* Turns until there is nothing left to do and `done`, or until so much time has gone by. */
+static bool settle(uint32_t most_ms, bool (*done)(void))
+{
+    uint64_t until = loop_mock_us + most_ms * UINT64_C(1000);
+    for (int busy = 0; loop_mock_us < until;) {
+        turn(false);
+        if (sock_events > 0 || redis_pending() || conn_pending()) {
+            if (++busy < 300) {
+                continue;
+            }
+            loop_mock_us += 1000;
+        }
+        busy = 0;
+        if (done()) {
+            return true;
+        }
+        turn(true);
+    }
+    return done();
+}
+
+static bool all_answered(void)
+{
+    for (int i = 0; i < CLIENTS; i++) {
+        const struct client_end *c = &clients[i];
+        if (c->sock != NULL && (c->answered < c->asked_count || (c->over && !c->sock->shut))) {
+            return false;
+        }
+    }
+    return redis_req_in_flight() == 0;
+}
+
+static bool nobody_left(void)
+{
+    return redis_req_in_flight() == 0 && conn_count(CONN_CLIENT) == 0 && conn_count(CONN_UPSTREAM) == 0;
+}
+
+static bool nodes_well(void)
+{
+    const struct service *s = redis_service_at(0);
+    for (uint16_t i = 0; i < backend_cap(); i++) {
+        const struct backend *b = backend_at(i);
+        if (i >= 3 ? b != NULL : b->state != BACKEND_UP || b->probe == NULL || b->question != 0) {
+            return false;
+        }
+    }
+    return s->asked == NULL && !s->refresh_wanted && s->map.served == SLOTMAP_SLOTS;
+}
+
+/* ------------------------------------------------------------- the program */
+
+static void boot(void)
+{
+    static char *args[] = { "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003" };
+    static int listeners[MAX_SERVICES][MAX_LISTENS] = { { FD_LISTENER } };
+    struct conf_redis *r = &conf.redis[0];
+    MUST(conf_quick(&conf, 1, args));
+    conf.chunk_size = 1024, conf.chunks = CHUNKS, conf.upstream_buffer = 16384;
+    conf.max_clients = CLIENTS, conf.max_backends = 5, conf.max_requests = 256, conf.max_leases = 2;
+    conf.max_split_keys = 64;
+    r->retain_bytes = RETAIN, r->shared_reply_limit = 16384, r->client_window = 16384, r->merge_limit = 65536;
+    r->client_pipeline = 64, r->failover_queue = 64;
+    r->dial_timeout_ms = 100, r->request_timeout_ms = 300, r->failover_wait_ms = 400, r->client_stall_ms = 400;
+    r->lease_wait_ms = 200, r->suspect_after_ms = 100, r->probe_interval_ms = 1000, r->probe_timeout_ms = 150;
+    r->refresh_interval_ms = 3600000;
+    r->listens = 1;
+    log_threshold = LOG_ERROR;
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass == 0) {
+            arena_measure();
+        } else {
+            MUST(arena_obtain(false));
+        }
+        loop_tables(&conf), buf_tables(&conf), conn_tables(&conf), health_tables(&conf), redis_tables(&conf);
+    }
+    loop_without_queue = true;
+    loop_mock_us = 1000000000;
+    loop_open();
+    buf_open();
+    conn_open_table();
+    parent_attach(-1);
+    redis_open(&conf, listeners);
+}
+
+/* Nodes as they are at first, and whatever was held back goes on. */
+static void calm_down(void)
+{
+    for (int i = 0; i < NODES; i++) {
+        nodes[i].automatic = true;
+        nodes[i].dial = 0;
+    }
+    for (int i = 0; i < SOCKS; i++) {
+        struct sock *s = &socks[i];
+        s->piece = s->room = SIZE_MAX;
+        if (s->state == SOCK_DIALING && s->dial_error == EINPROGRESS) {
+            s->dial_error = ECONNREFUSED;
+        }
+        if (s->state == SOCK_OPEN && s->far >= FAR_NODE) {
+            while (node_answer(s)) {
+            }
+        }
+    }
+}
+
+static void begin(void)
+{
+    memset(&world, 0, sizeof world);
+    world.calm = true;
+    world.moving = -1;
+    calm_down();
+    for (int i = 0; i < CLIENTS; i++) {
+        client_open(i);
+    }
+    turn(false);
+    MUST(conn_count(CONN_CLIENT) == CLIENTS);
+}
+
+static void reset_clients(void)
+{
+    for (int i = 0; i < CLIENTS; i++) {
+        if (clients[i].sock != NULL) {
+            node_end(clients[i].sock, true);
+        }
+    }
+}
+
+/* The map and the table of nodes as they were: what the input has changed would change the next one. */
+static void restore_nodes(void)
+{
+    struct service *s = redis_service_at(0);
+    bool strangers = false;
+    world.layout = 0;
+    world.moving = -1;
+    settle(2000, nodes_well);
+    for (uint32_t slot = 0; slot < SLOTMAP_SLOTS; slot++) {
+        if (s->map.owner[slot] != owner_of(third_of((uint16_t)slot))) {
+            service_set_owner(s, (uint16_t)slot, backend_at((uint16_t)owner_of(third_of((uint16_t)slot))));
+        }
+    }
+    for (uint16_t i = 3; i < backend_cap(); i++) {
+        if (backend_at(i) != NULL) {
+            backend_at(i)->listed = false;
+            strangers = true;
+        }
+    }
+    loop_mock_us += strangers ? 61000000 : 0;
+    MUST(settle(70000, nodes_well));
+}
+
+static void check_all_free(void)
+{
+    size_t pens = 0, open = 0;
+    for (uint16_t i = 0; i < backend_cap(); i++) {
+        const struct backend *b = backend_at(i);
+        if (b != NULL && b->shared->pen.chunk != NULL) {
+            MUST(b->shared->pen.chunk->refs == 1);
+            pens++;
+        }
+    }
+    MUST(buf_free_chunks() + pens == CHUNKS);
+    for (int i = 0; i < SOCKS; i++) {
+        open += socks[i].state != SOCK_FREE;
+    }
+    MUST(open == conn_count(CONN_PROBE));
+}
+
+/* Every client hears all it is owed; then all go, and nothing may be left of them. */
+static void end(void)
+{
+    calm_down();
+    settle(6000, all_answered);
+    for (int i = 0; i < CLIENTS; i++) {
+        const struct client_end *c = &clients[i];
+        if (c->sock != NULL && !c->sock->reset && !c->murky) {
+            MUST(c->answered >= c->asked_count);
+            MUST(!c->over || c->sock->shut);
+        }
+    }
+    reset_clients();
+    turn(false);
+    for (int i = 0; i < SOCKS; i++) {
+        if (socks[i].state == SOCK_OPEN && !socks[i].probe) {
+            node_end(&socks[i], false);
+        }
+    }
+    MUST(settle(6000, nobody_left));
+    restore_nodes();
+    MUST(nobody_left());
+    check_all_free();
+}
+
+/* ------------------------------------------------------------- the actions */
+
+static void put_key(struct text *t, const char *prefix, unsigned number)
+{
+    char key[24];
+    int n = snprintf(key, sizeof key, "%s%u", number >= 128 && *prefix == 'k' ? "{t}k" : prefix, number);
+    put_header(t, '$', n);
+    put(t, key, (size_t)n);
+    put(t, "\r\n", 2);
+}
+
+static void put_word(struct text *t, const char *word)
+{
+    put_header(t, '$', (int64_t)strlen(word));
+    put(t, word, strlen(word));
+    put(t, "\r\n", 2);
+}
+
+/* A value that tells its client and its place in the order of all writes. */
+static void put_marked(struct text *t, unsigned client, size_t n)
+{
+    char mark[16];
+    n = n < 8 ? 8 : n;
+    put_header(t, '$', (int64_t)n);
+    snprintf(mark, sizeof mark, "%c%u%06u", MARK, client, (unsigned)world.sequence);
+    put(t, mark, 8);
+    for (size_t i = 8; i < n; i++) {
+        put(t, "v", 1);
+    }
+    put(t, "\r\n", 2);
+}
+
+/* A command: client and kind, key, and a count or length. */
+static void act_command(void)
+{
+    static unsigned char bytes[REPLY_CAP];
+    static const struct { const char *name, *prefix; bool many, values; unsigned unit; } kinds[] = {
+        { "GET", "k", false, false, 0 },   { "SET", "k", false, true, 8 },     { "MGET", "k", true, false, 0 },
+        { "MSET", "k", true, true, 8 },    { "DEL", "k", true, false, 0 },     { "EXISTS", "k", true, false, 0 },
+        { "GET", "L", false, false, 160 }, { "SET", "k", false, true, 128 },   { "MGET", "L", true, false, 40 },
+        { "MSET", "k", true, true, 100 },  { "STRLEN", "k", false, false, 0 }, { "BLPOP", "k", true, false, 0 },
+    };
+    struct text t = { bytes, 0, false };
+    unsigned who = next_byte(), key = next_byte(), size = next_byte();
+    unsigned kind = who / CLIENTS % 16, count = 1;
+    struct client_end *c = &clients[who % CLIENTS];
+    world.sequence++;
+    if (kind >= sizeof kinds / sizeof kinds[0]) {
+        static const char *const others[] = { "*1\r\n$4\r\nPING\r\n", "*1\r\n$4\r\nQUIT\r\n", "GET k7\r\n",
+                                              "*2\r\n$4\r\nECHO\r\n$2\r\nhi\r\n" };
+        const char *line = others[kind - sizeof kinds / sizeof kinds[0]];
+        client_says(c, line, strlen(line));
+        return;
+    }
+    if (kinds[kind].many) {
+        count = 1 + size % 12;
+    }
+    put_header(&t, '*', 1 + (int64_t)count * (kinds[kind].values ? 2 : 1));
+    put_word(&t, kinds[kind].name);
+    for (unsigned i = 0; i < count; i++) {
+        put_key(&t, kinds[kind].prefix, *kinds[kind].prefix == 'L' ? (key + i * 7) * kinds[kind].unit : (key + i) & 255);
+        if (kinds[kind].values) {
+            put_marked(&t, who % CLIENTS, size * kinds[kind].unit);
+        }
+    }
+    client_says(c, t.at, t.len);
+}
+
+static void act_client_raw(void)
+{
+    unsigned char bytes[256];
+    unsigned who = next_byte(), n = next_byte();
+    for (unsigned i = 0; i < n; i++) {
+        bytes[i] = (unsigned char)next_byte();
+        if (bytes[i] == MARK) {
+            bytes[i] = '?';
+        }
+    }
+    client_says(&clients[who % CLIENTS], bytes, n);
+}
+
+/* The which-th connection of a node to the proxy, one with a request waiting if there is any; NULL when none is open. */
+static struct sock *pick_node(unsigned which)
+{
+    struct sock *found[SOCKS];
+    unsigned count = 0;
+    for (int pass = 0; pass < 2 && count == 0; pass++) {
+        for (int i = 0; i < SOCKS; i++) {
+            struct sock *s = &socks[i];
+            if (s->state == SOCK_OPEN && s->far >= FAR_NODE && !s->ended && (pass > 0 || s->out_at < s->out_len)) {
+                found[count++] = s;
+            }
+        }
+    }
+    return count > 0 ? found[which % count] : NULL;
+}
+
+static void act_client(void)
+{
+    unsigned who = next_byte(), how = next_byte() % 8;
+    struct sock *s = clients[who % CLIENTS].sock;
+    if (s == NULL) {
+        client_open((int)(who % CLIENTS));
+    } else if (how == 0) {
+        s->ended = true;
+    } else if (how == 1) {
+        node_end(s, true);
+    } else if (how < 5) {
+        s->piece = how == 2 ? 1 : how == 3 ? 7 : SIZE_MAX;
+    } else {
+        s->room = how == 5 ? SIZE_MAX : how == 6 ? 0 : next_byte();
+        world.calm = false;
+    }
+}
+
+static void act_answer(void)
+{
+    unsigned which = next_byte();
+    struct sock *s = pick_node(which);
+    for (unsigned n = which / 16; s != NULL && node_answer(s) && n > 0; n--) {
+    }
+}
+
+static void act_node_raw(void)
+{
+    unsigned char bytes[256];
+    unsigned which = next_byte(), n = next_byte();
+    struct sock *s = pick_node(which);
+    struct resp_request f;
+    for (unsigned i = 0; i < n; i++) {
+        bytes[i] = (unsigned char)next_byte();
+    }
+    world.calm = false;
+    world.wild = true;
+    if (s != NULL && sock_say(s, bytes, n) && which >= 64) {
+        s->out_at += node_request(s, &f);
+    }
+}
+
+static void act_redirect(void)
+{
+    static const char *const lines[] = { "-TRYAGAIN not now\r\n", "-CLUSTERDOWN The cluster is down\r\n",
+        "-LOADING Redis is loading\r\n", "-READONLY You can't write\r\n", "-MASTERDOWN Link with MASTER is down\r\n",
+        "-ERR no\r\n", "-MOVED 1 nowhere.example:7001\r\n", "-MOVED 2 :7004\r\n", "-MOVED 3 10.0.0.9:9\r\n",
+        "-ASK 16383 127.0.0.1:7003\r\n" };
+    unsigned which = next_byte(), how = next_byte() % 16;
+    struct sock *s = pick_node(which);
+    struct resp_request f;
+    size_t len = s != NULL ? node_request(s, &f) : 0;
+    if (len > 0 && named(s->out + s->out_at, &f.arg[0], "asking")) {
+        node_answer(s);
+        len = node_request(s, &f);
+    }
+    world.calm = false;
+    world.jumbled = world.jumbled || how > 5;
+    if (len == 0 || (s->asking && len == 0)) {
+        return;
+    }
+    s->asking = false;
+    if (how < sizeof lines / sizeof lines[0]) {
+        sock_say(s, lines[how], strlen(lines[how]));
+    } else {
+        say_redirect(s, how % 2 ? "MOVED" : "ASK", node_slot(s, &f), (int)(which / 16 % NODES));
+    }
+    s->out_at += len;
+}
+
+/* A node's connection: closed, reset, with its requests run first or not; slow either way. */
+static void act_node(void)
+{
+    unsigned which = next_byte(), how = next_byte() % 8;
+    struct sock *s = pick_node(which);
+    if (s == NULL) {
+        return;
+    }
+    if (how < 4) {
+        size_t told = s->in_len;
+        while ((how & 2) != 0 && node_answer(s)) {
+        }
+        s->in_len = (how & 2) != 0 && told >= s->in_at ? told : s->in_len;
+        node_end(s, (how & 1) != 0);
+        world.calm = false;
+    } else if (how < 6) {
+        s->piece = how == 4 ? 1 + next_byte() : SIZE_MAX;
+    } else {
+        s->room = how == 6 ? next_byte() : SIZE_MAX;
+        world.calm = false;
+    }
+}
+
+static void act_cluster(void)
+{
+    unsigned what = next_byte(), node = what / 8 % NODES;
+    switch (what % 8) {
+    case 0:
+    case 1:
+        nodes[node].automatic = what % 8 == 1;
+        break;
+    case 2:
+    case 3:
+    case 4:
+        nodes[node].dial = what % 8 == 2 ? ECONNREFUSED : what % 8 == 3 ? EINPROGRESS : 0;
+        world.calm = false;
+        break;
+    case 5:
+    case 6:
+        world.layout = node;
+        world.calm = false;
+        break;
+    default:
+        world.moving = world.moving < 0 && world.layout < 3 ? (int)(node % 3) : -1;
+        world.calm = false;
+        break;
+    }
+}
+
+static void act_time(void)
+{
+    unsigned n = next_byte();
+    world.calm = false;
+    if (n < 128) {
+        loop_mock_us += n * 1000;
+    } else {
+        for (n -= 127; n > 0; n -= n > 4 ? 4 : n) {
+            turn(true);
+        }
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+    static void (*const actions[])(void) = { act_command, act_client_raw, act_client, act_answer, act_node_raw,
+                                             act_redirect, act_node, act_cluster, act_time, act_command };
+    static bool booted;
+    if (!booted) {
+        booted = true;
+        calm_down();
+        boot();
+        world.moving = -1;
+        MUST(settle(5000, nodes_well));
+    }
+    begin();
+    input.p = data;
+    input.left = len;
+    for (int i = 0; i < ACTIONS_MAX && input.left > 0; i++) {
+        unsigned b = next_byte();
+        actions[b % (sizeof actions / sizeof actions[0])]();
+        if (b < 128) { /* else what comes next happens in the same turn */
+            turn(false);
+        }
+    }
+    end();
+    return 0;
+}
