@@ -1,7 +1,9 @@
 /*
  * redis.h - what the rooms of Redis mode share: the client, the request record, the upstream connection.
  *
- *      redis.c          a client's bytes -> one command -> one of the rooms below
+ *      redis_client.c   a client's bytes -> one whole request
+ *        |
+ *      redis.c          decides: one of the rooms below
  *        |  \______________________________________________
  *      redis_fan.c    redis_large.c    redis_local.c        several nodes; big transfers; answered here
  *        |   ________________/
@@ -294,6 +296,14 @@ struct resp_slice *fan_keys(uint32_t *cap);
 enum verdict local_answer(struct client *c, const struct request *q);
 
 /* ---------------------------------------------------------- redis.c */
+
+extern const struct resp_limits redis_limits;
+/* Does, or hands on, the whole request at the head of c->in, framed in c->framing. */
+enum verdict redis_handle(struct client *c);
+/* Answers "ERR Protocol error: ..."; the connection is to be closed then, as Redis does. */
+enum verdict redis_protocol_error(struct client *c, const char *text);
+
+/* --------------------------------------------------- redis_client.c */
 
 void redis_tables(const struct conf *conf);
 void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS]);

@@ -283,12 +283,11 @@ static bool take_lease(struct client *c)
 /* Frames what has come of the request. True at its end. */
 static bool frame(struct client *c, uint64_t done)
 {
-    static const struct resp_limits limits = { REDIS_MAX_ARGS, REDIS_MAX_BULK, REDIS_MAX_INLINE };
     size_t n;
     const unsigned char *p;
     while (!c->ready && (p = chain_at(&c->in, (size_t)(c->framing.used - done), &n)) != NULL) {
         enum resp_status status;
-        resp_request(&c->framing, p, n, &limits, &status);
+        resp_request(&c->framing, p, n, &redis_limits, &status);
         if (status == RESP_BAD) {
             conn_fail(c->conn, "a long request is malformed");
             return false;

@@ -1,0 +1,384 @@
+/*
+ * redis_client.c - a client's connection: accepted, read, framed, paused, closed.
+ *
+ *   listener -> client: input chain -> framed -> redis.c decides          once a whole request is there
+ *                  ^                     `-----> redis_large.c            when it is longer than retain_bytes
+ *                  `- paused: answers pile up, order forbids, or a table is full
+ *
+ * Owns the table of clients and the services. A client is paused, not refused: what it sent stays in its input, and
+ * the kernel makes it wait. One that does not read what it asked for is closed by client_stall (conn.c).
+ */
+#include "redis.h"
+
+#include <string.h>
+
+#define FINISH_MS 2000        /* how long a client that is being closed may take to read its last answers */
+#define CARE_MS 250           /* how often starving clients are looked after */
+#define KEEPALIVE_IDLE_MS 60000
+
+static struct {
+    struct client *all, *free;
+    uint32_t total;
+    struct service services[MAX_SERVICES];
+    int service_count;
+    bool stopping;
+    struct timer care;
+} rd;
+
+/* ---------------------------------------------------------------- clients */
+
+static void client_gone(struct client *c)
+{
+    stats.clients_closed++;
+    large_gone(c);
+    req_orphan(c);
+    chain_clear(&c->in);
+    c->conn = NULL;
+    client_resume(c); /* its entry is freed there: lists of this turn may still name it */
+}
+
+static void client_free(struct client *c)
+{
+    if (!c->starved && !c->resuming) {
+        c->next = rd.free;
+        rd.free = c;
+    }
+}
+
+static void on_close(struct conn *conn, const char *why)
+{
+    struct client *c = conn->owner;
+    char text[ADDRESS_TEXT];
+    log_debug("client closed", "client=%s why=\"%s\"", address_text(&conn->peer, text), why);
+    if (strncmp(why, "stalled", 7) == 0) {
+        stats.clients_stalled++;
+        log_warn("client closed: it does not read its answers (client_stall)", "client=%s",
+                 address_text(&conn->peer, text));
+    }
+    client_gone(c);
+}
+
+/* Ends when all is answered and sent. */
+static void close_when_answered(struct client *c)
+{
+    c->ended = true;
+    conn_read(c->conn, false);
+    chain_clear(&c->in);
+    if (c->head == NULL && c->mode == 0) {
+        conn_finish(c->conn, FINISH_MS);
+    }
+}
+
+static void pause_input(struct client *c)
+{
+    c->paused = true;
+    conn_read(c->conn, false);
+}
+
+/* ----------------------------------------------------------- a client's run */
+
+/* Frames on what has come. False when there is no whole request. */
+static bool next_request(struct client *c)
+{
+    size_t n;
+    const unsigned char *p;
+    while (!c->ready && (p = chain_at(&c->in, (size_t)c->framing.used, &n)) != NULL) {
+        enum resp_status status;
+        resp_request(&c->framing, p, n, &redis_limits, &status);
+        if (status == RESP_BAD) {
+            if (redis_protocol_error(c, c->framing.error) == VERDICT_CLOSE) {
+                close_when_answered(c);
+            } else {
+                conn_fail(c->conn, "no chunk left to say what is wrong with its request (chunks)");
+            }
+            return false;
+        }
+        if (status == RESP_WHOLE && c->framing.argc == 0) {
+            chain_drop(&c->in, (size_t)c->framing.used);
+            resp_request_start(&c->framing);
+            continue;
+        }
+        c->ready = status == RESP_WHOLE;
+        if (!c->framing.inlined && c->framing.total > c->service->conf->retain_bytes) {
+            large_begin(c);
+            return true;
+        }
+    }
+    return c->ready;
+}
+
+static bool over_credit(const struct client *c)
+{
+    const struct conf_redis *conf = c->service->conf;
+    return c->queued >= conf->client_pipeline || c->conn->out.len + c->parked_bytes >= conf->client_window;
+}
+
+static void run(struct client *c)
+{
+    while (c->conn != NULL && !c->paused && !c->ended) {
+        enum verdict v;
+        if (c->mode != 0) {
+            if (large_run(c)) {
+                continue;
+            }
+            if (c->conn != NULL && (!large_wants_input(c) || c->in.len > 0)) {
+                pause_input(c);
+            }
+            return;
+        }
+        if (over_credit(c)) {
+            pause_input(c);
+            return;
+        }
+        if (!next_request(c)) {
+            return;
+        }
+        if (c->mode != 0) {
+            continue;
+        }
+        v = redis_handle(c);
+        if (v == VERDICT_WAIT) {
+            pause_input(c);
+            return;
+        }
+        stats.requests++;
+        chain_drop(&c->in, (size_t)c->framing.used);
+        resp_request_start(&c->framing);
+        c->ready = false;
+        c->starved_ms = 0;
+        if (v == VERDICT_CLOSE) {
+            close_when_answered(c);
+        }
+    }
+}
+
+static void on_resume(struct client *c)
+{
+    if (c->conn == NULL) {
+        client_free(c);
+        return;
+    }
+    if (c->head != NULL && c->head->state == REQ_DONE) {
+        client_advance(c);
+    }
+    if (c->ended) {
+        close_when_answered(c);
+        return;
+    }
+    c->paused = false;
+    run(c);
+    if (c->conn != NULL && !c->paused && !c->ended) {
+        conn_read(c->conn, true);
+    }
+}
+
+static void on_bytes(struct conn *conn)
+{
+    struct client *c = conn->owner;
+    unsigned char *room;
+    size_t cap = chain_room(&c->in, BUF_REQUEST, &room);
+    ssize_t n;
+    if (cap == 0) {
+        pause_input(c);
+        client_starve(c);
+        return;
+    }
+    n = conn_receive(conn, room, cap);
+    if (n == CONN_FAILED) {
+        return;
+    }
+    chain_commit(&c->in, n > 0 ? (size_t)n : 0);
+    if (n == CONN_ENDED) {
+        if (c->mode != 0) {
+            conn_fail(conn, "it left in the middle of a long request");
+        } else {
+            close_when_answered(c);
+        }
+        return;
+    }
+    run(c);
+}
+
+/* Its output has all gone: it may be waiting for that, and so may a node's long answer. */
+static void on_room(struct conn *conn)
+{
+    struct client *c = conn->owner;
+    if (c->paused) {
+        client_resume(c);
+    }
+    upstream_unstick_soon();
+}
+
+/* A client with nothing under way may be silent for client_idle. */
+static void on_tick(struct conn *conn)
+{
+    struct client *c = conn->owner;
+    uint64_t limit = c->service->conf->client_idle_ms, idle = loop_ms() - conn->watch.active_ms;
+    if (c->mode != 0) {
+        client_resume(c);
+    }
+    if (limit == 0) {
+        return;
+    }
+    if (idle >= limit && c->queued == 0 && c->in.len == 0 && conn->out.len == 0) {
+        conn_fail(conn, "idle (client_idle)");
+    } else {
+        conn_deadline(conn, loop_ms() + (idle < limit ? limit - idle : limit));
+    }
+}
+
+static const struct conn_ops client_ops = {
+    .kind = "client",
+    .on_bytes = on_bytes,
+    .on_room = on_room,
+    .on_close = on_close,
+    .on_tick = on_tick,
+};
+
+static void on_accept(void *mark, int fd, const struct address *peer)
+{
+    static const char full[] = "-ERR max number of clients reached\r\n";
+    struct service *s = mark;
+    struct client *c = rd.free;
+    struct conn *conn = c == NULL || rd.stopping ? NULL : conn_take(CONN_CLIENT, &client_ops, c);
+    if (conn == NULL) {
+        struct iovec iov = { (void *)(uintptr_t)full, sizeof full - 1 };
+        ssize_t ignored = net_send(fd, &iov, 1); /* a courtesy: if it does not fit, the close says it */
+        (void)ignored;
+        stats.clients_refused++;
+        net_close(fd);
+        return;
+    }
+    rd.free = c->next;
+    memset(c, 0, sizeof *c);
+    c->conn = conn;
+    c->service = s;
+    conn->peer = *peer;
+    conn->stall_limit_ms = s->conf->client_stall_ms;
+    if (!conn_adopt(conn, fd)) {
+        c->conn = NULL;
+        client_free(c);
+        return;
+    }
+    conn->watch.active_ms = loop_ms();
+    if (s->conf->client_idle_ms > 0) {
+        conn_deadline(conn, loop_ms() + s->conf->client_idle_ms);
+    }
+    os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
+    stats.clients_accepted++;
+}
+
+/* ------------------------------------------------------------- the whole */
+
+/* Clients that starve have waited for a record or a chunk. When nothing became free for so long, the pool is held by
+ * requests that do not become whole: the one that has been silent longest gives its chunks back. */
+static void relieve(void)
+{
+    struct client *victim = NULL;
+    bool starving = false;
+    for (uint32_t i = 0; i < rd.total; i++) {
+        struct client *c = &rd.all[i];
+        if (c->conn == NULL) {
+            continue;
+        }
+        if (c->starved && c->starved_ms != 0 && loop_ms() - c->starved_ms > c->service->conf->client_stall_ms / 4) {
+            starving = true;
+        }
+        if (c->in.len > 0 && !c->ready &&
+            (victim == NULL || c->conn->watch.active_ms < victim->conn->watch.active_ms)) {
+            victim = c;
+        }
+    }
+    if (starving && victim != NULL && !buf_may_take(BUF_REQUEST)) {
+        char text[ADDRESS_TEXT];
+        log_warn("no chunks left: the client whose request has been incomplete longest is closed (chunks)",
+                 "client=%s", address_text(&victim->conn->peer, text));
+        conn_fail(victim->conn, "no chunks left (chunks)");
+    }
+}
+
+static void on_care(struct timer *t)
+{
+    relieve();
+    redis_req_relieve();
+    loop_timer(t, loop_ms() + CARE_MS);
+}
+
+void redis_tables(const struct conf *conf)
+{
+    rd.total = conf->max_clients;
+    rd.all = arena_take("clients", rd.total, sizeof *rd.all);
+    redis_upstream_tables(conf);
+    redis_req_tables(conf);
+    redis_fan_tables(conf);
+    redis_large_tables(conf);
+}
+
+void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
+{
+    for (uint32_t i = rd.total; i > 0; i--) {
+        rd.all[i - 1].next = rd.free;
+        rd.free = &rd.all[i - 1];
+    }
+    command_init();
+    redis_req_open();
+    redis_fan_open();
+    redis_large_open();
+    client_on_resume = on_resume;
+    rd.service_count = conf->redis_count;
+    for (int i = 0; i < conf->redis_count; i++) {
+        struct service *s = &rd.services[i];
+        health_open(s, &conf->redis[i], &redis_service_ops);
+        for (int k = 0; k < conf->redis[i].listens; k++) {
+            struct listener *l = &s->listeners[k];
+            l->mark = s;
+            l->on_accept = on_accept;
+            l->sizes.receive = conf->redis[i].receive_buffer;
+            l->sizes.send = conf->redis[i].send_buffer;
+            conn_listen(l, listeners[i][k]);
+        }
+    }
+    rd.care.on_due = on_care;
+    loop_timer(&rd.care, loop_ms() + CARE_MS);
+}
+
+void redis_turn(void)
+{
+    redis_req_turn();
+}
+
+bool redis_pending(void)
+{
+    return redis_req_pending();
+}
+
+void redis_stop(void)
+{
+    rd.stopping = true;
+    for (int i = 0; i < rd.service_count; i++) {
+        for (int k = 0; k < rd.services[i].conf->listens; k++) {
+            conn_unlisten(&rd.services[i].listeners[k]);
+        }
+    }
+    for (uint32_t i = 0; i < rd.total; i++) {
+        struct client *c = &rd.all[i];
+        if (c->conn != NULL && !c->ended) {
+            close_when_answered(c);
+        }
+    }
+}
+
+bool redis_idle(void)
+{
+    return conn_count(CONN_CLIENT) == 0;
+}
+
+struct client *redis_client_at(uint32_t i)
+{
+    return i < rd.total && rd.all[i].conn != NULL ? &rd.all[i] : NULL;
+}
+
+struct service *redis_service_at(int i)
+{
+    return i < rd.service_count ? &rd.services[i] : NULL;
+}
