@@ -29,9 +29,6 @@
 #define DEFAULT_PORT ":6379"
 #define OTHER_DESCRIPTORS 16 /* stderr, pipes to itself and the parent, the cold queue, files at startup */
 
-/* What must be open at once at most: main asks the system for so many. */
-size_t conf_descriptors(const struct conf *conf);
-
 /* --------------------------------------------------------------- complaints */
 
 struct reader {
@@ -75,10 +72,8 @@ static void say_place(const struct reader *r, int line)
     }
 }
 
-static void complain(struct reader *r, int line, const char *text, const char *cure, const char *fmt, ...)
-    __attribute__((format(printf, 5, 6)));
-
 /* PLACE: what is wrong: 'text'; what would be right */
+__attribute__((format(printf, 5, 6)))
 static void complain(struct reader *r, int line, const char *text, const char *cure, const char *fmt, ...)
 {
     char clean[OPTION_TEXT];
@@ -100,7 +95,8 @@ static void complain_value(struct reader *r, const struct option *o, const char 
 {
     static const char *const kinds[] = {
         "a size in bytes or with k, m or g", "a time with ms, s, m or h", "a whole number", "a switch", "one of",
-        "1.2.3.4:6379, [::1]:6379 or unix:/path", "HOST:PORT, [::1]:6379 or HOST alone", "text", "a password", "a file"
+        "1.2.3.4:6379, [::1]:6379 or unix:/path", "HOST:PORT, [::1]:6379 or HOST alone", "a declaration", "text",
+        "a password", "a file"
     };
     char range[OPTION_TEXT], cure[2 * OPTION_TEXT];
 
@@ -188,6 +184,15 @@ static void list_add(struct reader *r, const struct option *o, struct conf_redis
     }
 }
 
+static void command_add(struct reader *r, const char *value)
+{
+    char cure[2 * OPTION_TEXT];
+    const char *wrong = option_command(r->conf, value, cure);
+
+    if (wrong != NULL)
+        complain(r, r->line, value, cure, "%s", wrong);
+}
+
 /* said is what a message shows: the text, or the path that it came from. */
 static void text_store(struct reader *r, const struct option *o, void *base, const char *text, const char *said)
 {
@@ -229,6 +234,7 @@ static void option_set(struct reader *r, const struct option *o, void *base, con
 
     switch (o->type) {
     case LISTEN: case NODES: list_add(r, o, base, value); break;
+    case COMMAND:            command_add(r, value); break;
     case TEXT: case SECRET:  text_store(r, o, base, value, value); break;
     case SECRET_FILE:        secret_read(r, o, base, value); break;
     case SIZE: case TIME: case COUNT: case BOOL: case ENUM:
@@ -262,7 +268,7 @@ static void assign(struct reader *r, int section, const struct option *o, const 
 {
     void *base = section_base(r->conf, section);
     int *given = &r->given[section][o - options];
-    bool list = o->type == LISTEN || o->type == NODES;
+    bool list = o->type == LISTEN || o->type == NODES || o->type == COMMAND;
     char cure[OPTION_TEXT];
 
     if (*given != 0 && !list) {
@@ -458,16 +464,21 @@ static int line_of(const struct reader *r, int section, const char *key)
 static void check_memory(struct reader *r, int section)
 {
     const struct conf *conf = r->conf;
-    size_t retain = conf->redis[section - 1].retain_bytes;
+    size_t retain = conf->redis[section - 1].retain_bytes, shared = conf->redis[section - 1].shared_reply_limit;
     uint64_t most = (uint64_t)conf->chunk_size * conf->chunks / 8;
     char text[OPTION_TEXT], limit[OPTION_TEXT], cure[2 * OPTION_TEXT];
+    int line = given_at(r, section, "shared_reply_limit");
 
-    if (retain <= most)
-        return;
     snprintf(cure, sizeof cure, "at most %.20s with this chunk_size x chunks, or raise chunks to %llu",
              option_text(SIZE, most, limit), (retain * 8ULL + conf->chunk_size - 1) / conf->chunk_size);
-    complain(r, line_of(r, section, "retain_bytes"), option_text(SIZE, retain, text), cure,
-             "retain_bytes is more than an eighth of the buffer pool");
+    if (retain > most)
+        complain(r, line_of(r, section, "retain_bytes"), option_text(SIZE, retain, text), cure,
+                 "retain_bytes is more than an eighth of the buffer pool");
+    snprintf(cure, sizeof cure, "at most %.20s with this upstream_buffer, or raise upstream_buffer to %.20s",
+             option_text(SIZE, conf->upstream_buffer, limit), option_text(SIZE, shared, text));
+    if (shared > conf->upstream_buffer) /* one of the two was given: the defaults fit */
+        complain(r, line != 0 ? line : line_of(r, 0, "upstream_buffer"), text, cure,
+                 "shared_reply_limit is more than upstream_buffer");
 }
 
 static void check_upstream(struct reader *r, int section)
@@ -534,6 +545,7 @@ static void reader_begin(struct reader *r, struct conf *conf, const char *file, 
     r->conf = conf;
     r->file = file;
     r->argv = argv;
+    command_init(); /* so that what it knows is not declared again */
     section_begin(r, 0, 0);
     r->section = NOWHERE;
 }
@@ -606,6 +618,12 @@ bool conf_quick(struct conf *conf, int argc, char **argv)
 
 /* ---------------------------------------------------------------- report */
 
+static void report_commands(const struct conf *conf)
+{
+    for (const struct conf_command *c = conf->commands; c < conf->commands + conf->command_count; c++)
+        printf("command = %s %s %s\n", c->name, command_keys_name(c->keys), c->flags & CMD_READONLY ? "read" : "write");
+}
+
 static void report_list(const struct option *o, const struct conf_redis *s)
 {
     char text[ADDRESS_TEXT];
@@ -639,6 +657,9 @@ static void report_option(const struct option *o, const void *base)
         break;
     case LISTEN: case NODES:
         report_list(o, base);
+        break;
+    case COMMAND:
+        report_commands(base);
         break;
     case TEXT: /* nothing in a file has both quotes and what needs them */
         printf(strchr(field, '"') != NULL ? "%s = %s\n" : "%s = \"%s\"\n", o->key, field);

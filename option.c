@@ -5,7 +5,8 @@
  *                      <--option_text()---          <--option_load()---
  *
  * Owns nothing that changes. conf.c reads the lines, tells what is wrong with them and writes the report; only the
- * help is written here, since it is the table and nothing else.
+ * help is written here, since it is the table and nothing else, and what a `command = ...` line may say, since it is
+ * words too.
  */
 #include "option.h"
 
@@ -28,10 +29,10 @@ const struct option options[] = {
       "bytes of one piece of the buffer pool; a power of two" },
     { P(chunks), "chunks", COUNT, 64, 1048576, "2048", NULL,
       "pieces of the buffer pool: all bytes on their way through, of all clients together" },
-    { P(upstream_buffer), "upstream_buffer", SIZE, KIB(16), MIB(1), "64k", NULL,
+    { P(upstream_buffer), "upstream_buffer", SIZE, KIB(16), MIB(1), "128k", NULL,
       "receive buffer that each upstream connection owns" },
     { P(max_clients), "max_clients", COUNT, 1, 1000000, "4096", NULL,
-      "client connections of all sections; further ones wait in the backlog" },
+      "client connections of all sections; beyond: \"max number of clients reached\", and closed" },
     { P(max_backends), "max_backends", COUNT, 1, 1024, "64", NULL,
       "servers known at the same time, masters and replicas, of all sections" },
     { P(max_requests), "max_requests", COUNT, 256, 4194304, "32768", NULL,
@@ -50,6 +51,8 @@ const struct option options[] = {
       "connections that the system holds for each address until they are accepted" },
     { P(stop_timeout_ms), "stop_timeout", TIME, 100, SECONDS(600), "5s", NULL,
       "at SIGTERM or SIGINT: how long requests in flight may still take" },
+    { P(commands), "command", COMMAND, 0, COMMAND_DECLARED_MAX, "", NULL,
+      "a module's or newer command: where its keys stand, and whether it only reads (else: write)" },
 
     { R(listen), "listen", LISTEN, 1, MAX_LISTENS, "127.0.0.1:6379", NULL,
       "where clients connect: 1.2.3.4:6379, [::1]:6379 or unix:/path" },
@@ -65,8 +68,8 @@ const struct option options[] = {
       "a file whose first line is that password" },
     { R(retain_bytes), "retain_bytes", SIZE, KIB(4), MIB(16), "256k", NULL,
       "a request up to this size is kept until it is answered, so that it can follow a slot that moves" },
-    { R(shared_reply_limit), "shared_reply_limit", SIZE, KIB(16), MIB(64), "256k", NULL,
-      "an answer longer than this gets a connection of its own" },
+    { R(shared_reply_limit), "shared_reply_limit", SIZE, KIB(4), MIB(1), "64k", NULL,
+      "an answer longer than this gets a connection of its own; at most upstream_buffer" },
     { R(client_window), "client_window", SIZE, KIB(64), MIB(256), "1m", NULL,
       "answers waiting for one client before its requests are no longer read" },
     { R(client_pipeline), "client_pipeline", COUNT, 1, 65536, "1024", NULL,
@@ -80,7 +83,7 @@ const struct option options[] = {
     { R(failover_wait_ms), "failover_wait", TIME, 1, DAY, "5s", NULL,
       "how long a request of which nothing was sent waits for its node to come back or be replaced" },
     { R(failover_queue), "failover_queue", COUNT, 0, 1048576, "10000", NULL,
-      "requests that may wait for a node at the same time; 0: none, they fail at once" },
+      "how many requests may wait for a node that is down; 0: none, they fail at once" },
     { R(client_stall_ms), "client_stall", TIME, 1, DAY, "10s", NULL,
       "a client that reads nothing of its waiting answers this long is closed" },
     { R(client_idle_ms), "client_idle", TIME, 1, DAY, "0", "never",
@@ -98,9 +101,9 @@ const struct option options[] = {
     { R(rise), "rise", COUNT, 1, 100, "1", NULL,
       "probes in a row that must succeed before a server counts as up" },
     { R(fall), "fall", COUNT, 1, 100, "2", NULL,
-      "probes in a row that must fail before a server counts as down" },
+      "failed probes in a row until a server counts as down; refused, lost or timed out counts twice" },
     { R(unknown_commands), "unknown_commands", ENUM, 0, 1, "key", "refuse|key",
-      "commands that Puerta does not know: refuse them, or route them by their first argument" },
+      "commands that are neither known nor declared: refuse them, or route them by their first argument" },
     { R(receive_buffer), "receive_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
       "the kernel's receive buffer of each connection (SO_RCVBUF)" },
     { R(send_buffer), "send_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
@@ -238,6 +241,7 @@ const char *option_range(const struct option *o, char out[OPTION_TEXT])
     case ENUM:   snprintf(out, OPTION_TEXT, "%s", o->words); break;
     case LISTEN: snprintf(out, OPTION_TEXT, "1 to %llu numeric addresses", most); break;
     case NODES:  snprintf(out, OPTION_TEXT, "1 to %llu names or addresses, required", most); break;
+    case COMMAND: snprintf(out, OPTION_TEXT, "NAME SHAPE [read|write], one a line, up to %llu", most); break;
     case TEXT: case SECRET: snprintf(out, OPTION_TEXT, "up to %zu bytes", o->width - 1); break;
     case SECRET_FILE: snprintf(out, OPTION_TEXT, "the path of a readable file"); break;
     }
@@ -280,19 +284,111 @@ static size_t key_distance(const char *word, const char *key)
     return row[n];
 }
 
+/* Whether key is nearer to word than what was found before; *found begins as 0. */
+static bool key_nearer(const char *word, const char *key, size_t *found)
+{
+    size_t len = strlen(word), best = *found != 0 ? *found : 2 + (len < 6 ? 2 : len / 3); /* further away misleads */
+    size_t d = len <= KEY_CAP ? 1 + key_distance(word, key) : best;
+
+    if (d < best)
+        *found = d;
+    return d < best;
+}
+
 const struct option *option_near(const char *key)
 {
-    size_t len = strlen(key), best = len < 6 ? 2 : len / 3; /* further away is a guess that misleads */
     const struct option *near = NULL;
+    size_t found = 0;
 
-    for (size_t i = 0; len <= KEY_CAP && i < option_count; i++) {
-        size_t d = key_distance(key, options[i].key);
-        if (d < best || (d == best && near == NULL)) {
+    for (size_t i = 0; i < option_count; i++)
+        if (key_nearer(key, options[i].key, &found))
             near = &options[i];
-            best = d;
-        }
-    }
     return near;
+}
+
+/* --------------------------------------------------- command = NAME SHAPE */
+
+/* The names of all shapes; gives out. */
+static const char *shape_list(char out[OPTION_TEXT])
+{
+    size_t n = 0;
+
+    for (int i = 0; i < KEYS_SHAPES && n < OPTION_TEXT; i++)
+        n += (size_t)snprintf(out + n, OPTION_TEXT - n, i == 0 ? "%s" : " %s", command_keys_name((enum command_keys)i));
+    must(n < OPTION_TEXT);
+    return out;
+}
+
+static void shape_cure(const char *word, char cure[2 * OPTION_TEXT])
+{
+    const char *near = NULL;
+    char list[OPTION_TEXT];
+    size_t found = 0;
+
+    for (int i = 0; i < KEYS_SHAPES; i++)
+        if (key_nearer(word, command_keys_name((enum command_keys)i), &found))
+            near = command_keys_name((enum command_keys)i);
+    snprintf(cure, 2 * OPTION_TEXT, "%s%s%sthe shapes are %s", near != NULL ? "the nearest shape is " : "",
+             near != NULL ? near : "", near != NULL ? "; " : "", shape_list(list));
+}
+
+/* The next word of *text in lower case, "" at the end; one too long is cut and is still too long for a name. */
+static void word_next(const char **text, char out[OPTION_TEXT])
+{
+    size_t n = 0;
+
+    for (*text += strspn(*text, " \t"); (*text)[0] != '\0' && strchr(" \t", (*text)[0]) == NULL; (*text)++)
+        if (n < OPTION_TEXT - 1)
+            out[n++] = (char)tolower((unsigned char)(*text)[0]);
+    out[n] = '\0';
+}
+
+/* What is wrong with the name, or NULL. A quote, # or ; could not be written into every file again. */
+static const char *name_check(const struct conf *conf, const char *name, char cure[2 * OPTION_TEXT])
+{
+    size_t n = strlen(name);
+
+    snprintf(cure, 2 * OPTION_TEXT, "1 to %d printable bytes, none of them | \" # or ;", COMMAND_NAME_CAP - 1);
+    for (size_t i = 0; i < n; i++)
+        if (n >= COMMAND_NAME_CAP || name[i] <= ' ' || name[i] > '~' || strchr("|\"#;", name[i]) != NULL)
+            return "not a name of a command";
+    snprintf(cure, 2 * OPTION_TEXT, "take the line out: only what Puerta does not know is declared");
+    if (command_find((const unsigned char *)name, n) != NULL)
+        return "a command that Puerta knows";
+    snprintf(cure, 2 * OPTION_TEXT, "keep one of its lines");
+    for (int i = 0; i < conf->command_count; i++)
+        if (strcmp(conf->commands[i].name, name) == 0)
+            return "a command declared before";
+    return NULL;
+}
+
+const char *option_command(struct conf *conf, const char *text, char cure[2 * OPTION_TEXT])
+{
+    char name[OPTION_TEXT], shape[OPTION_TEXT], mode[OPTION_TEXT], rest[OPTION_TEXT];
+    struct conf_command *c = conf->commands + conf->command_count;
+    const char *wrong;
+    int keys;
+
+    word_next(&text, name);
+    word_next(&text, shape);
+    word_next(&text, mode);
+    word_next(&text, rest);
+    if ((wrong = name_check(conf, name, cure)) != NULL)
+        return wrong;
+    shape_cure(shape, cure);
+    if ((keys = command_keys_from_name(shape)) < 0)
+        return shape[0] == '\0' ? "a command without a shape" : "an unknown shape";
+    snprintf(cure, 2 * OPTION_TEXT, "write command = NAME SHAPE [read|write], one command a line");
+    if (rest[0] != '\0' || (mode[0] != '\0' && word_index("read|write", mode) < 0))
+        return rest[0] != '\0' ? "more than one command" : "neither read nor write";
+    snprintf(cure, 2 * OPTION_TEXT, "unknown_commands = key routes others by their first argument");
+    if (conf->command_count == COMMAND_DECLARED_MAX)
+        return "one more than the most commands";
+    snprintf(c->name, sizeof c->name, "%s", name);
+    c->keys = (enum command_keys)keys;
+    c->flags = strcmp(mode, "read") == 0 ? CMD_READONLY : CMD_WRITE;
+    conf->command_count++;
+    return NULL;
 }
 
 /* ------------------------------------------------------------------ help */
@@ -309,5 +405,7 @@ void conf_help(void)
             printf("\nOptions of [redis NAME], a listener and the servers behind it:\n");
         printf("  %s = %s  (%s)\n      %s\n", o->key, o->standard[0] != '\0' ? o->standard : "\"\"",
                option_range(o, range), o->help);
+        if (o->type == COMMAND)
+            printf("      SHAPE is one of %s\n", shape_list(range));
     }
 }

@@ -11,7 +11,7 @@
 #define OPTION_TEXT 160 /* bytes of a value or a range as text */
 
 enum option_scope { PROCESS, REDIS }; /* [puerta], [redis NAME] */
-enum option_type { SIZE, TIME, COUNT, BOOL, ENUM, LISTEN, NODES, TEXT, SECRET, SECRET_FILE };
+enum option_type { SIZE, TIME, COUNT, BOOL, ENUM, LISTEN, NODES, COMMAND, TEXT, SECRET, SECRET_FILE };
 
 struct option {
     enum option_scope scope;
@@ -38,6 +38,10 @@ const char *option_parse(const struct option *o, const char *text, uint64_t *out
 const char *option_text(enum option_type type, uint64_t n, char out[OPTION_TEXT]);
 /* What the option may be: "16k to 1m", "yes or no"; gives out. */
 const char *option_range(const struct option *o, char out[OPTION_TEXT]);
+
+/* Adds the value of one `command = NAME SHAPE [read|write]`: NULL, or else what is wrong with it; cure then says what
+ * would be right. command_init() must have run. */
+const char *option_command(struct conf *conf, const char *text, char cure[2 * OPTION_TEXT]);
 
 /* The field of a number, a switch or a word. base is the struct conf or struct conf_redis of its scope. */
 void option_store(void *base, const struct option *o, uint64_t n);

@@ -22,6 +22,7 @@
 #include <sys/un.h>
 #include <netinet/in.h>
 
+#include "command.h"
 #include "resp.h"
 #include "slotmap.h"
 
@@ -33,7 +34,6 @@
 #define MAX_LISTENS 4       /* addresses of one section: IPv4, IPv6, a unix socket and one more */
 #define MAX_SEEDS 16        /* nodes = ...: only one of them has to be alive at the start */
 #define MAX_ADDRESSES 8     /* addresses kept of one host name */
-#define MAX_MODULE_COMMANDS 64 /* command = ... lines, all sections together */
 #define HOST_CAP 256        /* a DNS name is at most 253 characters */
 #define NAME_CAP 32         /* the name of a section */
 #define SECRET_CAP 256      /* a user or a password */
@@ -486,12 +486,17 @@ struct conf_redis {
     int receive_buffer, send_buffer;     /* SO_RCVBUF, SO_SNDBUF; 0 = the system's */
 };
 
+/* One `command = ...` line: what command_declare() is called with. */
+struct conf_command { char name[COMMAND_NAME_CAP]; enum command_keys keys; uint32_t flags; };
+
 struct conf {
     size_t chunk_size, chunks, upstream_buffer;
     uint32_t max_clients, max_backends, max_requests, max_leases, max_split_keys;
     int log_level;
     int prefault, supervise;             /* yes / no */
     uint32_t backlog, stop_timeout_ms;
+    struct conf_command commands[COMMAND_DECLARED_MAX];
+    int command_count;
     struct conf_redis redis[MAX_SERVICES];
     int redis_count;
 };

@@ -30,8 +30,8 @@ static struct {
 static void client_gone(struct client *c)
 {
     stats.clients_closed++;
+    req_orphan(c); /* first: the record on a lease must be nobody's when that is broken */
     large_gone(c);
-    req_orphan(c);
     chain_clear(&c->in);
     c->conn = NULL;
     client_resume(c); /* its entry is freed there: lists of this turn may still name it */

@@ -1,0 +1,239 @@
+#!/bin/sh
+# Everything the CI runs. Installs what is missing (tests/setup.sh says what and why), builds with several compilers and in several
+# variants, and runs the tests of each. The last line is "N passed, N failed, N skipped"; exit code 1 if anything failed.
+#
+#     sh check.sh          about 20 minutes on two cores
+#     sh check.sh --all    the longer form: ten failovers of each kind, 2,000 slots, all faults, ten minutes of fuzzing per target
+#     sh check.sh NAME...  only the steps whose name holds one of these words, and what they need to be built
+set -u
+cd "$(dirname "$0")" || exit 1
+. ./tests/setup.sh
+
+all=
+only=
+fuzz_seconds=60
+for argument in "$@"; do
+    case $argument in
+        --all) all=yes; fuzz_seconds=600 ;;
+        -*) say "usage: sh check.sh [--all] [STEP...]"; exit 64 ;;
+        *) only="$only $argument" ;;
+    esac
+done
+[ -z "$all" ] || { PUERTA_LONG=1; export PUERTA_LONG; }
+PYTHONDONTWRITEBYTECODE=1
+export PYTHONDONTWRITEBYTECODE
+
+passed=0
+failed=0
+skipped=0
+started=$(date +%s)
+logs=build/check
+mkdir -p $logs || exit 1
+
+background=
+trap 'for pid in $background; do kill "$pid" 2>/dev/null; done' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+chosen() {
+    [ -n "$only" ] || return 0
+    for word in $only; do case $1 in *"$word"*) return 0 ;; esac; done
+    return 1
+}
+
+# Adds what a step's output says of itself: the last line that holds counts.
+counts() {
+    awk '/[0-9]+ (passed|failed|skipped|errors?)/ { line = $0 }
+         END {
+             p = f = s = 0
+             n = split(line, w, /[ ,]+/)
+             for (i = 2; i <= n; i++) {
+                 if (w[i] ~ /^passed/) p += w[i - 1]
+                 else if (w[i] ~ /^(failed|error)/) f += w[i - 1]
+                 else if (w[i] ~ /^(skipped|xfailed|xpassed|deselected)/) s += (w[i] ~ /^deselected/) ? 0 : w[i - 1]
+             }
+             print p, f, s
+         }' "$1"
+}
+
+# step NAME COMMAND...: one thing that passes or fails.
+# tests NAME COMMAND...: a run of tests that counts itself.
+step() { run_step one "$@"; }
+tests() { run_step many "$@"; }
+
+run_step() {
+    kind=$1
+    name=$2
+    shift 2
+    chosen "$name" || return 0
+    printf '== %s\n' "$name"
+    begun=$(date +%s)
+    log=$logs/$(printf '%s' "$name" | tr -c 'a-zA-Z0-9_\n' '-').log
+    "$@" >"$log" 2>&1
+    status=$?
+    took=$(($(date +%s) - begun))
+    p=0 f=0 s=0
+    if [ $kind = many ]; then
+        # shellcheck disable=SC2046
+        set -- $(counts "$log")
+        p=$1 f=$2 s=$3
+    elif [ $status = 0 ]; then
+        p=1
+    fi
+    # A run that fails without a count, or counts nothing, has failed.
+    if [ $status != 0 ] && [ "$f" = 0 ]; then f=1; fi
+    if [ "$p" = 0 ] && [ "$f" = 0 ] && [ "$s" = 0 ]; then f=1; fi
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    if [ "$f" != 0 ]; then
+        say "   FAILED after $took s ($p passed, $f failed, $s skipped); the end of $log:"
+        tail -60 "$log" | cut -c1-600 | sed 's/^/   | /'
+    else
+        say "   ok, $took s ($p passed, $s skipped)"
+    fi
+}
+
+skip() {
+    chosen "$1" || return 0
+    printf '== %s\n   SKIPPED: %s\n' "$1" "$2"
+    skipped=$((skipped + 1))
+}
+
+# ---- what is needed ----
+
+fuzzer_works() {
+    printf '%s\n' '#include <stddef.h>' '#include <stdint.h>' 'int LLVMFuzzerTestOneInput(const uint8_t *d, size_t n);' \
+        'int LLVMFuzzerTestOneInput(const uint8_t *d, size_t n) { (void)d; (void)n; return 0; }' >$logs/try.c
+    clang -fsanitize=fuzzer,address,undefined -o $logs/try $logs/try.c >/dev/null 2>&1
+}
+
+sanitizer_works() {
+    printf 'int main(void) { return 0; }\n' >$logs/try.c
+    cc -fsanitize=address,undefined -o $logs/try $logs/try.c >/dev/null 2>&1 && $logs/try
+}
+
+prepare() {
+    INSTALL_LOG=$logs/install.log
+    need_build
+    need_redis
+    need clang "the second compiler, and the fuzzer" clang clang clang llvm llvm
+    need python3 "runs the integration tests" python3 python3 python3 python3 python3
+    need ps "the tests look for child processes" procps procps procps-ng - -
+    have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null || need_package "python3-venv" "holds the test libraries in build/venv" python3-venv py3-pip python3-pip - -
+    install_needed
+    if ! fuzzer_works; then
+        major=$(clang -dumpversion | cut -d. -f1)
+        need_package "clang's run-time library" "libFuzzer and the sanitizers" "libclang-rt-$major-dev" compiler-rt compiler-rt - -
+        install_needed
+    fi
+    if ! sanitizer_works && [ "$MANAGER" = dnf ]; then
+        need_package "gcc's sanitizers" "AddressSanitizer" - - "libasan libubsan" - -
+        install_needed
+    fi
+    if ! build/venv/bin/python -c 'import pytest, redis' 2>/dev/null; then
+        say "installing pytest and redis (from PyPI) into build/venv: the integration tests use them"
+        python3 -m venv build/venv && build/venv/bin/pip install -q pytest redis || fail "pytest and redis could not be installed into build/venv"
+    fi
+}
+
+prepare
+make_command
+python=build/venv/bin/python
+glibc=
+printf '#include <stdio.h>\n__GLIBC__\n' | cc -E - 2>/dev/null | tail -1 | grep -q '^[0-9]' && glibc=yes
+
+# ---- builds ----
+
+for compiler in gcc clang; do
+    if have $compiler; then
+        step "build with $compiler, warnings are errors" $MAKE -s BUILD=build/$compiler CC=$compiler WERROR=1 all load unit-build
+    else
+        skip "build with $compiler" "there is no $compiler on this system"
+    fi
+done
+step "build as it is installed" sh -c "$MAKE -s all load && rm -rf build/root && $MAKE -s install DESTDIR=\$PWD/build/root PREFIX=/usr &&
+    build/root/usr/bin/puerta -V && $MAKE -s uninstall DESTDIR=\$PWD/build/root PREFIX=/usr && test -z \"\$(find build/root -type f | grep -v etc)\""
+$MAKE -s all load >/dev/null 2>&1
+sanitizers=
+if sanitizer_works; then
+    sanitizers=yes
+    step "build asan" $MAKE -s VARIANT=asan all unit-build
+fi
+[ -z "$glibc" ] || step "build noheap" $MAKE -s VARIANT=noheap all
+step "build faults" $MAKE -s VARIANT=faults all
+
+# ---- what needs no server ----
+
+tests "tidy" $python tests/tidy.py
+tests "unit" $MAKE -s unit
+if [ -n "$sanitizers" ]; then
+    tests "unit asan" $MAKE -s VARIANT=asan unit
+    step "replay of the fuzz corpus, asan" $MAKE -s VARIANT=asan replay
+else
+    skip "unit asan" "the compiler has no sanitizers here"
+    step "replay of the fuzz corpus" $MAKE -s replay
+fi
+
+# Two at a time, each in a copy of its corpus so that the tree stays as it is. What they find stands in build/fuzz/NAME.crash-*.
+fuzz_all() {
+    $MAKE -s fuzz || return 1
+    good=0 bad=0
+    # shellcheck disable=SC2046
+    set -- $(ls tests/fuzz/fuzz_*.c | sed 's,.*/fuzz_,,;s,\.c$,,')
+    while [ $# -gt 0 ]; do
+        one=$1
+        two=${2:-}
+        shift
+        [ -z "$two" ] || shift
+        fuzz_one "$one" & first=$!
+        background=$first
+        if [ -n "$two" ]; then fuzz_one "$two" & second=$!; background="$first $second"; fi
+        if wait $first; then good=$((good + 1)); else bad=$((bad + 1)); tail -40 "$logs/fuzz-$one.log"; fi
+        [ -z "$two" ] || if wait $second; then good=$((good + 1)); else bad=$((bad + 1)); tail -40 "$logs/fuzz-$two.log"; fi
+        background=
+    done
+    say "$good passed, $bad failed"
+    [ $bad = 0 ] && [ $good -gt 0 ]
+}
+
+fuzz_one() {
+    rm -rf "build/fuzz/corpus-$1"
+    cp -R "tests/fuzz/corpus/$1" "build/fuzz/corpus-$1" || return 1
+    exec "build/fuzz/fuzz_$1" -max_total_time=$fuzz_seconds -timeout=10 -rss_limit_mb=2048 -artifact_prefix="build/fuzz/$1." -print_final_stats=1 \
+        "build/fuzz/corpus-$1" >"$logs/fuzz-$1.log" 2>&1
+}
+
+if fuzzer_works; then
+    tests "fuzz, $fuzz_seconds s each" fuzz_all
+else
+    skip "fuzz" "clang has no libFuzzer here"
+fi
+
+# ---- against a real cluster ----
+
+pytest() { $python -m pytest -q -p no:cacheprovider --durations=5 -rfE "$@"; }
+with() { # VARIANT FACTOR TESTS...: the integration tests of one variant
+    variant=$1 factor=$2
+    shift 2
+    PUERTA=$PWD/build/$variant/puerta PUERTA_LOAD=$PWD/build/tests/load PUERTA_SLOW=$factor pytest "$@"
+}
+
+tests "tests of the tools" pytest tests/test_tools.py
+# shellcheck disable=SC2046
+tests "integration" pytest $(ls tests/test_*.py | grep -v -e test_tools -e test_faults -e test_million)
+if [ -n "$glibc" ]; then
+    tests "integration without a heap after the seal" with noheap 1 tests/test_redis_*.py tests/test_conf.py
+else
+    skip "integration without a heap after the seal" "the guard stands on glibc"
+fi
+if [ -n "$sanitizers" ]; then
+    tests "integration asan" with asan 3 tests/test_redis_*.py tests/test_conf.py
+else
+    skip "integration asan" "the compiler has no sanitizers here"
+fi
+tests "every Nth socket call fails" with faults 1 tests/test_faults.py
+tests "a million answers" pytest tests/test_million.py
+step "demo" sh demo.sh --once
+
+say "took $(($(date +%s) - started)) s"
+say "$passed passed, $failed failed, $skipped skipped"
+[ $failed = 0 ] && [ $passed -gt 0 ]
