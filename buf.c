@@ -52,7 +52,7 @@ size_t buf_free_chunks(void)
 static size_t available(enum buf_use use)
 {
     size_t left = pool.total - pool.in_use;
-    size_t kept = use == BUF_REQUEST ? pool.reserve : 0;
+    size_t kept = use == BUF_REQUEST ? pool.reserve : use == BUF_URGENT ? pool.reserve / 2 : 0;
     return left > kept ? left - kept : 0;
 }
 
@@ -73,6 +73,11 @@ static bool refuse(void)
 bool buf_may_take(enum buf_use use)
 {
     return available(use) > 0 || refuse();
+}
+
+bool buf_may_take_many(enum buf_use use, size_t n)
+{
+    return available(use) >= n || refuse();
 }
 
 struct chunk *chunk_take(enum buf_use use)

@@ -72,8 +72,10 @@ static void say_place(const struct reader *r, int line)
     }
 }
 
+static void complain(struct reader *r, int line, const char *text, const char *cure, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+
 /* PLACE: what is wrong: 'text'; what would be right */
-__attribute__((format(printf, 5, 6)))
 static void complain(struct reader *r, int line, const char *text, const char *cure, const char *fmt, ...)
 {
     char clean[OPTION_TEXT];
@@ -266,7 +268,6 @@ static void section_begin(struct reader *r, int section, int line)
 
 static void assign(struct reader *r, int section, const struct option *o, const char *value)
 {
-    void *base = section_base(r->conf, section);
     int *given = &r->given[section][o - options];
     bool list = o->type == LISTEN || o->type == NODES || o->type == COMMAND;
     char cure[OPTION_TEXT];
@@ -282,7 +283,7 @@ static void assign(struct reader *r, int section, const struct option *o, const 
     if (list && value[strspn(value, ", \t")] == '\0')
         complain_value(r, o, value, "an empty list");
     else
-        option_set(r, o, base, value);
+        option_set(r, o, section_base(r->conf, section), value);
 }
 
 /* ---------------------------------------------------------------- the lines */
@@ -432,14 +433,10 @@ static bool line_next(struct reader *r, FILE *f, char text[LINE_CAP + 1])
     if (c == EOF && !any)
         return false;
     r->line++;
-    if (!zero && len <= LINE_CAP) {
-        text[len] = '\0';
-        return true;
-    }
-    text[0] = '\0';
+    text[zero || len > LINE_CAP ? 0 : len] = '\0';
     if (zero)
         complain(r, r->line, "\\0", "save the file as plain text in UTF-8", "a zero byte");
-    else
+    else if (len > LINE_CAP)
         complain(r, r->line, "...", "split it: nodes and listen may be given again", "a line of more than %d bytes",
                  LINE_CAP);
     return true;
@@ -618,19 +615,19 @@ bool conf_quick(struct conf *conf, int argc, char **argv)
 
 /* ---------------------------------------------------------------- report */
 
-static void report_commands(const struct conf *conf)
+/* Base is the struct of the option's scope. */
+static void report_list(const struct option *o, const void *base)
 {
-    for (const struct conf_command *c = conf->commands; c < conf->commands + conf->command_count; c++)
-        printf("command = %s %s %s\n", c->name, command_keys_name(c->keys), c->flags & CMD_READONLY ? "read" : "write");
-}
-
-static void report_list(const struct option *o, const struct conf_redis *s)
-{
+    const struct conf *conf = base;
+    const struct conf_redis *s = base;
     char text[ADDRESS_TEXT];
 
     /* One line each: a list in one line might be longer than a line may be. */
     for (int i = 0; o->type == LISTEN && i < s->listens; i++)
         printf("%s = %s\n", o->key, address_text(&s->listen[i], text));
+    for (int i = 0; o->type == COMMAND && i < conf->command_count; i++)
+        printf("%s = %s %s %s\n", o->key, conf->commands[i].name, command_keys_name(conf->commands[i].keys),
+               (conf->commands[i].flags & CMD_READONLY) != 0 ? "read" : "write");
     for (int i = 0; o->type == NODES && i < s->node_count; i++) {
         const struct host_port *n = &s->nodes[i];
         if (n->port == 0)
@@ -655,20 +652,12 @@ static void report_option(const struct option *o, const void *base)
             name += strcspn(name, "|") + 1;
         printf("%s = %.*s\n", o->key, (int)strcspn(name, "|"), name);
         break;
-    case LISTEN: case NODES:
-        report_list(o, base);
-        break;
-    case COMMAND:
-        report_commands(base);
-        break;
+    case LISTEN: case NODES: case COMMAND: report_list(o, base); break;
     case TEXT: /* nothing in a file has both quotes and what needs them */
         printf(strchr(field, '"') != NULL ? "%s = %s\n" : "%s = \"%s\"\n", o->key, field);
         break;
-    case SECRET:
-        printf("%s = %s\n", o->key, field[0] != '\0' ? "******" : "\"\"");
-        break;
-    case SECRET_FILE: /* has been read: the password stands for it */
-        break;
+    case SECRET: printf("%s = %s\n", o->key, field[0] != '\0' ? "******" : "\"\""); break;
+    case SECRET_FILE: break; /* has been read: the password stands for it */
     }
 }
 

@@ -233,6 +233,9 @@ static void succeed(struct backend *b)
 void health_lost(struct backend *b)
 {
     b->troubled_ms = loop_ms();
+    if (b->state == BACKEND_SUSPECT) {
+        set_backend_state(b, BACKEND_UP); /* what did not move was that connection: the probe knows about the node */
+    }
     health_refresh(b->service);
 }
 

@@ -140,10 +140,7 @@ const char *option_text(enum option_type type, uint64_t n, char out[OPTION_TEXT]
 
     while (u[1].name != NULL && n % u->times != 0)
         u++;
-    if (n == 0)
-        snprintf(out, OPTION_TEXT, "0");
-    else
-        snprintf(out, OPTION_TEXT, "%llu%s", (unsigned long long)(n / u->times), u->name);
+    snprintf(out, OPTION_TEXT, "%llu%s", (unsigned long long)(n / u->times), n != 0 ? u->name : "");
     return out;
 }
 
@@ -208,10 +205,7 @@ void option_store(void *base, const struct option *o, uint64_t n)
     uint32_t narrow = (uint32_t)n;
 
     must(o->width == sizeof n || o->width == sizeof narrow);
-    if (o->width == sizeof n)
-        memcpy(field, &n, sizeof n);
-    else
-        memcpy(field, &narrow, sizeof narrow);
+    memcpy(field, o->width == sizeof n ? (void *)&n : (void *)&narrow, o->width);
 }
 
 uint64_t option_load(const void *base, const struct option *o)
@@ -220,10 +214,8 @@ uint64_t option_load(const void *base, const struct option *o)
     uint32_t narrow = 0;
     uint64_t wide = 0;
 
-    if (o->width == sizeof wide)
-        memcpy(&wide, field, sizeof wide);
-    else
-        memcpy(&narrow, field, sizeof narrow);
+    must(o->width == sizeof wide || o->width == sizeof narrow);
+    memcpy(o->width == sizeof wide ? (void *)&wide : (void *)&narrow, field, o->width);
     return o->width == sizeof wide ? wide : narrow;
 }
 
@@ -332,30 +324,20 @@ static void shape_cure(const char *word, char cure[2 * OPTION_TEXT])
              near != NULL ? near : "", near != NULL ? "; " : "", shape_list(list));
 }
 
-/* The next word of *text in lower case, "" at the end; one too long is cut and is still too long for a name. */
-static void word_next(const char **text, char out[OPTION_TEXT])
-{
-    size_t n = 0;
-
-    for (*text += strspn(*text, " \t"); (*text)[0] != '\0' && strchr(" \t", (*text)[0]) == NULL; (*text)++)
-        if (n < OPTION_TEXT - 1)
-            out[n++] = (char)tolower((unsigned char)(*text)[0]);
-    out[n] = '\0';
-}
-
-/* What is wrong with the name, or NULL. A quote, # or ; could not be written into every file again. */
-static const char *name_check(const struct conf *conf, const char *name, char cure[2 * OPTION_TEXT])
+/* What is wrong with the name, which becomes lower case, or NULL. A quote, # or ; could not stand in every file. */
+static const char *name_check(const struct conf *conf, char *name, char cure[2 * OPTION_TEXT])
 {
     size_t n = strlen(name);
 
     snprintf(cure, 2 * OPTION_TEXT, "1 to %d printable bytes, none of them | \" # or ;", COMMAND_NAME_CAP - 1);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         if (n >= COMMAND_NAME_CAP || name[i] <= ' ' || name[i] > '~' || strchr("|\"#;", name[i]) != NULL)
             return "not a name of a command";
-    snprintf(cure, 2 * OPTION_TEXT, "take the line out: only what Puerta does not know is declared");
+        name[i] = (char)tolower(name[i]);
+    }
+    snprintf(cure, 2 * OPTION_TEXT, "take it out: only what Puerta does not know is declared, and once");
     if (command_find((const unsigned char *)name, n) != NULL)
         return "a command that Puerta knows";
-    snprintf(cure, 2 * OPTION_TEXT, "keep one of its lines");
     for (int i = 0; i < conf->command_count; i++)
         if (strcmp(conf->commands[i].name, name) == 0)
             return "a command declared before";
@@ -364,29 +346,27 @@ static const char *name_check(const struct conf *conf, const char *name, char cu
 
 const char *option_command(struct conf *conf, const char *text, char cure[2 * OPTION_TEXT])
 {
-    char name[OPTION_TEXT], shape[OPTION_TEXT], mode[OPTION_TEXT], rest[OPTION_TEXT];
+    char name[64] = "", shape[64] = "", mode[64] = "", rest[2] = ""; /* what is longer is wrong when cut, too */
     struct conf_command *c = conf->commands + conf->command_count;
-    const char *wrong;
-    int keys;
+    int words = sscanf(text, "%63s %63s %63s %1s", name, shape, mode, rest);
+    const char *wrong = name_check(conf, name, cure);
+    int keys = command_keys_from_name(shape);
 
-    word_next(&text, name);
-    word_next(&text, shape);
-    word_next(&text, mode);
-    word_next(&text, rest);
-    if ((wrong = name_check(conf, name, cure)) != NULL)
+    if (wrong != NULL)
         return wrong;
     shape_cure(shape, cure);
-    if ((keys = command_keys_from_name(shape)) < 0)
+    if (keys < 0)
         return shape[0] == '\0' ? "a command without a shape" : "an unknown shape";
     snprintf(cure, 2 * OPTION_TEXT, "write command = NAME SHAPE [read|write], one command a line");
-    if (rest[0] != '\0' || (mode[0] != '\0' && word_index("read|write", mode) < 0))
-        return rest[0] != '\0' ? "more than one command" : "neither read nor write";
-    snprintf(cure, 2 * OPTION_TEXT, "unknown_commands = key routes others by their first argument");
+    if (words > 3 || (words == 3 && word_index("read|write", mode) < 0))
+        return words > 3 ? "more than one command" : "neither read nor write";
+    snprintf(cure, 2 * OPTION_TEXT, "keep %d; unknown_commands = key routes others by their first argument",
+             COMMAND_DECLARED_MAX);
     if (conf->command_count == COMMAND_DECLARED_MAX)
-        return "one more than the most commands";
-    snprintf(c->name, sizeof c->name, "%s", name);
+        return "one more than there may be";
+    snprintf(c->name, sizeof c->name, "%.*s", COMMAND_NAME_CAP - 1, name);
     c->keys = (enum command_keys)keys;
-    c->flags = strcmp(mode, "read") == 0 ? CMD_READONLY : CMD_WRITE;
+    c->flags = word_index("read", mode) == 0 ? CMD_READONLY : CMD_WRITE;
     conf->command_count++;
     return NULL;
 }

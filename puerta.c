@@ -18,6 +18,8 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#define TWICE_MS 1000 /* a second request to stop counts from then on: it means at once */
+
 static struct conf conf;
 static int listeners[MAX_SERVICES][MAX_LISTENS];
 
@@ -98,7 +100,7 @@ static void open_rooms(int parent)
 
 static void run(void)
 {
-    uint64_t stop_by = 0;
+    uint64_t stop_by = 0, asked_ms = 0;
     for (;;) {
         uint32_t signals;
         loop_turn(redis_pending() || conn_pending());
@@ -108,8 +110,12 @@ static void run(void)
         signals = loop_signals();
         if ((signals & (1u << SIGTERM | 1u << SIGINT)) != 0) {
             if (stop_by != 0) {
+                if (loop_ms() - asked_ms < TWICE_MS) {
+                    continue; /* the terminal's or the service manager's, and our parent's: they are one */
+                }
                 return; /* asked twice */
             }
+            asked_ms = loop_ms();
             log_info("stopping", "clients=%lu in_flight=%lu", (unsigned long)conn_count(CONN_CLIENT),
                      (unsigned long)redis_req_in_flight());
             stop_by = loop_ms() + conf.stop_timeout_ms;

@@ -227,14 +227,15 @@ struct chunk {
 };
 
 /* Who asks decides how far down the pool may go, so that what frees chunks is never starved by what
- * takes them: requests stop first, replies last. */
-enum buf_use { BUF_REQUEST, BUF_REPLY };
+ * takes them: requests stop at a quarter, the one that is helped to become whole at an eighth, replies never. */
+enum buf_use { BUF_REQUEST, BUF_URGENT, BUF_REPLY };
 
 void buf_tables(const struct conf *conf);
 void buf_open(void);
 size_t buf_chunk_size(void);          /* payload bytes of a chunk */
 size_t buf_free_chunks(void);
 bool buf_may_take(enum buf_use use);
+bool buf_may_take_many(enum buf_use use, size_t n);
 struct chunk *chunk_take(enum buf_use use);  /* refs = 1; NULL when there is none for this use */
 void chunk_release(struct chunk *k);         /* one reference less; at 0 it is free again */
 

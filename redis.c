@@ -69,7 +69,7 @@ static enum verdict forward(struct client *c, const struct request *q, uint16_t 
     }
     if (b == NULL) {
         /* A slot without an owner: its request waits with a copy of its own. */
-        if (!slice_extend(&r->bytes, BUF_REQUEST, q->p, q->len)) {
+        if (!slice_extend(&r->bytes, client_use(c), q->p, q->len)) {
             req_free(r);
             client_starve(c);
             return VERDICT_WAIT;

@@ -77,6 +77,7 @@ struct req {
     uint32_t started_ms;        /* low 32 bits of loop_ms() */
     uint32_t waits_ms;          /* since when it waits for a node */
     uint32_t due_ms;            /* when it is tried again */
+    uint32_t size;              /* of its bytes, as its client's credit counts them */
     uint16_t slot;
     uint16_t part;              /* which part of its fan it is */
     uint16_t flags;
@@ -98,7 +99,7 @@ struct upstream {
     struct upstream *next;      /* in a list of leases, or of stuck ones */
     struct client *owner;       /* of a lease */
     uint64_t progress_ms;       /* when it last gave a byte, or got its first request */
-    uint64_t stuck_ms;
+    uint64_t stuck_ms, stuck_sum_ms; /* since when, and for how long before in this reply */
     struct timer timer;
     uint8_t greeting;           /* replies to its login still to come; nothing else is sent before */
     bool leased;
@@ -124,6 +125,7 @@ struct client {
     int32_t fence_slot;         /* their slot; -1 = several */
     bool gate;                  /* a redirect happened: nothing new goes out before all is settled */
     bool ended;                 /* reads no more; goes when all is answered */
+    bool leaving;               /* will be ended once its long request is through */
     bool ready;                 /* its next request is whole and waits */
     bool paused, resuming;
     bool starved;
@@ -132,6 +134,8 @@ struct client {
     struct resp_request framing;
     struct pen park;
     size_t parked_bytes;
+    size_t request_bytes;       /* of unsettled ones, kept for replay */
+    uint32_t reply_bytes;       /* how long its replies are: a running mean */
     struct upstream *lease;
     struct client *next;        /* free list, or the list of those to be resumed */
     struct client *hungry;      /* the next that waits for a record or a chunk */
@@ -198,12 +202,18 @@ void redis_req_open(void);
 /* A record for one request of c (NULL: for nobody); NULL when all are in use. Not yet in any queue. */
 struct req *req_take(struct client *c, const struct command *command, req_taker take);
 void req_free(struct req *r);
-/* Records that can still be taken. */
+/* Records that can still be taken; too few for somebody (who then starves): those that wait are told when there are more. */
 size_t redis_req_free(void);
+void redis_req_shortage(void);
 /* A node has answered r, or nobody will: its client may go on to other connections when it was the last. */
 void req_settle(struct req *r);
 /* c waits for a record or a chunk: it is resumed when there are some. */
 void client_starve(struct client *c);
+/* Its request could be taken on after all, or it has gone. */
+void client_fed(struct client *c);
+/* How deep into the pool c may reach for its requests: the client that has starved longest a little deeper, since
+ * requests that are half there could otherwise hold all chunks and wait for each other. */
+enum buf_use client_use(const struct client *c);
 /* Counts r, whose slot and flags are set, among those that a node has to answer. */
 void req_commit(struct req *r);
 /* Puts r at the end of its client's answers. */
@@ -222,7 +232,11 @@ bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last);
 bool req_drop(struct req *r, const unsigned char *p, size_t n, bool last);
 /* Puts bytes that were made here into the client's order of answers. */
 bool client_answer(struct client *c, const void *p, size_t n);
+bool client_answer_parts(struct client *c, const struct iovec *parts, int count); /* all or nothing */
 bool client_error(struct client *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* How many bytes of the pool one client's requests, or its answers, may hold now: never more than client_window, and
+ * a quarter of what is free, so that however many are slow, some is left for the others. */
+size_t client_credit(const struct client *c);
 /* Sends on what is answered and next in turn. */
 void client_advance(struct client *c);
 /* The client has gone: its records go on without it. */
@@ -248,6 +262,7 @@ extern void (*lease_on_free)(void);
 /* redis_fan.c: the request that a part is a part of; the client of a split request has gone. */
 extern const struct req *(*fan_whole)(const struct fan *f);
 extern void (*fan_orphan)(struct req *whole);
+extern bool (*fan_under_way)(const struct fan *f, uint16_t slot); /* a part of it on that slot is at a node */
 void service_set_owner(struct service *s, uint16_t slot, struct backend *b);
 extern const struct service_ops redis_service_ops;
 /* The map's owner of a slot; NULL when there is none. */

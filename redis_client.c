@@ -13,6 +13,8 @@
 #include <string.h>
 
 #define FINISH_MS 2000        /* how long a client that is being closed may take to read its last answers */
+#define REPLY_GUESS 1024      /* how long the first replies of a client are taken to be */
+#define STARVING_MS 2000      /* how long requests may find no chunk before a client is given up for them */
 #define CARE_MS 250           /* how often starving clients are looked after */
 #define KEEPALIVE_IDLE_MS 60000
 
@@ -34,6 +36,7 @@ static void client_gone(struct client *c)
     large_gone(c);
     chain_clear(&c->in);
     c->conn = NULL;
+    client_fed(c);
     client_resume(c); /* its entry is freed there: lists of this turn may still name it */
 }
 
@@ -107,10 +110,17 @@ static bool next_request(struct client *c)
     return c->ready;
 }
 
+/* Whether its requests rest: what it has asked for, and what it has not read yet, fill its share of the pool. Replies
+ * still to come count as long as its last ones were. A client with nothing under way may always ask once. */
 static bool over_credit(const struct client *c)
 {
-    const struct conf_redis *conf = c->service->conf;
-    return c->queued >= conf->client_pipeline || c->conn->out.len + c->parked_bytes >= conf->client_window;
+    size_t waiting = c->conn->out.len + c->parked_bytes, credit;
+    if (c->queued == 0 && waiting == 0) {
+        return false;
+    }
+    credit = client_credit(c);
+    return c->queued >= c->service->conf->client_pipeline || c->request_bytes >= credit ||
+           waiting + (size_t)c->unsettled * c->reply_bytes >= credit;
 }
 
 static void run(struct client *c)
@@ -119,6 +129,9 @@ static void run(struct client *c)
         enum verdict v;
         if (c->mode != 0) {
             if (large_run(c)) {
+                if (c->mode == 0 && c->leaving) {
+                    close_when_answered(c);
+                }
                 continue;
             }
             if (c->conn != NULL && (!large_wants_input(c) || c->in.len > 0)) {
@@ -145,7 +158,9 @@ static void run(struct client *c)
         chain_drop(&c->in, (size_t)c->framing.used);
         resp_request_start(&c->framing);
         c->ready = false;
-        c->starved_ms = 0;
+        if (c->starved_ms != 0) {
+            client_fed(c);
+        }
         if (v == VERDICT_CLOSE) {
             close_when_answered(c);
         }
@@ -176,7 +191,7 @@ static void on_bytes(struct conn *conn)
 {
     struct client *c = conn->owner;
     unsigned char *room;
-    size_t cap = chain_room(&c->in, BUF_REQUEST, &room);
+    size_t cap = chain_room(&c->in, client_use(c), &room);
     ssize_t n;
     if (cap == 0) {
         pause_input(c);
@@ -253,6 +268,7 @@ static void on_accept(void *mark, int fd, const struct address *peer)
     memset(c, 0, sizeof *c);
     c->conn = conn;
     c->service = s;
+    c->reply_bytes = REPLY_GUESS;
     conn->peer = *peer;
     conn->stall_limit_ms = s->conf->client_stall_ms;
     if (!conn_adopt(conn, fd)) {
@@ -270,9 +286,32 @@ static void on_accept(void *mark, int fd, const struct address *peer)
 
 /* ------------------------------------------------------------- the whole */
 
-/* Clients that starve have waited for a record or a chunk. When nothing became free for so long, the pool is held by
- * requests that do not become whole: the one that has been silent longest gives its chunks back. */
-static void relieve(void)
+static void give_up_client(struct client *c, const char *why)
+{
+    char text[ADDRESS_TEXT];
+    log_warn("no chunks left: a client is closed (chunks)", "client=%s why=\"%s\"",
+             address_text(&c->conn->peer, text), why);
+    conn_fail(c->conn, why);
+}
+
+/* A whole request that found no room for so long is not done: its client hears so and may go on. */
+static void give_up_request(struct client *c)
+{
+    stats.not_executed++;
+    if (!client_error(c, "ERR not executed: no room for the request within %u ms (chunks, max_requests)", STARVING_MS)) {
+        give_up_client(c, "no room even for an error");
+        return;
+    }
+    chain_drop(&c->in, (size_t)c->framing.used);
+    resp_request_start(&c->framing);
+    c->ready = false;
+    client_fed(c);
+    client_resume(c);
+}
+
+/* Requests find no room, and none became free for long. A whole one is refused. If the pool is held by requests that
+ * do not become whole, the client that has been silent longest gives its chunks back. */
+static void relieve_requests(void)
 {
     struct client *victim = NULL;
     bool starving = false;
@@ -281,8 +320,12 @@ static void relieve(void)
         if (c->conn == NULL) {
             continue;
         }
-        if (c->starved && c->starved_ms != 0 && loop_ms() - c->starved_ms > c->service->conf->client_stall_ms / 4) {
+        if (c->starved && c->mode == 0 && loop_ms() - c->starved_ms > STARVING_MS) {
             starving = true;
+            if (c->ready) {
+                give_up_request(c);
+                continue;
+            }
         }
         if (c->in.len > 0 && !c->ready &&
             (victim == NULL || c->conn->watch.active_ms < victim->conn->watch.active_ms)) {
@@ -290,16 +333,35 @@ static void relieve(void)
         }
     }
     if (starving && victim != NULL && !buf_may_take(BUF_REQUEST)) {
-        char text[ADDRESS_TEXT];
-        log_warn("no chunks left: the client whose request has been incomplete longest is closed (chunks)",
-                 "client=%s", address_text(&victim->conn->peer, text));
-        conn_fail(victim->conn, "no chunks left (chunks)");
+        give_up_client(victim, "its request has been incomplete longest");
+    }
+}
+
+/* Replies find no chunk: the client that holds most of them without reading gives them back. */
+static void relieve_replies(void)
+{
+    struct client *victim = NULL;
+    size_t most = 0;
+    if (buf_free_chunks() > 0) {
+        return;
+    }
+    for (uint32_t i = 0; i < rd.total; i++) {
+        struct client *c = &rd.all[i];
+        size_t held = c->conn == NULL || !c->conn->blocked ? 0 : c->conn->out.len + c->parked_bytes;
+        if (held > most) {
+            most = held;
+            victim = c;
+        }
+    }
+    if (victim != NULL) {
+        give_up_client(victim, "it holds most of the pool and does not read");
     }
 }
 
 static void on_care(struct timer *t)
 {
-    relieve();
+    relieve_requests();
+    relieve_replies();
     redis_req_relieve();
     loop_timer(t, loop_ms() + CARE_MS);
 }
@@ -321,6 +383,10 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
         rd.free = &rd.all[i - 1];
     }
     command_init();
+    for (int i = 0; i < conf->command_count; i++) {
+        const struct conf_command *c = &conf->commands[i];
+        must(command_declare(c->name, c->keys, c->flags) == 0); /* conf.c has checked it */
+    }
     redis_req_open();
     redis_fan_open();
     redis_large_open();
@@ -363,7 +429,11 @@ void redis_stop(void)
     for (uint32_t i = 0; i < rd.total; i++) {
         struct client *c = &rd.all[i];
         if (c->conn != NULL && !c->ended) {
-            close_when_answered(c);
+            if (c->mode != 0) {
+                c->leaving = true;
+            } else {
+                close_when_answered(c);
+            }
         }
     }
 }

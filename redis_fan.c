@@ -61,6 +61,16 @@ static void orphan(struct req *whole)
     }
 }
 
+static bool under_way(const struct fan *f, uint16_t slot)
+{
+    for (const struct req *r = f->parts; r != NULL; r = r->client_next) {
+        if (r->slot == slot && r->state == REQ_QUEUED) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void redis_fan_tables(const struct conf *conf)
 {
     fn.key_cap = conf->max_split_keys;
@@ -78,6 +88,7 @@ void redis_fan_open(void)
 {
     fan_whole = whole_of;
     fan_orphan = orphan;
+    fan_under_way = under_way;
     for (uint32_t i = fn.total; i > 0; i--) {
         fn.all[i - 1].next = fn.free;
         fn.free = &fn.all[i - 1];
@@ -362,17 +373,18 @@ static struct resp_slice raw_key(const struct request *q, uint32_t i)
 /* Writes the request of one part into the pen of the node that it will go to. */
 static bool write_part(struct req *r, const struct request *q, const struct part *part, struct pen *pen)
 {
+    enum buf_use use = client_use(r->client);
     unsigned char head[64];
     uint32_t each = q->command->keys == KEYS_PAIRS ? 2 : 1;
     size_t n = resp_put_header(head, '*', 1 + (int64_t)part->keys * each);
     n += resp_put_header(head + n, '$', q->arg[0].len);
-    if (!pen_more(pen, BUF_REQUEST, head, n, &r->bytes) ||
-        !pen_more(pen, BUF_REQUEST, q->p + q->arg[0].off, q->arg[0].len + 2u, &r->bytes)) {
+    if (!pen_more(pen, use, head, n, &r->bytes) ||
+        !pen_more(pen, use, q->p + q->arg[0].off, q->arg[0].len + 2u, &r->bytes)) {
         return false;
     }
     for (uint32_t i = part->first; i != NO_KEY; i = fn.next_key[i]) {
         struct resp_slice raw = raw_key(q, i);
-        if (!pen_more(pen, BUF_REQUEST, q->p + raw.off, raw.len, &r->bytes)) {
+        if (!pen_more(pen, use, q->p + raw.off, raw.len, &r->bytes)) {
             return false;
         }
     }
@@ -384,11 +396,19 @@ static bool write_plan(struct fan *f, const struct request *q)
 {
     for (uint32_t i = 0; i < f->keys; i++) {
         uint16_t slot = slotmap_slot(q->p + fn.keys[i].off, fn.keys[i].len);
-        if (!pen_more(&f->pen, BUF_REQUEST, &fn.part_of_slot[slot], 2, &f->plan)) {
+        if (!pen_more(&f->pen, client_use(f->whole->client), &fn.part_of_slot[slot], 2, &f->plan)) {
             return false;
         }
     }
     return true;
+}
+
+/* Whether the parts will most likely find their chunks: finding out half-way would give some back, which looks like
+ * relief to those that starve, and so for ever. */
+static bool room_for(const struct client *c, const struct request *q, uint32_t count)
+{
+    size_t nodes = count < backend_cap() ? count : backend_cap();
+    return buf_may_take_many(client_use(c), q->len / buf_chunk_size() + nodes + 2);
 }
 
 static bool make_parts(struct fan *f, struct client *c, const struct request *q)
@@ -425,7 +445,8 @@ enum verdict fan_split(struct client *c, const struct request *q, uint32_t key_c
         client_starve(c);
         return VERDICT_WAIT;
     }
-    if (f == NULL || redis_req_free() < count + 1) {
+    if (f == NULL || redis_req_free() < count + 1 || !room_for(c, q, count)) {
+        redis_req_shortage();
         client_starve(c);
         return VERDICT_WAIT;
     }

@@ -61,8 +61,8 @@ static bool ask_again(struct req *r)
     bool asking = (r->flags & REQ_VIA_ASK) != 0;
     struct backend *b = asking ? r->upstream->backend : service_owner(r->service, r->slot);
     struct upstream *u;
-    if (b == NULL || r->client->lease != NULL) {
-        return false;
+    if (b == NULL || r->client->lease != NULL || r != r->client->head) {
+        return false; /* before its turn it would hold a lease that others, or its own client, need */
     }
     u = lease_take(b, r->client);
     if (u == NULL) {
@@ -93,7 +93,7 @@ static void serve_waiting(void)
         if (r->client == NULL) {
             waiting_cut(r);
             r->take(r, NULL, 0, true);
-        } else if (r->client->lease != NULL) {
+        } else if (r->client->lease != NULL || r != r->client->head) {
             r->waits_ms = now; /* its turn has not come: the wait is its client's own */
         } else if (now - r->waits_ms >= r->service->conf->lease_wait_ms) {
             waiting_cut(r);
@@ -221,10 +221,10 @@ static bool ask_owner(struct client *c)
     }
     r->slot = slotmap_slot(lg.head + key->off, key->len);
     b = service_owner(c->service, r->slot);
-    if (b == NULL || !pen_more(&b->shared->pen, BUF_REQUEST, exists, sizeof exists - 1, &r->bytes) ||
-        !pen_more(&b->shared->pen, BUF_REQUEST, header, resp_put_header(header, '$', key->len), &r->bytes) ||
-        (key->len > 0 && !pen_more(&b->shared->pen, BUF_REQUEST, lg.head + key->off, key->len, &r->bytes)) ||
-        !pen_more(&b->shared->pen, BUF_REQUEST, "\r\n", 2, &r->bytes)) {
+    if (b == NULL || !pen_more(&b->shared->pen, client_use(c), exists, sizeof exists - 1, &r->bytes) ||
+        !pen_more(&b->shared->pen, client_use(c), header, resp_put_header(header, '$', key->len), &r->bytes) ||
+        (key->len > 0 && !pen_more(&b->shared->pen, client_use(c), lg.head + key->off, key->len, &r->bytes)) ||
+        !pen_more(&b->shared->pen, client_use(c), "\r\n", 2, &r->bytes)) {
         req_free(r);
         if (b == NULL) {
             return refuse(c, "CLUSTERDOWN not executed: no node serves the slot of a request longer than retain_bytes");
@@ -264,7 +264,7 @@ static bool take_lease(struct client *c)
         client_starve(c);
         return false;
     }
-    if (c->large_ask && !chain_put(&u->conn->out, BUF_REQUEST, asking, sizeof asking - 1)) {
+    if (c->large_ask && !chain_put(&u->conn->out, client_use(c), asking, sizeof asking - 1)) {
         req_free(r);
         client_starve(c);
         return false;
@@ -303,7 +303,7 @@ static void finish(struct client *c)
     memset(&c->framing, 0, sizeof c->framing);
     c->ready = false;
     c->forwarded = 0;
-    c->starved_ms = 0;
+    client_fed(c);
     become(c, MODE_ORDINARY);
 }
 
@@ -339,10 +339,10 @@ static bool send_on(struct client *c)
         size_t n;
         const unsigned char *p = chain_at(&c->in, 0, &n);
         n = n < c->framing.used - c->forwarded ? n : (size_t)(c->framing.used - c->forwarded);
-        if (u->conn->out.len >= c->service->conf->client_window) {
+        if (u->conn->out.len > 0 && u->conn->out.len >= client_credit(c)) {
             return false; /* on_room resumes us */
         }
-        if (!chain_put(&u->conn->out, BUF_REQUEST, p, n)) {
+        if (!chain_put(&u->conn->out, client_use(c), p, n)) {
             client_starve(c);
             return false;
         }
@@ -411,6 +411,9 @@ void redis_large_tables(const struct conf *conf)
         if (conf->redis[i].retain_bytes > lg.head_cap) {
             lg.head_cap = conf->redis[i].retain_bytes;
         }
+    }
+    if (lg.head_cap < REDIS_MAX_INLINE + 2) {
+        lg.head_cap = REDIS_MAX_INLINE + 2;
     }
     lg.head_cap += conf->chunk_size;
     lg.head = arena_take("request in one piece", lg.head_cap, 1);

@@ -91,6 +91,22 @@ static void put_wrong_count(const struct request *q)
     put_format("-ERR wrong number of arguments for '%s' command\r\n", q->command->name);
 }
 
+/* An argument given back as it came, whatever its length. */
+static enum verdict give_back(struct client *c, const char *text, size_t n)
+{
+    unsigned char header[24];
+    struct iovec parts[] = {
+        { header, resp_put_header(header, '$', (int64_t)n) },
+        { (void *)(uintptr_t)text, n },
+        { (void *)(uintptr_t)"\r\n", 2 },
+    };
+    if (client_answer_parts(c, parts, 3)) {
+        return VERDICT_DONE;
+    }
+    client_starve(c);
+    return VERDICT_WAIT;
+}
+
 /* ---------------------------------------------------------- the answers */
 
 static enum verdict ping(struct client *c, const struct request *q)
@@ -100,7 +116,7 @@ static enum verdict ping(struct client *c, const struct request *q)
     if (q->argc > 2) {
         put_wrong_count(q);
     } else if (q->argc == 2) {
-        put_bulk(text, n);
+        return give_back(c, text, n);
     } else {
         put_text("+PONG\r\n");
     }
@@ -111,8 +127,7 @@ static enum verdict echo(struct client *c, const struct request *q)
 {
     size_t n;
     const char *text = argument(q, 1, &n);
-    put_bulk(text, n);
-    return send_out(c);
+    return give_back(c, text, n);
 }
 
 static enum verdict quit(struct client *c, const struct request *q)

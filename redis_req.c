@@ -28,7 +28,9 @@ static struct {
     struct timer waiting_timer;
     struct client *resume, *resume_tail;
     struct client *starved, *starved_tail;
-    bool relief;
+    struct client *urgent;
+    bool shortage; /* somebody starves for records */
+    bool relief;   /* what those that starve wait for has become free */
 } rq;
 
 void (*client_on_resume)(struct client *c);
@@ -36,6 +38,7 @@ void (*req_on_large)(struct req *r);
 void (*lease_on_free)(void);
 const struct req *(*fan_whole)(const struct fan *f);
 void (*fan_orphan)(struct req *whole);
+bool (*fan_under_way)(const struct fan *f, uint16_t slot);
 
 static const struct upstream_events events;
 
@@ -69,6 +72,12 @@ size_t redis_req_free(void)
     return rq.total - rq.in_use;
 }
 
+void redis_req_shortage(void)
+{
+    stats.requests_full++;
+    rq.shortage = true;
+}
+
 /* ---------------------------------------------------------------- records */
 
 struct req *req_take(struct client *c, const struct command *command, req_taker take)
@@ -76,6 +85,7 @@ struct req *req_take(struct client *c, const struct command *command, req_taker 
     struct req *r = rq.free;
     if (r == NULL) {
         stats.requests_full++;
+        rq.shortage = true;
         return NULL;
     }
     rq.free = r->next;
@@ -101,7 +111,7 @@ void req_free(struct req *r)
     r->next = rq.free;
     rq.free = r;
     rq.in_use--;
-    rq.relief = true;
+    rq.relief = rq.relief || rq.shortage;
 }
 
 void req_enqueue(struct req *r)
@@ -121,6 +131,8 @@ void req_commit(struct req *r)
 {
     struct client *c = r->client;
     r->flags |= REQ_COUNTED;
+    r->size = r->bytes.len;
+    c->request_bytes += r->size;
     if (c->unsettled++ == 0) {
         c->epoch = c->service->map.epoch;
     }
@@ -138,6 +150,7 @@ void req_settle(struct req *r)
     }
     r->flags &= (uint16_t)~REQ_COUNTED;
     c->unsettled--;
+    c->request_bytes -= r->size;
     if (r->flags & REQ_FENCE) {
         c->fences--;
     }
@@ -190,6 +203,9 @@ static void pop_head(struct client *c)
     }
     c->queued--;
     req_free(r);
+    if (c->head != NULL && c->head->state == REQ_WAITING) {
+        lease_on_free(); /* a long answer is asked again when its turn has come */
+    }
 }
 
 /* Sends on what is answered and next in turn. */
@@ -219,6 +235,18 @@ bool req_drop(struct req *r, const unsigned char *p, size_t n, bool last)
     return true;
 }
 
+size_t client_credit(const struct client *c)
+{
+    size_t share = buf_free_chunks() * buf_chunk_size() / 4;
+    return share < c->service->conf->client_window ? share : c->service->conf->client_window;
+}
+
+/* The mean moves by an eighth of the difference: it follows a change of habit within a few answers. */
+static void learn_size(struct client *c, size_t n)
+{
+    c->reply_bytes = (uint32_t)(c->reply_bytes - c->reply_bytes / 8 + n / 8);
+}
+
 bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
 {
     struct client *c = r->client;
@@ -226,12 +254,13 @@ bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
         return req_drop(r, p, n, last);
     }
     if (r == c->head) {
-        if ((!last && c->conn->out.len >= c->service->conf->client_window) ||
+        if ((!last && c->conn->out.len > 0 && c->conn->out.len >= client_credit(c)) ||
             !chain_put(&c->conn->out, BUF_REPLY, p, n)) {
             return false;
         }
         conn_dirty(c->conn);
         if (last) {
+            learn_size(c, n);
             req_settle(r);
             pop_head(c);
             upstream_unstick_soon();
@@ -245,30 +274,42 @@ bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
         return false;
     }
     c->parked_bytes += n;
+    learn_size(c, n);
     req_settle(r);
     r->state = REQ_DONE;
     return true;
 }
 
-bool client_answer(struct client *c, const void *p, size_t n)
+bool client_answer_parts(struct client *c, const struct iovec *parts, int count)
 {
-    struct req *r;
-    if (c->head == NULL) {
-        conn_dirty(c->conn);
-        return chain_put(&c->conn->out, BUF_REPLY, p, n);
+    struct req *r = NULL;
+    size_t len = 0;
+    for (int i = 0; i < count; i++) {
+        len += parts[i].iov_len;
     }
-    r = req_take(c, NULL, req_to_client);
+    if (buf_free_chunks() * buf_chunk_size() < len + 2 * buf_chunk_size() ||
+        (c->head != NULL && (r = req_take(c, NULL, req_to_client)) == NULL)) {
+        return false;
+    }
+    for (int i = 0; i < count; i++) {
+        must(r == NULL ? chain_put(&c->conn->out, BUF_REPLY, parts[i].iov_base, parts[i].iov_len)
+                       : parts[i].iov_len == 0 ||
+                             pen_more(&c->park, BUF_REPLY, parts[i].iov_base, parts[i].iov_len, &r->parked));
+    }
     if (r == NULL) {
-        return false;
+        conn_dirty(c->conn);
+        return true;
     }
-    if (!pen_write(&c->park, BUF_REPLY, p, n, &r->parked)) {
-        req_free(r);
-        return false;
-    }
-    c->parked_bytes += n;
+    c->parked_bytes += len;
     r->state = REQ_DONE;
     req_enqueue(r);
     return true;
+}
+
+bool client_answer(struct client *c, const void *p, size_t n)
+{
+    struct iovec part = { (void *)(uintptr_t)p, n };
+    return client_answer_parts(c, &part, 1);
 }
 
 static size_t error_line(char *out, const char *fmt, va_list args)
@@ -346,7 +387,7 @@ bool req_bytes(struct req *r, struct backend *b, struct client *c, const unsigne
         chain_slice(&c->in, len, &r->bytes);
         return true;
     }
-    return pen_write(&b->shared->pen, BUF_REQUEST, p, len, &r->bytes);
+    return pen_write(&b->shared->pen, client_use(c), p, len, &r->bytes);
 }
 
 struct backend *service_owner(const struct service *s, uint16_t slot)
@@ -440,6 +481,19 @@ static bool overtakes(const struct req *r)
     return false;
 }
 
+/* Whether a later request of the same client on the same slot is at a node: it was sent before r was turned away, and
+ * if it runs, r must not. */
+static bool later_under_way(const struct req *r)
+{
+    const struct req *whole = r->fan != NULL ? fan_whole(r->fan) : r;
+    for (const struct req *e = whole->client_next; r->client != NULL && e != NULL; e = e->client_next) {
+        if (e->state == REQ_PARTS ? fan_under_way(e->fan, r->slot) : e->state == REQ_QUEUED && e->slot == r->slot) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void retry(struct req *r)
 {
     const struct conf_redis *conf = r->service->conf;
@@ -452,7 +506,7 @@ static void retry(struct req *r)
             req_error(r, "CLUSTERDOWN not executed: no node served slot %u within %u ms: %s", (unsigned)r->slot,
                       limit, r->service->trouble);
         }
-    } else if (overtakes(r)) {
+    } else if (overtakes(r) || later_under_way(r)) {
         req_again(r);
     } else {
         stats.resent++;
@@ -477,20 +531,32 @@ static void on_waiting_due(struct timer *t)
     }
 }
 
-/* A request of c on this slot has just run. One that waits to be tried again was sent before it: run now, it would
- * run in the wrong order, so it is given up, unexecuted, with an error. */
-static void give_up_earlier(struct client *c, uint16_t slot)
+/* Whether w stands before r in their client's order of answers. */
+static bool stands_before(const struct req *w, const struct req *r)
 {
-    for (struct req *r = rq.waiting, *next; r != NULL; r = next) {
-        next = r->next;
-        if (r->client == c && r->slot == slot) {
-            waiting_cut(r);
+    const struct req *first = w->fan != NULL ? fan_whole(w->fan) : w, *last = r->fan != NULL ? fan_whole(r->fan) : r;
+    for (const struct req *e = w->client->head; e != NULL && e != last; e = e->client_next) {
+        if (e == first) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* r has just run. An earlier request on its slot that waits to be tried again would now run in the wrong order: it is
+ * given up, unexecuted, with an error. */
+static void give_up_earlier(struct req *r)
+{
+    struct req *w = rq.waiting;
+    while (w != NULL && r->client != NULL) {
+        if (w->client == r->client && w->slot == r->slot && stands_before(w, r)) {
+            waiting_cut(w);
             stats.not_executed++;
-            req_error(r, "TRYAGAIN not executed: slot %u was being moved, and a later request has run", (unsigned)slot);
-            next = rq.waiting; /* the answer may have changed the list */
-            if (c->conn == NULL) {
-                return;
-            }
+            req_error(w, "TRYAGAIN not executed: slot %u was being moved, and a later request has run",
+                      (unsigned)r->slot);
+            w = rq.waiting; /* the answer may have changed the list */
+        } else {
+            w = w->next;
         }
     }
 }
@@ -527,7 +593,7 @@ static void follow(struct req *r, struct upstream *u, const struct slotmap_redir
         health_refresh(s);
     }
     stats.resent++;
-    if (++r->hops <= REDIS_HOPS_FAST) {
+    if (++r->hops <= REDIS_HOPS_FAST || (to->ask && r->hops <= REDIS_HOPS_MAX)) {
         req_send(r, b);
     } else if (r->hops <= REDIS_HOPS_MAX) {
         req_again(r);
@@ -568,6 +634,7 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
     if (begins(p, n, "-TRYAGAIN")) {
         counter = &stats.redirect_tryagain;
         r->flags |= REQ_TRYAGAIN;
+        r->hops = 0; /* it waits for the slot, and request_timeout bounds that */
     } else if (begins(p, n, "-CLUSTERDOWN") || begins(p, n, "-MASTERDOWN") || begins(p, n, "-READONLY")) {
         counter = &stats.redirect_clusterdown;
     } else if (begins(p, n, "-LOADING")) {
@@ -646,13 +713,15 @@ static void reroute_unsent(struct upstream *u)
     for (struct req *next; r != NULL; r = next) {
         struct backend *owner = service_owner(r->service, r->slot);
         next = r == last ? NULL : r->next;
-        if (owner != NULL && owner != u->backend && (r->flags & REQ_ASKING) == 0) {
+        if (owner != NULL && owner != u->backend && (r->flags & REQ_ASKING) == 0 && !overtakes(r)) {
             upstream_cut(u, r);
             req_route(r);
         }
     }
 }
 
+/* A node that does not answer and has lost all its slots will not serve what it was sent: its connection is given up,
+ * and all its requests go on in their order. Of others only what has not been sent moves. */
 static void on_map(struct service *s)
 {
     for (uint32_t i = 0; i < backend_cap(); i++) {
@@ -660,9 +729,10 @@ static void on_map(struct service *s)
         if (u->backend == NULL || u->backend->service != s || u->queued == 0 || upstream_ready(u)) {
             continue;
         }
-        reroute_unsent(u);
         if (u->held && !u->streaming && u->backend->slots == 0 && u->conn != NULL) {
             conn_fail(u->conn, "its slots were taken over while it did not answer");
+        } else {
+            reroute_unsent(u);
         }
     }
 }
@@ -716,11 +786,6 @@ static struct req *nobody(const struct req *r)
     return in;
 }
 
-static void ran(struct req *r)
-{
-    give_up_earlier(r->client, r->slot);
-}
-
 /* Asking again shows the same only if no later request of the same client, already sent, writes where r reads. */
 static bool may_repeat(const struct req *r)
 {
@@ -747,7 +812,7 @@ static void lease_free(void)
 
 static const struct upstream_events events = {
     .turned_away = turned_away,
-    .ran = ran,
+    .ran = give_up_earlier,
     .may_repeat = may_repeat,
     .repeat = repeat,
     .lost = lost_one,
@@ -768,13 +833,33 @@ bool redis_req_pending(void)
 
 void client_starve(struct client *c)
 {
-    if (!c->starved) {
-        c->starved = true;
-        c->starved_ms = c->starved_ms == 0 ? loop_ms() : c->starved_ms;
-        c->hungry = NULL;
-        *(rq.starved != NULL ? &rq.starved_tail->hungry : &rq.starved) = c;
-        rq.starved_tail = c;
+    if (c->starved) {
+        return;
     }
+    c->starved = true;
+    c->starved_ms = c->starved_ms == 0 ? loop_ms() : c->starved_ms;
+    if (c == rq.urgent) {
+        c->hungry = rq.starved;
+        rq.starved = c;
+        rq.starved_tail = c->hungry == NULL ? c : rq.starved_tail;
+        return;
+    }
+    c->hungry = NULL;
+    *(rq.starved != NULL ? &rq.starved_tail->hungry : &rq.starved) = c;
+    rq.starved_tail = c;
+}
+
+void client_fed(struct client *c)
+{
+    c->starved_ms = 0;
+    if (rq.urgent == c) {
+        rq.urgent = NULL;
+    }
+}
+
+enum buf_use client_use(const struct client *c)
+{
+    return c == rq.urgent ? BUF_URGENT : BUF_REQUEST;
 }
 
 void redis_req_relieve(void)
@@ -782,19 +867,27 @@ void redis_req_relieve(void)
     rq.relief = true;
 }
 
+static void feed_first(void)
+{
+    struct client *c = rq.starved;
+    rq.starved = c->hungry;
+    c->starved = false;
+    client_on_resume(c);
+}
+
 /* Something became free: those that wait for records or chunks try again, the longest waiting first. */
 static void feed(void)
 {
     struct client *last = rq.starved_tail;
-    rq.relief = false;
-    while (rq.starved != NULL && rq.free != NULL && buf_may_take(BUF_REQUEST)) {
-        struct client *c = rq.starved;
-        rq.starved = c->hungry;
-        c->starved = false;
-        client_on_resume(c);
-        if (c == last) {
-            return;
-        }
+    bool end = false;
+    rq.relief = rq.shortage = false;
+    while (!end && rq.starved != NULL && rq.free != NULL && buf_may_take(BUF_REQUEST)) {
+        end = rq.starved == last;
+        feed_first();
+    }
+    if (!end && rq.starved != NULL && rq.free != NULL && buf_may_take(BUF_URGENT)) {
+        rq.urgent = rq.starved;
+        feed_first();
     }
 }
 

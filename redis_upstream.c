@@ -19,8 +19,8 @@
 
 #define TICK_MS 50            /* how often a busy connection looks at its deadlines */
 #define READ_MAX 65536        /* bytes of one node in one turn */
-#define STUCK_POOL_MS 1000    /* a reply that finds no chunk so long costs its client the connection */
-#define STUCK_SHARED_MS 500   /* a client that does not read a streamed reply while others wait behind it, too */
+#define STUCK_POOL_MS 3000    /* a reply that finds no chunk so long costs its client the connection */
+#define STUCK_SHARED_MS 1000  /* so does a streamed one that others wait behind, summed over its pauses */
 #define KEEPALIVE_IDLE_MS 15000
 
 static struct {
@@ -157,6 +157,7 @@ static void reply_next(struct upstream *u)
 {
     u->from = u->at;
     u->whole = u->streaming = u->dropping = u->given = false;
+    u->stuck_sum_ms = 0;
     resp_reply_start(&u->reply);
 }
 
@@ -272,6 +273,7 @@ static bool reply_piece(struct upstream *u)
         u->streaming = false;
         u->held = u->held && u->leased;
         u->dropping = true;
+        upstream_dirty(u);
         return true;
     }
     if (!r->take(r, u->buf + u->from, n, false)) {
@@ -612,7 +614,7 @@ static void check_unsent(struct upstream *u, const struct conf_redis *conf)
 
 static void check_stuck(struct upstream *u)
 {
-    uint64_t since = loop_ms() - u->stuck_ms;
+    uint64_t since = loop_ms() - u->stuck_ms, sum = since + u->stuck_sum_ms;
     struct client *c = u->head != NULL ? u->head->client : NULL;
     bool pool = !buf_may_take(BUF_REPLY);
     if (!u->stuck || c == NULL || c->conn == NULL) {
@@ -620,7 +622,7 @@ static void check_stuck(struct upstream *u)
     }
     if (pool && since >= STUCK_POOL_MS) {
         conn_fail(c->conn, "no chunk left for its answers (chunks)");
-    } else if (!pool && !u->leased && u->head->next != NULL && since >= STUCK_SHARED_MS) {
+    } else if (!pool && !u->leased && u->head->next != NULL && sum >= STUCK_SHARED_MS) {
         conn_fail(c->conn, "it does not read a long answer while others wait behind it (shared_reply_limit)");
     }
 }
@@ -743,10 +745,14 @@ void upstream_turn(void)
         u->stuck = false;
         if (u->conn != NULL) {
             uint64_t since = u->stuck_ms;
+            size_t from = u->from;
             upstream_parse(u);
-            if (u->stuck) {
+            if (u->stuck && u->from == from) {
                 u->stuck_ms = since;
-            } else if (u->conn != NULL) {
+            } else {
+                u->stuck_sum_ms += u->streaming ? loop_ms() - since : 0;
+            }
+            if (!u->stuck && u->conn != NULL) {
                 conn_read(u->conn, true);
             }
         }

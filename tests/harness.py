@@ -656,17 +656,20 @@ class LoadResult:
         self.seconds = float(last.group(5))
         back = re.search(r"^readback keys (\d+) missing (\d+) unread (\d+) denied (\d+) revived (\d+)$", text, re.M)
         self.keys, self.missing, self.unread, self.denied, self.revived = (int(back.group(i)) for i in range(1, 6))
-        self.slowest_ms = int(re.search(r"^slowest answer (\d+) ms$", text, re.M).group(1))
+        slow = re.search(r"^slowest answer (\d+) ms, early reads (\d+)$", text, re.M)
+        self.slowest_ms, self.early = int(slow.group(1)), int(slow.group(2))
         self.table = {m.group(2): int(m.group(1)) for m in re.finditer(r"^error (\d+) x (.*)$", text, re.M)}
 
-    def check(self, errors=0, reconnects=0):
-        """No wrong answer and no lost write ever; no more errors and lost connections than allowed (None: any)."""
+    def check(self, errors=0, reconnects=0, early=0):
+        """No wrong answer and no lost write ever; no more errors, lost connections and early reads than allowed (None: any)."""
         assert self.wrong == 0, self.text[-6000:]
         assert self.missing == 0 and self.unread == 0 and self.revived == 0, "%s\n%s" % (self.missing_text[:3000], self.text[-1500:])
         assert self.answers > 0 and self.keys > 0, self.text[-1500:]
         assert self.code == 0, self.text[-1500:]
         if errors is not None:
             assert self.errors <= errors, self.text[-3000:]
+        if early is not None:
+            assert self.early <= early, "%d reads show what later writes did: %s" % (self.early, self.text[-3000:])
         if reconnects is not None:
             assert self.reconnects <= reconnects, self.text[-3000:]
         return self

@@ -40,6 +40,14 @@ BROKEN = {
     "listen twice": ("[redis a]\nnodes = 127.0.0.1:1\nlisten = 127.0.0.1:5\n[redis b]\nnodes = 127.0.0.1:1\nlisten = 127.0.0.1:5\n", 6, ["127.0.0.1:5"]),
     "yes or no": ("[puerta]\nprefault = maybe\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["maybe", "yes", "no"]),
     "key given twice": ("[puerta]\nchunks = 512\nchunks = 1024\n[redis a]\nnodes = 127.0.0.1:1\n", 3, ["chunks"]),
+    "command without a shape": ("[puerta]\ncommand = json.get\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["json.get", "first", "count-at-1"]),
+    "command of a misspelt shape": ("[puerta]\ncommand = json.get fisrt read\n[redis a]\nnodes = 127.0.0.1:1\n", 2,
+                                    ["fisrt", "nearest shape is first", "dest-count-at-2"]),
+    "command that is known": ("[puerta]\ncommand = GET first read\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["GET", "take it out"]),
+    "command twice": ("[puerta]\ncommand = a.b first\ncommand = A.B all\n[redis a]\nnodes = 127.0.0.1:1\n", 3, ["A.B", "once"]),
+    "commands in one line": ("[puerta]\ncommand = a.b first read a.c first\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["one command a line"]),
+    "limit over its buffer": ("[puerta]\nupstream_buffer = 64k\n[redis a]\nnodes = 127.0.0.1:1\nshared_reply_limit = 65537\n", 5,
+                              ["shared_reply_limit", "upstream_buffer", "65537", "64k"]),
     "word of a list": ("[redis a]\nnodes = 127.0.0.1:1\ntopology = ring\n", 3, ["ring", "cluster", "single"]),
     "open bracket": ("[redis a\nnodes = 127.0.0.1:1\n", 1, ["]"]),
     "zero byte": (b"[redis a]\nnodes = 127.0.0.1:1\nlis\0ten = 1\n", 3, ["zero"]),
@@ -115,6 +123,24 @@ def test_the_example_is_right():
     named = set(re.findall(r"^#?\s*([a-z_]+)\s*=", text, re.M))
     known = set(re.findall(r"^([a-z_]+) = ", out, re.M))
     assert known <= named, "not in the example: %s" % sorted(known - named)
+
+
+def test_the_router_profile_takes_less_than_4_mib(tmp_path):
+    example = harness.read_file(os.path.join(harness.ROOT, "puerta.conf.example"))
+    profile = example[example.index("\n#[puerta]\n"):].replace("\n#", "\n")
+    code, out, errors, _ = check(tmp_path, profile)
+    assert code == 0 and not errors, errors
+    total = int(re.search(r"^# total\s+(\d+)$", out, re.M).group(1))
+    assert 7 << 19 < total <= 4 << 20, out
+
+
+def test_declared_commands_are_printed_again(tmp_path):
+    lines = "command = json.get first read\ncommand = ft.search none write\n"
+    code, out, errors, _ = check(tmp_path, GOOD.replace("[puerta]\n", "[puerta]\n" + lines))
+    assert code == 0 and lines in out, errors
+    assert check(tmp_path, out)[1] == out
+    code, out, errors = puerta("-t", "redis", "127.0.0.1:1", "command=json.get first read", "command=ft.search none")
+    assert code == 0 and lines in out, errors
 
 
 def test_h_names_every_option(tmp_path):

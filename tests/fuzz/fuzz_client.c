@@ -55,6 +55,7 @@ static struct {
     bool calm;               /* nothing has happened that excuses an error */
     bool wild;               /* a node said something made up: answers are not compared */
     bool jumbled;            /* redirects that no cluster would give: the order of writes is not watched */
+    bool moved;              /* slots have moved; when they move again, writes under way may meet and overtake */
     unsigned layout;         /* who owns which third of the slots */
     int moving;              /* the third that is being moved, -1 = none */
     uint32_t sequence, executed[CLIENTS][256];
@@ -488,7 +489,7 @@ static void far_gets(struct sock *s)
     } else if (!s->ended) {
         node_gets(s);
     }
-    if (s->out_at == s->out_len || s->ended) {
+    if (s->out_at == s->out_len || (s->ended && s->far >= FAR_NODE)) {
         s->out_at = s->out_len = 0;
     } else if (s->out_at > STREAM_CAP / 2) {
         memmove(s->out, s->out + s->out_at, s->out_len - s->out_at);
@@ -896,6 +897,13 @@ static void act_node(void)
     }
 }
 
+static void slots_move(void)
+{
+    world.calm = false;
+    world.jumbled = world.jumbled || world.moved;
+    world.moved = true;
+}
+
 static void act_cluster(void)
 {
     unsigned what = next_byte(), node = what / 8 % NODES;
@@ -912,12 +920,12 @@ static void act_cluster(void)
         break;
     case 5:
     case 6:
+        slots_move();
         world.layout = node;
-        world.calm = false;
         break;
     default:
+        slots_move();
         world.moving = world.moving < 0 && world.layout < 3 ? (int)(node % 3) : -1;
-        world.calm = false;
         break;
     }
 }

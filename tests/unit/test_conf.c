@@ -115,14 +115,15 @@ static void test_defaults(void)
     unit_note = "defaults";
     CHECK(reads("[redis a]\nnodes=h1"));
     CHECK(caught[0] == '\0');
-    CHECK(conf.chunk_size == 16384 && conf.chunks == 2048 && conf.upstream_buffer == 65536 && conf.max_clients == 4096);
+    CHECK(conf.chunk_size == 16384 && conf.chunks == 2048 && conf.upstream_buffer == 131072 && conf.max_clients == 4096);
     CHECK(conf.max_backends == 64 && conf.max_requests == 32768 && conf.max_leases == 64 && conf.max_split_keys == 16384);
     CHECK(conf.log_level == LOG_INFO && conf.prefault == 0 && conf.supervise == 1 && conf.backlog == 1024);
+    CHECK(conf.command_count == 0);
     CHECK(conf.stop_timeout_ms == 5000 && conf.redis_count == 1 && strcmp(s->name, "a") == 0);
     CHECK(s->listens == 1 && strcmp(address_text(&s->listen[0], address), "127.0.0.1:6379") == 0);
     CHECK(s->node_count == 1 && strcmp(s->nodes[0].host, "h1") == 0 && s->nodes[0].port == 6379);
     CHECK(s->single == 0 && s->unknown_commands == 1 && s->upstream_user[0] == '\0' && s->upstream_password[0] == '\0');
-    CHECK(s->retain_bytes == 262144 && s->shared_reply_limit == 262144 && s->client_window == 1048576);
+    CHECK(s->retain_bytes == 262144 && s->shared_reply_limit == 65536 && s->client_window == 1048576);
     CHECK(s->client_pipeline == 1024 && s->merge_limit == 16777216 && s->dial_timeout_ms == 1000);
     CHECK(s->request_timeout_ms == 30000 && s->failover_wait_ms == 5000 && s->failover_queue == 10000);
     CHECK(s->client_stall_ms == 10000 && s->client_idle_ms == 0 && s->refresh_interval_ms == 15000);
@@ -176,6 +177,56 @@ static void test_lists(void)
     CHECK(strcmp(address_text(&s->listen[1], address), "[::1]:2") == 0);
     CHECK(strcmp(address_text(&s->listen[2], address), "unix:/tmp/p.sock") == 0);
     CHECK(conf.redis_count == 3 && conf.redis[1].listens == 1 && conf.redis[2].listens == 1);
+}
+
+static bool command_is(int i, const char *name, enum command_keys keys, uint32_t flags)
+{
+    const struct conf_command *c = &conf.commands[i];
+
+    return i < conf.command_count && strcmp(c->name, name) == 0 && c->keys == keys && c->flags == flags;
+}
+
+/* As redis_open() does it. */
+static bool declares_all(void)
+{
+    command_init();
+    for (int i = 0; i < conf.command_count; i++)
+        if (command_declare(conf.commands[i].name, conf.commands[i].keys, conf.commands[i].flags) != 0)
+            return false;
+    return true;
+}
+
+static void test_commands(void)
+{
+    const char *args[] = { "h", "command=JSON.get first read", "command=ft.search none" };
+
+    unit_note = "commands";
+    CHECK(reads_lines("command = JSON.Get first read # a comment\ncommand=\"ft.search\tnone\"\ncommand =  my.merge  all  write\n"
+                      "command = _ft.x dest-count-at-2 READ\ncommand = 1234567890123456789012345678901 migrate", ""));
+    CHECK(caught[0] == '\0' && conf.command_count == 5);
+    CHECK(command_is(0, "json.get", KEYS_FIRST, CMD_READONLY) && command_is(1, "ft.search", KEYS_NONE, CMD_WRITE));
+    CHECK(command_is(2, "my.merge", KEYS_ALL, CMD_WRITE) && command_is(3, "_ft.x", KEYS_DEST_COUNT_AT_2, CMD_READONLY));
+    CHECK(command_is(4, "1234567890123456789012345678901", KEYS_MIGRATE, CMD_WRITE) && declares_all());
+    CHECK(command_find((const unsigned char *)"Json.Get", 8) != NULL);
+    CHECK(reads_lines("command = json.get first", "") && conf.command_count == 1); /* what is declared does not stay */
+    CHECK(quick(3, args) && conf.command_count == 2 && command_is(0, "json.get", KEYS_FIRST, CMD_READONLY));
+
+    unit_note = "each shape by its name";
+    for (int i = 0; i < KEYS_SHAPES; i++) {
+        char line[64];
+        snprintf(line, sizeof line, "command = x.y %s read", command_keys_name((enum command_keys)i));
+        CHECK(reads_lines(line, "") && command_is(0, "x.y", (enum command_keys)i, CMD_READONLY));
+    }
+
+    unit_note = "as many commands as there may be, and one more";
+    for (int more = 0; more < 2; more++) {
+        char many[COMMAND_DECLARED_MAX * 32] = "";
+        for (int i = 0; i < COMMAND_DECLARED_MAX + more; i++)
+            snprintf(many + strlen(many), sizeof many - strlen(many), "command = mod.%d first\n", i);
+        CHECK(reads_lines(many, "") == (more == 0));
+        CHECK(conf.command_count == COMMAND_DECLARED_MAX && declares_all());
+        CHECK(more == 0 || strstr(caught, ":66: one more than there may be: 'mod.64 first'; keep 64; unknown_commands") != NULL);
+    }
 }
 
 static void test_secret_file(void)
@@ -274,7 +325,29 @@ static void test_refused(void)
         { "[redis a]\nnodes = []\n", ":2: not a node (" },
         { "[redis a]\nnodes = h/0\n", ":2: not a node (" },
         { "[redis a]\nnodes = 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17\n", "(one more than a section may have): '17'" },
+        { "[puerta]\ncommand = \"\"\n", ":2: an empty list: ''; command must be a declaration: NAME SHAPE [read|write], one a line, up to 64" },
+        { "[puerta]\ncommand = json.get\n", ":2: a command without a shape: 'json.get'; the shapes are none first all pairs" },
+        { "[puerta]\ncommand = json.get frist read\n", ":2: an unknown shape: 'json.get frist read'; the nearest shape is first; the shapes are none first" },
+        { "[puerta]\ncommand = json.get read\n", ":2: an unknown shape: 'json.get read'; the shapes are none first all pairs all-but-last "
+          "first-two second from-second count-at-1 count-at-2 dest-count-at-2 counted-pairs streams georadius sort migrate\n" },
+        { "[puerta]\ncommand = json.get count_at_2\n", "the nearest shape is count-at-2; " },
+        { "[puerta]\ncommand = json.get first raed\n", ":2: neither read nor write: 'json.get first raed'; write command = NAME SHAPE [read|write]" },
+        { "[puerta]\ncommand = a first read b first\n", ":2: more than one command: 'a first read b first'; write command = NAME SHAPE" },
+        { "[puerta]\ncommand = a first, b first\n", ":2: an unknown shape: 'a first, b first'; the nearest shape is first" },
+        { "[puerta]\ncommand = Get first\n", ":2: a command that Puerta knows: 'Get first'; take it out" },
+        { "[puerta]\ncommand = cluster none\n", ":2: a command that Puerta knows" },
+        { "[puerta]\ncommand = a.b first\ncommand = A.B all\n", ":3: a command declared before: 'A.B all'; take it out" },
+        { "[puerta]\ncommand = ft|x first\n", ":2: not a name of a command: 'ft|x first'; 1 to 31 printable bytes" },
+        { "[puerta]\ncommand = 12345678901234567890123456789012 first\n", ":2: not a name of a command" },
+        { "[puerta]\ncommand = caf\xc3\xa9 first\n", ":2: not a name of a command" },
+        { "[redis a]\ncommand = a.b first\n", ":2: no such key: 'command'; command belongs in a [puerta] section" },
+        { "[puerta]\ncomand = a.b first\n", ":2: no such key: 'comand'; the nearest known key is command" },
+        { "[puerta]\nupstream_buffer = 15k\n", ":2: out of range: '15k'; upstream_buffer must be a size in bytes or with k, m or g: 16k to 1m" },
+        { "[redis a]\nshared_reply_limit = 2m\n", ":2: out of range: '2m'; shared_reply_limit must be a size in bytes or with k, m or g: 4k to 1m" },
         /* the whole */
+        { "[redis a]\nnodes = h\nshared_reply_limit = 256k", ":3: shared_reply_limit is more than upstream_buffer: '256k'; "
+          "at most 128k with this upstream_buffer, or raise upstream_buffer to 256k" },
+        { "[puerta]\nupstream_buffer = 32k\n[redis a]\nnodes = h", ":2: shared_reply_limit is more than upstream_buffer: '64k'; at most 32k" },
         { "# x\n[redis a]\nrise=1\n", ":2: no nodes in section: 'a'; add a line such as nodes = " },
         { "[redis a]\nnodes = h\n[redis b]\nnodes = h\n", ":3: an address that [redis a] listens on already: '127.0.0.1:6379'" },
         { "[redis a]\nnodes = h\nlisten = [::1]:5\n[redis b]\nnodes = h\nlisten = [0::1]:5", ":6: an address that [redis a] listens on" },
@@ -361,6 +434,9 @@ static void test_quick(void)
         { "rise=", "puerta: argument 'rise=': not a whole number: ''" },
         { "retain_bytes=8m", "puerta: argument 'retain_bytes=8m': retain_bytes is more than an eighth" },
         { "chunk_size=5000", "puerta: argument 'chunk_size=5000': chunk_size is not a power of two" },
+        { "upstream_buffer=16k", "puerta: argument 'upstream_buffer=16k': shared_reply_limit is more than upstream_buffer" },
+        { "upstream_buffer=64k", NULL },
+        { "command=json.get frist read", "puerta: argument 'command=json.get frist read': an unknown shape: 'json.get frist read'; the nearest" },
         { "chunks=64", "puerta: argument 'h': retain_bytes is more than an eighth" },
         { "topology=single", NULL },
         { "supervise=yes", NULL },
@@ -396,7 +472,7 @@ static void test_report(void)
 
     unit_note = "the report can be read again and says the same";
     CHECK(reads("[puerta]\nchunk_size = 8k\nsupervise = no\nlog_level = warn\nstop_timeout = 1500ms\n"
-                "[redis a]\nnodes = a, [::1]:5, b:7\nlisten = [::]:1, 0.0.0.0:2\nreceive_buffer = 64k\nsend_buffer=4097\n"
+                "command = json.get first read\ncommand = FT.search none\n[redis a]\nnodes = a, [::1]:5, b:7\nlisten = [::]:1, 0.0.0.0:2\nreceive_buffer = 64k\nsend_buffer=4097\n"
                 "client_idle = 90s\nupstream_user = \"x # y\"\nupstream_password = hush\nunknown_commands = refuse\n"
                 "[redis b]\nnodes = unix:/run/x\ntopology = single\nupstream_user = a\"b\nupstream_password = \"******\"\n"));
     memcpy(&other, &conf, sizeof other);
@@ -405,6 +481,7 @@ static void test_report(void)
     arena_take("chunks", 2048, 8224);
     report_into(report, sizeof report);
     CHECK(strstr(report, "hush") == NULL && strstr(report, "upstream_password = ******\n") != NULL);
+    CHECK(strstr(report, "\ncommand = json.get first read\ncommand = ft.search none write\n") != NULL);
     CHECK(strstr(report, "stop_timeout = 1500ms\n") != NULL && strstr(report, "client_idle = 90s\n") != NULL);
     CHECK(strstr(report, "connections                   100          300          30000\n") != NULL);
     CHECK(strstr(report, "system default") != NULL && strstr(report, "descriptors needed") != NULL);
@@ -429,6 +506,7 @@ static void test_help(void)
     catch_begin(STDOUT_FILENO);
     conf_help();
     catch_end();
+    CHECK(strstr(caught, "SHAPE is one of none first all ") != NULL && strstr(caught, " sort migrate\n") != NULL);
     for (size_t i = 0; i < option_count; i++) {
         const struct option *o = &options[i];
         char line[256], range[OPTION_TEXT];
@@ -455,7 +533,7 @@ static bool example_has(const char *example, const struct option *o)
         p = end;
         end = strstr(p, "\n#[puerta]\n"); /* the profile at the end does not count */
     }
-    snprintf(header, sizeof header, "\n%s%s = ", o->type == SECRET_FILE ? "#" : "", o->key);
+    snprintf(header, sizeof header, "\n%s%s = ", o->type == SECRET_FILE || o->type == COMMAND ? "#" : "", o->key);
     snprintf(want, sizeof want, "%s%s", header, o->standard);
     p = strstr(p, want);
     n = strlen(want);
@@ -483,6 +561,12 @@ static void test_example(const char *path)
         unit_note = options[i].key;
         CHECK(example_has(example, &options[i]));
     }
+    unit_note = "the commands in the example";
+    p = strstr(example, "\n#command = ");
+    CHECK(p != NULL);
+    for (; p != NULL; p = strstr(p, "\n#command = "))
+        p[1] = ' ';
+    CHECK(reads(example) && caught[0] == '\0' && conf.command_count == 3 && declares_all());
     unit_note = "the router profile in the example";
     profile = strstr(example, "\n#[puerta]\n");
     if (!CHECK(profile != NULL))
@@ -532,6 +616,7 @@ int main(int argc, char **argv)
     test_defaults();
     test_values();
     test_lists();
+    test_commands();
     test_secret_file();
     test_refused();
     test_refused_bytes();
