@@ -122,7 +122,7 @@ static void want(struct conn *c)
     if (c->state == CONN_DIALING || c->blocked) {
         events |= POLLOUT;
     }
-    if (c->reading || c->state == CONN_FINISHING) {
+    if (c->reading) {
         events |= POLLIN;
     }
     if (c->watch.fd >= 0 && c->watch.events != events) {
@@ -132,8 +132,10 @@ static void want(struct conn *c)
 
 void conn_read(struct conn *c, bool on)
 {
-    c->reading = on && c->state != CONN_FINISHING && c->state != CONN_DEAD;
-    want(c);
+    if (c->state != CONN_FINISHING) {
+        c->reading = on && c->state != CONN_DEAD;
+        want(c);
+    }
 }
 
 static void on_deadline(struct timer *t)
@@ -141,6 +143,8 @@ static void on_deadline(struct timer *t)
     struct conn *c = (struct conn *)(void *)((char *)t - offsetof(struct conn, timer));
     if (c->state == CONN_DIALING) {
         conn_fail(c, "no connection within dial_timeout");
+    } else if (c->state == CONN_FINISHING && c->out.len > 0 && loop_ms() - c->sent_ms < c->finish_ms) {
+        conn_deadline(c, c->sent_ms + c->finish_ms); /* it still reads */
     } else if (c->state == CONN_FINISHING) {
         conn_fail(c, "finished");
     } else if (c->ops->on_tick != NULL) {
@@ -230,7 +234,8 @@ void conn_fail(struct conn *c, const char *why)
 }
 
 /* Closing with input unread would reset the connection and could take our last words from the peer: first our
- * side ends, then what still comes is thrown away until the peer ends too. */
+ * side ends, then what still comes is thrown away until the peer ends too. From here on `reading` says that it has not
+ * ended yet. */
 void conn_finish(struct conn *c, uint32_t limit_ms)
 {
     if (c->state != CONN_OPEN) {
@@ -238,7 +243,9 @@ void conn_finish(struct conn *c, uint32_t limit_ms)
         return;
     }
     set_state(c, CONN_FINISHING);
-    c->reading = false;
+    c->finish_ms = limit_ms;
+    c->sent_ms = loop_ms();
+    c->reading = true;
     conn_deadline(c, loop_ms() + limit_ms);
     want(c);
     conn_dirty(c);
@@ -321,7 +328,9 @@ static bool send_once(struct conn *c)
     }
     if (count == 0) {
         set_blocked(c, false);
-        if (c->state == CONN_FINISHING) {
+        if (c->state == CONN_FINISHING && !c->reading) {
+            conn_fail(c, "finished");
+        } else if (c->state == CONN_FINISHING) {
             net_shutdown(c->fd);
         } else if (c->ops->on_room != NULL) {
             c->ops->on_room(c);
@@ -417,13 +426,16 @@ static void on_dialed(struct conn *c)
     conn_dirty(c);
 }
 
-/* After our last word: what still comes is read and forgotten. */
+/* What still comes is read and forgotten. A peer that has ended its side may still be reading: it gets all our output. */
 static void on_leftover(struct conn *c)
 {
     unsigned char sink[4096];
     struct iovec iov = { sink, sizeof sink };
     ssize_t n = c->transport->receive(c, &iov, 1);
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK)) {
+    if (n == 0 && c->out.len > 0) {
+        c->reading = false;
+        want(c);
+    } else if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK)) {
         conn_fail(c, "finished");
     }
 }

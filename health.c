@@ -340,7 +340,7 @@ static void map_failed(struct service *s, const struct backend *b)
 static void map_apply(struct service *s, const struct backend *from)
 {
     struct slotmap_stage *st = &s->stage;
-    static uint16_t index[1024]; /* max_backends is at most 1024, and a stage holds no more nodes */
+    static uint16_t index[BACKENDS_MAX]; /* a stage holds no more nodes than there are entries */
     bool changed = false;
     for (uint16_t i = 0; i < hb.cap; i++) {
         if (hb.all[i].service == s) {

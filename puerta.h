@@ -33,6 +33,7 @@
 #define MAX_SERVICES 8      /* [redis NAME] sections: each costs a slot map of 64 KiB */
 #define MAX_LISTENS 4       /* addresses of one section: IPv4, IPv6, a unix socket and one more */
 #define MAX_SEEDS 16        /* nodes = ...: only one of them has to be alive at the start */
+#define BACKENDS_MAX 1024   /* max_backends at most: the size of a few marks kept for each */
 #define MAX_ADDRESSES 8     /* addresses kept of one host name */
 #define HOST_CAP 256        /* a DNS name is at most 253 characters */
 #define NAME_CAP 32         /* the name of a section */
@@ -328,6 +329,7 @@ struct conn {
     struct chain out;
     uint64_t id;                /* never reused */
     uint64_t sent_ms;           /* when output last made progress, or began */
+    uint32_t finish_ms;         /* FINISHING: how long it may make none */
     struct address peer;
     uint8_t state, kind;
     bool dirty;                 /* in the dirty list */
@@ -362,7 +364,7 @@ void conn_read(struct conn *c, bool on);                 /* whether on_bytes is 
 void conn_dirty(struct conn *c);                         /* has something to send this turn */
 void conn_flush(void);                                   /* one send for each dirty connection */
 bool conn_pending(void);                                 /* some were left for the next turn */
-void conn_finish(struct conn *c, uint32_t limit_ms);     /* close when all is sent, or at the limit */
+void conn_finish(struct conn *c, uint32_t limit_ms);     /* close when all is sent, or when nothing goes for so long */
 void conn_close(struct conn *c);                         /* at once, without on_close */
 void conn_fail(struct conn *c, const char *why);         /* at once, with on_close */
 void conn_deadline(struct conn *c, uint64_t due_ms);     /* on_tick then; 0 = none */

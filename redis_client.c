@@ -64,6 +64,9 @@ static void on_close(struct conn *conn, const char *why)
 /* Ends when all is answered and sent. */
 static void close_when_answered(struct client *c)
 {
+    if (c->conn->state != CONN_OPEN) {
+        return;
+    }
     c->ended = true;
     conn_read(c->conn, false);
     chain_clear(&c->in);
@@ -150,6 +153,9 @@ static void run(struct client *c)
             continue;
         }
         v = redis_handle(c);
+        if (c->conn == NULL) {
+            return; /* its answer found no room, and it was closed */
+        }
         if (v == VERDICT_WAIT) {
             pause_input(c);
             return;
@@ -306,6 +312,7 @@ static void give_up_request(struct client *c)
     resp_request_start(&c->framing);
     c->ready = false;
     client_fed(c);
+    c->starved_ms = loop_ms(); /* it is still in the list: what it asks next has waited no time yet */
     client_resume(c);
 }
 

@@ -407,7 +407,15 @@ static bool write_plan(struct fan *f, const struct request *q)
  * relief to those that starve, and so for ever. */
 static bool room_for(const struct client *c, const struct request *q, uint32_t count)
 {
-    size_t nodes = count < backend_cap() ? count : backend_cap();
+    static uint32_t told[BACKENDS_MAX]; /* the number of the split that has counted this node */
+    size_t nodes = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint16_t owner = c->service->map.owner[fn.parts[i].slot];
+        if (owner != SLOTMAP_NONE && told[owner] != fn.number) {
+            told[owner] = fn.number;
+            nodes++;
+        }
+    }
     return buf_may_take_many(client_use(c), q->len / buf_chunk_size() + nodes + 2);
 }
 

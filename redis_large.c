@@ -61,11 +61,15 @@ static bool ask_again(struct req *r)
     bool asking = (r->flags & REQ_VIA_ASK) != 0;
     struct backend *b = asking ? r->upstream->backend : service_owner(r->service, r->slot);
     struct upstream *u;
-    if (b == NULL || r->client->lease != NULL || r != r->client->head) {
+    if (b == NULL || b->state == BACKEND_DOWN || r->client->lease != NULL || r != r->client->head) {
         return false; /* before its turn it would hold a lease that others, or its own client, need */
     }
     u = lease_take(b, r->client);
     if (u == NULL) {
+        return false;
+    }
+    if (u->conn == NULL) {
+        lease_return(u);
         return false;
     }
     if (asking) {
@@ -254,6 +258,9 @@ static bool take_lease(struct client *c)
     }
     if (u == NULL) {
         u = lease_take(c->large_to, c);
+    }
+    if (u != NULL && u->conn == NULL) {
+        upstream_connect(u);
     }
     if (u == NULL || !upstream_ready(u)) {
         conn_deadline(c->conn, loop_ms() + LEASE_TICK_MS);

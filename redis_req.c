@@ -656,6 +656,18 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
 
 /* ------------------------------------------------- its life and its end */
 
+/* Whether a later request of the same client may write where r reads: asked again, r could show what came after it. */
+static bool written_since(const struct req *r)
+{
+    const struct req *whole = r->fan != NULL ? fan_whole(r->fan) : r;
+    for (const struct req *e = r->client != NULL ? whole->client_next : NULL; e != NULL; e = e->client_next) {
+        if ((e->flags & REQ_READONLY) == 0 && e->command != NULL && (e->state == REQ_PARTS || e->slot == r->slot)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Its connection is lost: what was sent and only reads, and what was not wholly sent, is tried elsewhere; of a sent
  * write nobody knows whether it ran. */
 static void lost_one(struct req *r, bool sent, bool given, const struct backend *b)
@@ -676,6 +688,9 @@ static void lost_one(struct req *r, bool sent, bool given, const struct backend 
         stats.not_executed++;
         req_error(r, "TRYAGAIN not executed: the connection to %s:%u was lost while the request was sent", b->host,
                   (unsigned)b->port);
+    } else if (sent && written_since(r)) {
+        req_error(r, "ERR no answer: the connection to %s:%u was lost, and asked again it could show a later write",
+                  b->host, (unsigned)b->port);
     } else {
         if (sent) {
             r->waits_ms = now32();
@@ -786,18 +801,10 @@ static struct req *nobody(const struct req *r)
     return in;
 }
 
-/* Asking again shows the same only if no later request of the same client, already sent, writes where r reads. */
+/* A reply too long for a shared connection may be asked again if that shows the same. */
 static bool may_repeat(const struct req *r)
 {
-    if (r->take != req_to_client || (r->flags & REQ_READONLY) == 0 || r->bytes.len == 0) {
-        return false;
-    }
-    for (const struct req *e = r->client_next; e != NULL; e = e->client_next) {
-        if (e->state == REQ_PARTS || (e->slot == r->slot && (e->flags & REQ_READONLY) == 0 && e->command != NULL)) {
-            return false;
-        }
-    }
-    return true;
+    return r->take == req_to_client && (r->flags & REQ_READONLY) && r->bytes.len > 0 && !written_since(r);
 }
 
 static void repeat(struct req *r)

@@ -454,6 +454,16 @@ static void on_sent(struct conn *conn, size_t n)
 
 /* ------------------------------------------------- its life and its end */
 
+/* Whatever the connection was in the middle of, the next one begins from the start. */
+static void begin_anew(struct upstream *u)
+{
+    u->conn = NULL;
+    u->greeting = 0;
+    u->held = u->kept = u->served = false;
+    u->from = u->at = u->len = 0;
+    reply_next(u);
+}
+
 static void upstream_lost(struct upstream *u, const char *why)
 {
     struct req *list = u->head, *unsent = u->unsent;
@@ -465,14 +475,10 @@ static void upstream_lost(struct upstream *u, const char *why)
                  "\"");
         stats.upstream_lost++;
     }
-    u->conn = NULL;
+    begin_anew(u);
     u->head = u->tail = u->unsent = NULL;
     u->unsent_off = 0;
     u->queued = 0;
-    u->greeting = 0;
-    u->held = u->kept = u->served = false;
-    u->from = u->at = u->len = 0;
-    reply_next(u);
     if (was_lease) {
         u->owner = NULL;
         if (owner != NULL) {
@@ -610,6 +616,7 @@ static void check_unsent(struct upstream *u, const struct conf_redis *conf)
             upstream_events->expired(r, u->backend, limit);
         }
     }
+    lease_done(u); /* its only request may just have expired */
 }
 
 static void check_stuck(struct upstream *u)
@@ -674,10 +681,7 @@ struct upstream *lease_take(struct backend *b, struct client *c)
     }
     if (found->conn != NULL && found->backend != b) {
         conn_close(found->conn);
-        found->conn = NULL;
-        found->greeting = 0;
-        found->from = found->at = found->len = 0;
-        reply_next(found);
+        begin_anew(found);
     }
     found->backend = b;
     found->owner = c;
@@ -689,11 +693,15 @@ struct upstream *lease_take(struct backend *b, struct client *c)
 
 void lease_return(struct upstream *u)
 {
-    if (u->owner != NULL) {
-        u->owner->lease = NULL;
-        u->owner = NULL;
-    }
+    struct client *owner = u->owner;
+    u->owner = NULL;
     u->kept = false;
+    if (owner != NULL) {
+        owner->lease = NULL;
+        if (owner->paused) {
+            upstream_events->owner_room(owner);
+        }
+    }
     upstream_events->lease_free();
 }
 
@@ -787,8 +795,8 @@ void upstream_detach(struct backend *b)
     struct upstream *u = b->shared;
     if (u->conn != NULL) {
         conn_close(u->conn);
-        u->conn = NULL;
     }
+    begin_anew(u);
     loop_timer_stop(&u->timer);
     pen_close(&u->pen);
     for (uint32_t i = 0; i < up.lease_count; i++) {

@@ -247,7 +247,7 @@ static void check_reply(struct client_end *c, const unsigned char *p, size_t n)
         return;
     }
     if (*p == '-') {
-        MUST(!world.calm || want.len > CALM_MAX || a->len > CALM_MAX);
+        MUST(!world.calm || want.len > CALM_MAX || a->len > RETAIN);
         return;
     }
     MUST(n == want.len && memcmp(p, want.at, n) == 0);
@@ -294,6 +294,11 @@ static void client_open(int i)
 
 /* ------------------------------------------------------------- node's ends */
 
+static void say_line(struct sock *s, const char *line)
+{
+    sock_say(s, line, strlen(line));
+}
+
 static int node_of(const struct sock *s)
 {
     return s->far - FAR_NODE;
@@ -330,7 +335,7 @@ static void say_slots(struct sock *s)
     char line[512];
     size_t n = (size_t)snprintf(line, sizeof line, "*3\r\n");
     if (map_true()) {
-        sock_say(s, "-ERR as before\r\n", 16);
+        say_line(s, "-ERR as before\r\n");
         return;
     }
     for (unsigned i = 0; i < 3; i++) {
@@ -371,20 +376,29 @@ static bool odd_key(const unsigned char *p, const struct resp_slice *key)
     return key->len > 0 && (p[key->off + key->len - 1] & 1) != 0;
 }
 
-/* -1: all keys are even, 1: all are odd, 0: some of both. */
-static int parity(const unsigned char *p, size_t len, bool pairs)
+/* What a node looks at before it runs a request: whether its keys are odd (which are those that have moved), and whether
+ * they are in one slot. */
+static void look_at_keys(const unsigned char *p, size_t len, bool *all_odd, bool *all_even, bool *one_slot)
 {
     struct resp_slice arg;
-    uint32_t at = 0, odd = 0, count = 0;
+    uint32_t at = 0, slot = UINT32_MAX;
+    bool pairs;
+    *all_odd = *all_even = *one_slot = true;
     resp_arg(p, len, &at, &arg);
+    pairs = named(p, &arg, "mset") || named(p, &arg, "set");
+    if (named(p, &arg, "echo")) {
+        return;
+    }
     while (resp_arg(p, len, &at, &arg)) {
-        odd += odd_key(p, &arg);
-        count++;
+        bool odd = odd_key(p, &arg);
+        *all_odd = *all_odd && odd;
+        *all_even = *all_even && !odd;
+        *one_slot = *one_slot && (slot == UINT32_MAX || slot == slotmap_slot(p + arg.off, arg.len));
+        slot = slotmap_slot(p + arg.off, arg.len);
         if (pairs && !resp_arg(p, len, &at, &arg)) {
-            break;
+            return;
         }
     }
-    return odd == 0 ? -1 : odd == count ? 1 : 0;
 }
 
 /* Each write that is watched: it has not run before, nor has a later one of its client on this key. */
@@ -412,6 +426,25 @@ static void execute(const unsigned char *p, size_t len)
     }
 }
 
+/* What a cluster's node says of a request whose keys it does not have, or not all of; false: it runs it. */
+static bool say_elsewhere(struct sock *s, const unsigned char *p, size_t len, uint16_t slot, bool asking)
+{
+    bool all_odd, all_even, one_slot;
+    look_at_keys(p, len, &all_odd, &all_even, &one_slot);
+    if (!one_slot) {
+        say_line(s, "-CROSSSLOT Keys in request don't hash to the same slot\r\n");
+    } else if (owner_of(third_of(slot)) != node_of(s) && !asking) {
+        say_redirect(s, "MOVED", slot, owner_of(third_of(slot)));
+    } else if ((int)third_of(slot) != world.moving || asking || all_even) {
+        return false;
+    } else if (all_odd) {
+        say_redirect(s, "ASK", slot, (node_of(s) + 1) % 3);
+    } else {
+        say_line(s, "-TRYAGAIN Multiple keys request during rehashing of slot\r\n");
+    }
+    return true;
+}
+
 /* Answers the next request as a node of the cluster does; false when there is none, or no room. */
 static bool node_answer(struct sock *s)
 {
@@ -420,30 +453,20 @@ static bool node_answer(struct sock *s)
     struct resp_request f;
     const unsigned char *p = s->out + s->out_at;
     size_t len = node_request(s, &f);
-    uint16_t slot = node_slot(s, &f);
-    bool asking = s->asking, keyed = len > 0 && f.argc > 1 && !named(p, &f.arg[0], "cluster");
+    bool asking = s->asking;
     if (len == 0 || s->ended || s->reset || STREAM_CAP - s->in_len < REPLY_CAP) {
         return false;
     }
     s->asking = named(p, &f.arg[0], "asking");
-    if (keyed && owner_of(third_of(slot)) != node_of(s) && !asking) {
-        say_redirect(s, "MOVED", slot, owner_of(third_of(slot)));
-    } else if (keyed && (int)third_of(slot) == world.moving && !asking &&
-               parity(p, len, named(p, &f.arg[0], "mset") || named(p, &f.arg[0], "set")) >= 0) {
-        if (parity(p, len, named(p, &f.arg[0], "mset") || named(p, &f.arg[0], "set")) == 0) {
-            sock_say(s, "-TRYAGAIN Multiple keys request during rehashing of slot\r\n", 59);
-        } else {
-            say_redirect(s, "ASK", slot, (node_of(s) + 1) % 3);
-        }
-    } else if (named(p, &f.arg[0], "cluster")) {
+    if (named(p, &f.arg[0], "cluster")) {
         say_slots(s);
-    } else {
+    } else if (f.argc == 1 || !say_elsewhere(s, p, len, node_slot(s, &f), asking)) {
         serve(p, len, f.argc, &t);
-        if (!t.full) {
+        if (t.full) {
+            say_line(s, "-ERR too long\r\n");
+        } else {
             sock_say(s, t.at, t.len);
             execute(p, len);
-        } else {
-            sock_say(s, "-ERR too long\r\n", 15);
         }
     }
     s->out_at += len;
@@ -809,6 +832,7 @@ static void act_client(void)
     unsigned who = next_byte(), how = next_byte() % 8;
     struct sock *s = clients[who % CLIENTS].sock;
     if (s == NULL) {
+        turn(false); /* lets the entry of the one before it become free */
         client_open((int)(who % CLIENTS));
     } else if (how == 0) {
         s->ended = true;
@@ -867,7 +891,7 @@ static void act_redirect(void)
     }
     s->asking = false;
     if (how < sizeof lines / sizeof lines[0]) {
-        sock_say(s, lines[how], strlen(lines[how]));
+        say_line(s, lines[how]);
     } else {
         say_redirect(s, how % 2 ? "MOVED" : "ASK", node_slot(s, &f), (int)(which / 16 % NODES));
     }
