@@ -44,6 +44,11 @@ size_t buf_chunk_size(void)
     return pool.chunk_size;
 }
 
+size_t buf_total(void)
+{
+    return pool.total * pool.chunk_size;
+}
+
 size_t buf_free_chunks(void)
 {
     return pool.total - pool.in_use;

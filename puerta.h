@@ -234,6 +234,7 @@ enum buf_use { BUF_REQUEST, BUF_URGENT, BUF_REPLY };
 void buf_tables(const struct conf *conf);
 void buf_open(void);
 size_t buf_chunk_size(void);          /* payload bytes of a chunk */
+size_t buf_total(void);               /* payload bytes of all chunks */
 size_t buf_free_chunks(void);
 bool buf_may_take(enum buf_use use);
 bool buf_may_take_many(enum buf_use use, size_t n);

@@ -27,7 +27,8 @@ struct fan {
     int64_t sum;
     size_t bytes;            /* kept of answers so far */
     size_t packed;           /* of them in the pen: chunks that several answers share are let go last */
-    bool failed, over;
+    bool failed;
+    bool over, crowded;      /* longer than merge_limit; than a quarter of all chunks */
 };
 
 /* One slot's keys, while a request is being split. */
@@ -268,6 +269,8 @@ static void finish(struct fan *f)
         give_error(f);
     } else if (f->over) {
         give_text(f, "-ERR the merged answer is longer than merge_limit\r\n");
+    } else if (f->crowded) {
+        give_text(f, "-ERR no room for the merged answer (chunks)\r\n");
     } else if (whole->command->merge == MERGE_BY_KEY) {
         merge_by_key(f);
     } else if (whole->command->merge == MERGE_SUM) {
@@ -280,10 +283,9 @@ static void finish(struct fan *f)
 /* Keeps n bytes of a part's answer; false when there is no room now. */
 static bool keep(struct fan *f, struct req *r, const unsigned char *p, size_t n, bool whole)
 {
-    if (f->bytes + n > r->service->conf->merge_limit) {
-        f->over = true;
-    }
-    if (f->over || r->client == NULL) {
+    f->over = f->over || f->bytes + n > r->service->conf->merge_limit;
+    f->crowded = f->crowded || f->bytes + n > buf_total() / 4;
+    if (f->over || f->crowded || r->client == NULL) {
         return true;
     }
     if (whole && r->parked.len == 0 ? !pen_write(&f->pen, BUF_REPLY, p, n, &r->parked)

@@ -718,6 +718,20 @@ void service_set_owner(struct service *s, uint16_t slot, struct backend *b)
     }
 }
 
+/* Whether an earlier request of the same client on the same slot has been sent and stays: r must not overtake it. */
+static bool leaves_behind(const struct upstream *u, const struct req *r)
+{
+    for (const struct req *e = u->head; e != NULL && e != r; e = e->next) {
+        if (e == u->unsent && u->unsent_off == 0) {
+            return false; /* from here on all that comes before r has moved already */
+        }
+        if (e->client == r->client && e->slot == r->slot && r->client != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Requests of which nothing was sent go to the slot's new owner. */
 static void reroute_unsent(struct upstream *u)
 {
@@ -728,7 +742,7 @@ static void reroute_unsent(struct upstream *u)
     for (struct req *next; r != NULL; r = next) {
         struct backend *owner = service_owner(r->service, r->slot);
         next = r == last ? NULL : r->next;
-        if (owner != NULL && owner != u->backend && (r->flags & REQ_ASKING) == 0 && !overtakes(r)) {
+        if (owner != NULL && owner != u->backend && (r->flags & REQ_ASKING) == 0 && !leaves_behind(u, r)) {
             upstream_cut(u, r);
             req_route(r);
         }
@@ -892,9 +906,14 @@ static void feed(void)
         end = rq.starved == last;
         feed_first();
     }
-    if (!end && rq.starved != NULL && rq.free != NULL && buf_may_take(BUF_URGENT)) {
+    if (end || rq.starved == NULL || rq.free == NULL) {
+        return;
+    }
+    if (buf_may_take(BUF_URGENT)) {
         rq.urgent = rq.starved;
         feed_first();
+    } else if (rq.starved->head != NULL && rq.starved->head->state == REQ_DONE) {
+        feed_first(); /* it only waits to pass on answers, which frees chunks */
     }
 }
 

@@ -432,6 +432,9 @@ static int gather(struct conn *conn, struct iovec *iov, int max)
 static void on_sent(struct conn *conn, size_t n)
 {
     struct upstream *u = conn->owner;
+    if (u->unsent == u->head) {
+        u->progress_ms = loop_ms(); /* what waited here is only now the node's to answer */
+    }
     while (u->unsent != NULL) {
         struct req *r = u->unsent;
         size_t length = r->bytes.len + ((r->flags & REQ_ASKING) ? ASKING_LEN : 0);
@@ -623,7 +626,8 @@ static void check_stuck(struct upstream *u)
 {
     uint64_t since = loop_ms() - u->stuck_ms, sum = since + u->stuck_sum_ms;
     struct client *c = u->head != NULL ? u->head->client : NULL;
-    bool pool = !buf_may_take(BUF_REPLY);
+    /* What is not passed on in pieces, and what a merge keeps, waits for nothing but the pool. */
+    bool pool = !u->streaming || (u->head != NULL && u->head->fan != NULL) || buf_free_chunks() == 0;
     if (!u->stuck || c == NULL || c->conn == NULL) {
         return;
     }
@@ -639,7 +643,7 @@ static void on_tick(struct timer *t)
     struct upstream *u = (struct upstream *)(void *)((char *)t - offsetof(struct upstream, timer));
     const struct conf_redis *conf = u->backend->service->conf;
     uint64_t idle = loop_ms() - u->progress_ms;
-    bool sent = u->head != NULL && u->head != u->unsent && u->conn != NULL && !u->stuck;
+    bool sent = u->head != NULL && (u->head != u->unsent || u->unsent_off > 0) && u->conn != NULL && !u->stuck;
     if (sent && !u->leased && !u->held && idle >= conf->suspect_after_ms) {
         u->held = true;
         health_suspect(u->backend);

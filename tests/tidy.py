@@ -35,13 +35,13 @@ ROOMS = {
     "health.c": (4, "health", 500),
     "redis_upstream.c": (4, "redis", 600),
     "redis_req.c": (4, "redis", 900),
-    "redis_client.c": (4, "redis", 400),
     "redis_pubsub.c": (4, "redis", 600),
     "redis_session.c": (4, "redis", 700),
     "redis_local.c": (4, "redis", 700),
     "redis_large.c": (4, "redis", 500),
     "redis_fan.c": (4, "redis", 700),
     "redis.c": (4, "redis", 500),
+    "redis_client.c": (4, "redis", 400),
     "users.c": (4, "users", 400),
     "mongo_pool.c": (4, "mongo", 700),
     "mongo.c": (4, "mongo", 800),
@@ -95,7 +95,7 @@ def functions(blank):
         while start > 0 and lines[start - 1].strip() and not lines[start - 1].startswith(("}", "#")) and not lines[start - 1].endswith(";"):
             start -= 1
         head = " ".join(lines[start:i])
-        m = re.search(r"([A-Za-z_]\w*)\s*\(", head)
+        m = re.search(r"\b(?!__attribute__)([A-Za-z_]\w*)\s*\(", head)
         if m:
             found.append((m.group(1), "static" in head.split("(")[0].split(), end - i, start + 1))
     return found
