@@ -3,12 +3,12 @@
  * prototypes grouped by file. Pure rooms (resp, command, slotmap) have their
  * own headers; what only the Redis family shares stands in redis.h.
  *
- *   floor 5   puerta.c  conf.c
+ *   floor 5   puerta.c  conf.c  option.c
  *   floor 4   redis*.c  health.c
  *   floor 3   conn.c  buf.c  parent.c         conn.c is the waist:
- *   floor 2   loop.c  net.c  os.c  stats.c    upward only through conn_ops
+ *   floor 2   loop.c  net.c  arena.c  stats.c  os.c    upward only through conn_ops
  *   floor 1   resp.c  command.c  slotmap.c    pure
- *   floor 0   log.c  arena.c
+ *   floor 0   log.c
  */
 #ifndef PUERTA_H
 #define PUERTA_H
@@ -74,7 +74,7 @@ void fatal(int exit_code, const char *fmt, ...) __attribute__((format(printf, 2,
 #define must(cond) ((cond) ? (void)0 : must_failed(#cond, __FILE__, __LINE__))
 void must_failed(const char *cond, const char *file, int line) __attribute__((noreturn));
 
-/* ----------------------------------------------------- arena.c (floor 0) */
+/* ----------------------------------------------------- arena.c (floor 2) */
 
 /* All memory is one block. Every room has one function NAME_tables() that takes its tables from
  * the arena; it runs twice: once while the arena only adds up (pointers are NULL), once for real.

@@ -28,7 +28,7 @@ struct fan {
     size_t bytes;            /* kept of answers so far */
     size_t packed;           /* of them in the pen: chunks that several answers share are let go last */
     bool failed;
-    bool over, crowded;      /* longer than merge_limit; than a quarter of all chunks */
+    bool over, crowded;      /* longer than merge_limit; than half of all chunks */
 };
 
 /* One slot's keys, while a request is being split. */
@@ -284,7 +284,7 @@ static void finish(struct fan *f)
 static bool keep(struct fan *f, struct req *r, const unsigned char *p, size_t n, bool whole)
 {
     f->over = f->over || f->bytes + n > r->service->conf->merge_limit;
-    f->crowded = f->crowded || f->bytes + n > buf_total() / 4;
+    f->crowded = f->crowded || f->bytes + n > buf_total() / 2;
     if (f->over || f->crowded || r->client == NULL) {
         return true;
     }
