@@ -181,6 +181,7 @@ static void forget(struct backend *b)
     }
     if (b->service->asked == b) {
         b->service->asked = NULL;
+        loop_timer(&b->service->timer, loop_ms());
     }
     b->state = BACKEND_FREE;
     b->service->ops->on_backend(b);

@@ -552,7 +552,7 @@ static void give_up_earlier(struct req *r)
         if (w->client == r->client && w->slot == r->slot && stands_before(w, r)) {
             waiting_cut(w);
             stats.not_executed++;
-            req_error(w, "TRYAGAIN not executed: slot %u was being moved, and a later request has run",
+            req_error(w, "TRYAGAIN not executed: slot %u was being moved, and a later request has run, or may have",
                       (unsigned)r->slot);
             w = rq.waiting; /* the answer may have changed the list */
         } else {
@@ -682,6 +682,7 @@ static void lost_one(struct req *r, bool sent, bool given, const struct backend 
         req_error(r, "ERR the node was lost in the middle of the answer");
     } else if (sent && (r->flags & REQ_READONLY) == 0) {
         stats.outcome_unknown++;
+        give_up_earlier(r); /* it may have run: what was to run before it must not run now */
         req_error(r, "ERR outcome unknown: the connection to %s:%u was lost before it answered", b->host,
                   (unsigned)b->port);
     } else if (r->flags & REQ_STREAMED) {
@@ -792,6 +793,7 @@ static void late(struct req *r, const struct backend *b)
     stats.late++;
     if ((r->flags & REQ_READONLY) == 0) {
         stats.outcome_unknown++;
+        give_up_earlier(r);
     }
     req_error(r, "ERR %sno answer from %s:%u within %u ms (request_timeout)", fate, b->host, (unsigned)b->port,
               r->service->conf->request_timeout_ms);
@@ -904,6 +906,7 @@ static void feed(void)
     rq.relief = rq.shortage = false;
     while (!end && rq.starved != NULL && rq.free != NULL && buf_may_take(BUF_REQUEST)) {
         end = rq.starved == last;
+        rq.urgent = rq.urgent == rq.starved ? NULL : rq.urgent; /* there is plenty: back to the end if that fails */
         feed_first();
     }
     if (end || rq.starved == NULL || rq.free == NULL) {

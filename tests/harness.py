@@ -33,12 +33,23 @@ SLOTS = 16384
 _children = {}
 
 
+_folders = []
+
+
+def temporary_folder(prefix):
+    """A folder that is gone when Python ends, whatever happened between."""
+    _folders.append(tempfile.mkdtemp(prefix=prefix))
+    return _folders[-1]
+
+
 def _end_children(*_):
     for pid, process in list(_children.items()):
         _children.pop(pid, None)
         if process.poll() is None:
             process.kill()
             process.wait()
+    while _folders:
+        shutil.rmtree(_folders.pop(), ignore_errors=True)
 
 
 def _on_signal(number, _frame):
@@ -352,7 +363,7 @@ class RedisCluster:
     """A cluster of real servers. masters[i] owned the i-th part of the slots at the start; replicas[i] is the list of its replicas."""
 
     def __init__(self, masters=3, replicas=1, node_timeout_ms=2000, ports=None, **options):
-        self.folder = tempfile.mkdtemp(prefix="puerta-cluster-")
+        self.folder = temporary_folder("puerta-cluster-")
         self.options = {
             "cluster_enabled": "yes", "cluster_config_file": "nodes.conf", "cluster_node_timeout": str(node_timeout_ms),
             "cluster_replica_validity_factor": "0", "save": "", "appendonly": "no", "daemonize": "no", "protected_mode": "no",
@@ -530,7 +541,7 @@ class Puerta:
     """Puerta as a process. `cluster` is a RedisCluster or a list of seeds; options become key=value of the section."""
 
     def __init__(self, cluster, wait=True, nofile=None, env=None, conf=None, binary=None, **options):
-        self.folder = tempfile.mkdtemp(prefix="puerta-test-")
+        self.folder = temporary_folder("puerta-test-")
         self.log = os.path.join(self.folder, "log")
         self.port = free_port()
         self.nofile = nofile
@@ -607,7 +618,7 @@ class Load:
     def __init__(self, port, *arguments, host="127.0.0.1"):
         if not os.path.exists(LOAD):
             subprocess.run(["make", "-C", ROOT, "load"], check=True, stdout=subprocess.DEVNULL)
-        self.folder = tempfile.mkdtemp(prefix="puerta-load-")
+        self.folder = temporary_folder("puerta-load-")
         self.log = os.path.join(self.folder, "log")
         self.missing = os.path.join(self.folder, "missing")
         self.process = start([LOAD, "-a", "%s:%d" % (host, port), "-v", "-w", self.missing] + [str(a) for a in arguments], self.log)

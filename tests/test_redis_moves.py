@@ -266,7 +266,7 @@ def test_reshard_under_load_shows_no_error():
 
 
 def test_reshard_under_load_with_large_values_shows_only_the_named_error():
-    reshard_under(["-b", 8 << 20, "-e"], {}, lambda result: only_named(result.check(errors=None)))
+    reshard_under(["-b", 8 << 20, "-e"], {"chunks": 8192, "merge_limit": "100m"}, lambda result: only_named(result.check(errors=None)))
 
 
 # ---- failover ----
