@@ -364,7 +364,7 @@ const char *option_command(struct conf *conf, const char *text, char cure[2 * OP
              COMMAND_DECLARED_MAX);
     if (conf->command_count == COMMAND_DECLARED_MAX)
         return "one more than there may be";
-    snprintf(c->name, sizeof c->name, "%.*s", COMMAND_NAME_CAP - 1, name);
+    memcpy(c->name, name, strlen(name) + 1); /* name_check() has looked at its length */
     c->keys = (enum command_keys)keys;
     c->flags = word_index("read", mode) == 0 ? CMD_READONLY : CMD_WRITE;
     conf->command_count++;

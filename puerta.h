@@ -403,10 +403,11 @@ enum backend_state {
 
 /* One node. Keeps its index in the table for life, whatever its address becomes. */
 struct backend {
+    struct upstream *shared;    /* the connection that all clients share; owned by redis_upstream.c */
     struct service *service;
-    char host[HOST_CAP];
     uint16_t port, index;
-    uint8_t state;
+    uint8_t state;              /* up to here: what each request looks at */
+    char host[HOST_CAP];
     bool seed, listed, resolving;
     uint8_t rises, fails;
     uint8_t address_count, address_at;
@@ -423,7 +424,6 @@ struct backend {
     unsigned char head[64];     /* how its answer begins */
     uint8_t head_len;
     struct timer timer;
-    struct upstream *shared;    /* the connection that all clients share; owned by redis_req.c */
 };
 
 /* What the rooms above want to know. */

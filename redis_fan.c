@@ -297,10 +297,21 @@ static bool keep(struct fan *f, struct req *r, const unsigned char *p, size_t n,
     return true;
 }
 
+/* Before the last part is taken: whether the answers can be put together then. What is moved frees its chunk, but for
+ * the small ones that share chunks. */
+static bool room_to_merge(const struct fan *f, size_t n)
+{
+    return buf_free_chunks() * buf_chunk_size() >= f->packed + n + 6 * buf_chunk_size();
+}
+
 static bool take_part(struct req *r, const unsigned char *p, size_t n, bool last)
 {
     struct fan *f = r->fan;
     bool error = n > 0 && *p == '-' && r->parked.len == 0 && last;
+    if (last && f->answered + 1 == f->count && f->whole->command->merge == MERGE_BY_KEY && r->client != NULL &&
+        !f->failed && !f->over && !f->crowded && !error && !room_to_merge(f, n)) {
+        return false;
+    }
     if (n > 0 && (f->whole->command->merge == MERGE_BY_KEY || error) && !keep(f, r, p, n, last)) {
         return false;
     }

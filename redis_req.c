@@ -549,7 +549,8 @@ static void give_up_earlier(struct req *r)
 {
     struct req *w = rq.waiting;
     while (w != NULL && r->client != NULL) {
-        if (w->client == r->client && w->slot == r->slot && stands_before(w, r)) {
+        bool both_read = (w->flags & r->flags & REQ_READONLY) != 0;
+        if (w->client == r->client && w->slot == r->slot && !both_read && stands_before(w, r)) {
             waiting_cut(w);
             stats.not_executed++;
             req_error(w, "TRYAGAIN not executed: slot %u was being moved, and a later request has run, or may have",
