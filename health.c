@@ -271,6 +271,11 @@ void health_alive(struct backend *b)
 static void ask(struct backend *b, enum question what, const void *line, size_t n)
 {
     if (!chain_put(&b->probe->out, BUF_REPLY, line, n)) {
+        if (what == ASK_LOGIN) {
+            conn_fail(b->probe, "no chunk left for its login (chunks)");
+        } else {
+            loop_timer(&b->timer, loop_ms() + BUSY_MS); /* asked again then */
+        }
         return;
     }
     b->question = (uint8_t)what;

@@ -74,9 +74,6 @@ static struct sock *sock_take(enum sock_state state)
 /* The other end sends; false when so much does not fit. */
 static bool sock_say(struct sock *s, const void *p, size_t n)
 {
-    if (s->in_at == s->in_len) {
-        s->in_at = s->in_len = 0;
-    }
     if (n > STREAM_CAP - s->in_len) {
         return false;
     }
@@ -211,6 +208,9 @@ ssize_t recv(int fd, void *to, size_t cap, int flags)
     }
     memcpy(to, s->in + s->in_at, n);
     s->in_at += n;
+    if (s->in_at == s->in_len) {
+        s->in_at = s->in_len = 0;
+    }
     return (ssize_t)n;
 }
 

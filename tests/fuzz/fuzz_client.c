@@ -726,7 +726,7 @@ static void check_all_free(void)
 static void end(void)
 {
     calm_down();
-    settle(6000, all_answered);
+    settle(120000, all_answered); /* a slot that is moved for long: each of a pipeline may be turned away for a while */
     for (int i = 0; i < CLIENTS; i++) {
         const struct client_end *c = &clients[i];
         if (c->sock != NULL && !c->sock->reset && !c->murky) {
@@ -923,10 +923,10 @@ static void act_node(void)
         return;
     }
     if (how < 4) {
-        size_t told = s->in_len;
+        size_t told = s->in_len; /* what it says from here on is lost with the connection */
         while ((how & 2) != 0 && node_answer(s)) {
         }
-        s->in_len = (how & 2) != 0 && told >= s->in_at ? told : s->in_len;
+        s->in_len = (how & 2) != 0 ? told : s->in_len;
         node_end(s, (how & 1) != 0);
         world.calm = false;
     } else if (how < 6) {
