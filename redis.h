@@ -136,6 +136,7 @@ struct client {
     size_t parked_bytes;
     size_t request_bytes;       /* of unsettled ones, kept for replay */
     uint32_t reply_bytes;       /* how long its replies are: a running mean */
+    uint32_t window;            /* how many may be unsettled: grows with each reply, as their length becomes known */
     struct upstream *lease;
     struct client *next;        /* free list, or the list of those to be resumed */
     struct client *hungry;      /* the next that waits for a record or a chunk */

@@ -14,6 +14,9 @@
 
 #define FINISH_MS 2000        /* how long a client that is being closed may take to read its last answers */
 #define REPLY_GUESS 1024      /* how long the first replies of a client are taken to be */
+#define WINDOW_REPLY 8192     /* its first window takes them to be this long */
+#define WINDOW_MIN 4
+#define WINDOW_MAX 64
 #define STARVING_MS 2000      /* how long requests may find no chunk before a client is given up for them */
 #define CARE_MS 250           /* how often starving clients are looked after */
 #define KEEPALIVE_IDLE_MS 60000
@@ -122,7 +125,7 @@ static bool over_credit(const struct client *c)
         return false;
     }
     credit = client_credit(c);
-    return c->queued >= c->service->conf->client_pipeline || c->request_bytes >= credit ||
+    return c->queued >= c->service->conf->client_pipeline || c->unsettled >= c->window || c->request_bytes >= credit ||
            waiting + (size_t)c->unsettled * c->reply_bytes >= credit;
 }
 
@@ -256,6 +259,14 @@ static const struct conn_ops client_ops = {
     .on_tick = on_tick,
 };
 
+/* A new client's replies may be of any length up to shared_reply_limit: its first requests are few enough that the
+ * pool can bear that. */
+static uint32_t first_window(const struct client *c)
+{
+    size_t n = client_credit(c) / WINDOW_REPLY;
+    return n < WINDOW_MIN ? WINDOW_MIN : n > WINDOW_MAX ? WINDOW_MAX : (uint32_t)n;
+}
+
 static void on_accept(void *mark, int fd, const struct address *peer)
 {
     static const char full[] = "-ERR max number of clients reached\r\n";
@@ -275,6 +286,7 @@ static void on_accept(void *mark, int fd, const struct address *peer)
     c->conn = conn;
     c->service = s;
     c->reply_bytes = REPLY_GUESS;
+    c->window = first_window(c);
     conn->peer = *peer;
     conn->stall_limit_ms = s->conf->client_stall_ms;
     if (!conn_adopt(conn, fd)) {

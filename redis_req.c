@@ -245,6 +245,7 @@ size_t client_credit(const struct client *c)
 static void learn_size(struct client *c, size_t n)
 {
     c->reply_bytes = (uint32_t)(c->reply_bytes - c->reply_bytes / 8 + n / 8);
+    c->window += c->window < c->service->conf->client_pipeline;
 }
 
 bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
