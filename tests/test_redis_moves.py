@@ -296,8 +296,9 @@ def test_a_master_lost_under_load(own_cluster, how):
             load.wait_answers(load.answers() + 5000)
         result = load.finish(stop=True, timeout=200)
     print(result.text[-800:])
-    # Only what was on its way to that master when it went may be lost: at most each client's requests in flight, once.
-    only_named(result.check(errors=50 * 192, reconnects=0))
+    # Only what was on its way to that master when it went may be lost: at most each client's requests in flight, once. A client that
+    # had part of a long answer of that master cannot be told in any other way than by the end of its connection.
+    only_named(result.check(errors=50 * 192, reconnects=3))
     # What had not been sent waited for the replica, which took much less than failover_wait.
     assert not [text for text in result.table if text.startswith("CLUSTERDOWN")], result.table
     assert result.slowest_ms < 8000 * harness.SLOW, result.slowest_ms
