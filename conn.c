@@ -27,6 +27,9 @@ static struct {
     size_t size;
     struct conn *free, *dead;
     struct conn *dirty, **dirty_end;
+    bool urgent;            /* some of the dirty ones should not wait */
+    size_t patient;         /* of the dirty ones, how many let their output wait for more */
+    struct timer patience;  /* they wait a millisecond at most */
     size_t count[CONN_KINDS], most[CONN_KINDS];
     uint64_t last_id;
 } table;
@@ -265,7 +268,7 @@ void conn_reap(void)
 
 /* --------------------------------------------------------------- output */
 
-void conn_dirty(struct conn *c)
+static void enlist(struct conn *c)
 {
     if (!c->dirty && c->state != CONN_DEAD && c->state != CONN_FREE) {
         c->dirty = true;
@@ -273,6 +276,12 @@ void conn_dirty(struct conn *c)
         *table.dirty_end = c;
         table.dirty_end = &c->dirty_next;
     }
+}
+
+void conn_dirty(struct conn *c)
+{
+    table.urgent = true;
+    enlist(c);
 }
 
 static void on_stall(struct timer *t)
@@ -369,24 +378,38 @@ static void flush_one(struct conn *c)
     conn_dirty(c);
 }
 
+static void on_patience_over(struct timer *t)
+{
+    (void)t; /* it has made the turn begin that flushes them */
+}
+
 void conn_flush(void)
 {
     struct conn *c = table.dirty;
     table.dirty = NULL;
     table.dirty_end = &table.dirty;
+    table.patient = 0;
+    table.urgent = false;
     while (c != NULL) {
         struct conn *next = c->dirty_next;
         c->dirty = false;
-        if (c->state == CONN_OPEN || c->state == CONN_FINISHING) {
+        if (c->state == CONN_OPEN && c->ops->waits != NULL && c->ops->waits(c)) {
+            enlist(c);
+            table.patient++;
+        } else if (c->state == CONN_OPEN || c->state == CONN_FINISHING) {
             flush_one(c);
         }
         c = next;
+    }
+    if (table.patient > 0 && table.patience.next == NULL) {
+        table.patience.on_due = on_patience_over;
+        loop_timer(&table.patience, loop_ms() + 1);
     }
 }
 
 bool conn_pending(void)
 {
-    return table.dirty != NULL;
+    return table.dirty != NULL && table.urgent;
 }
 
 /* ---------------------------------------------------------------- input */

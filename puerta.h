@@ -302,6 +302,7 @@ struct conn_ops {
     void (*on_room)(struct conn *c);               /* all its output has been sent */
     void (*on_close)(struct conn *c, const char *why); /* gone, for whatever reason but conn_close by its owner */
     void (*on_tick)(struct conn *c);               /* its deadline */
+    bool (*waits)(struct conn *c);                 /* more output is to come at once: one send may do for all */
     int (*gather)(struct conn *c, struct iovec *iov, int max); /* output beyond c->out (upstreams) */
     void (*on_sent)(struct conn *c, size_t n);     /* n bytes of that output went out */
 };

@@ -129,6 +129,7 @@ struct client {
     bool ready;                 /* its next request is whole and waits */
     bool paused, resuming;
     bool starved;
+    uint64_t patient_us;        /* since when its output waits for more answers; 0 = it does not */
     uint8_t mode;               /* enum client_mode of redis_large.c; 0 = ordinary */
     struct chain in;
     struct resp_request framing;

@@ -18,6 +18,8 @@
 #define WINDOW_MIN 4
 #define WINDOW_MAX 64
 #define STARVING_MS 2000      /* how long requests may find no chunk before a client is given up for them */
+#define PATIENCE_BYTES 8192   /* output that fills a send by itself does not wait for more */
+#define PATIENCE_US 700
 #define CARE_MS 250           /* how often starving clients are looked after */
 #define KEEPALIVE_IDLE_MS 60000
 
@@ -251,8 +253,29 @@ static void on_tick(struct conn *conn)
     }
 }
 
+/* The answers of a pipeline come from several nodes a moment apart. Those that are there wait for the rest, since one
+ * send costs more than all else that a request costs here; but not for long, and never for a client's last answer. */
+static bool waits(struct conn *conn)
+{
+    struct client *c = conn->owner;
+    if (c->unsettled == 0 || conn->out.len >= PATIENCE_BYTES || c->ended) {
+        c->patient_us = 0;
+        return false;
+    }
+    if (c->patient_us == 0) {
+        c->patient_us = loop_us();
+        return true;
+    }
+    if (loop_us() - c->patient_us < PATIENCE_US) {
+        return true;
+    }
+    c->patient_us = 0;
+    return false;
+}
+
 static const struct conn_ops client_ops = {
     .kind = "client",
+    .waits = waits,
     .on_bytes = on_bytes,
     .on_room = on_room,
     .on_close = on_close,
