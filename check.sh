@@ -90,6 +90,7 @@ run_step() {
         tail -60 "$log" | cut -c1-600 | sed 's/^/   | /'
     else
         say "   ok, $took s ($p passed, $s skipped)"
+        grep 'needed a second try$' "$log" | sed 's/^/   /'
     fi
 }
 
@@ -211,7 +212,24 @@ fi
 
 # ---- against a real cluster ----
 
-pytest() { $python -m pytest -q -p no:cacheprovider --durations=5 -rfE "$@"; }
+# What fails is run once more, by name and for all to see: these tests share two cores with a cluster and a load, and a machine that
+# stands still for a second breaks a deadline in one of hundreds now and then. A bug breaks it again.
+pytest() {
+    rm -rf $logs/cache
+    $python -m pytest -q -o cache_dir="$PWD/$logs/cache" --durations=5 -rfE "$@" >$logs/first.log 2>&1
+    status=$?
+    cat $logs/first.log
+    [ $status = 1 ] || return $status
+    say "== once more, what failed:"
+    $python -m pytest -q -o cache_dir="$PWD/$logs/cache" --lf -rfE "$@" >$logs/second.log 2>&1
+    status=$?
+    cat $logs/second.log
+    # shellcheck disable=SC2046
+    set -- $(counts $logs/first.log) $(counts $logs/second.log)
+    say "$2 needed a second try"
+    say "$(($1 + $4)) passed, $5 failed, $(($3 + $6)) skipped"
+    return $status
+}
 with() { # VARIANT FACTOR TESTS...: the integration tests of one variant
     variant=$1 factor=$2
     shift 2
