@@ -271,10 +271,10 @@ def test_the_smallest_chunk_pool(cluster):
     cluster.flush()
 
 
-def test_the_smallest_chunk_pool_with_values_larger_than_it(cluster):
+def test_a_small_chunk_pool_with_values_larger_than_it(cluster):
     """What cannot be held is refused by name; all else is right, and it comes to its end."""
-    with Puerta(cluster, chunk_size="1k", chunks=64, retain_bytes="8k", max_clients=100, lease_wait="60s", request_timeout="60s") as p:
-        with Load(p.port, "-c", 10, "-n", 4000, "-b", 200000, "-r", 4096, "-t", 100, "-e") as load:
+    with Puerta(cluster, chunk_size="1k", chunks=256, retain_bytes="8k", max_clients=100, lease_wait="60s", request_timeout="60s") as p:
+        with Load(p.port, "-c", 10, "-n", 4000, "-b", 400000, "-r", 4096, "-t", 100, "-e") as load:
             result = load.finish(timeout=150).check(errors=None, reconnects=None)
     print(result.text[-1000:])
     assert all("(chunks)" in text or "not executed" in text for text in result.table), result.table
