@@ -263,9 +263,9 @@ def test_a_full_client_table(cluster):
             c.close()
 
 
-def test_the_smallest_chunk_pool(cluster):
-    """64 KiB of buffers and small values: slower, but no client is told of it."""
-    with Puerta(cluster, chunk_size="1k", chunks=64, retain_bytes="8k", max_clients=100) as p:
+def test_a_very_small_chunk_pool(cluster):
+    """128 KiB of buffers and small values: slower, but no client is told of it."""
+    with Puerta(cluster, chunk_size="1k", chunks=128, retain_bytes="8k", max_clients=100) as p:
         with Load(p.port, "-c", 10, "-n", 10000, "-b", 200, "-r", 4096) as load:
             load.finish().check()
     cluster.flush()
