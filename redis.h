@@ -328,7 +328,6 @@ void redis_turn(void);          /* after a turn's input: what was put off */
 bool redis_pending(void);       /* the next turn must not wait */
 void redis_stop(void);          /* no new clients; the others go when answered */
 bool redis_idle(void);          /* nobody is left */
-struct client *redis_client_at(uint32_t i);
 struct service *redis_service_at(int i);
 
 #endif

@@ -485,11 +485,6 @@ bool redis_idle(void)
     return conn_count(CONN_CLIENT) == 0;
 }
 
-struct client *redis_client_at(uint32_t i)
-{
-    return i < rd.total && rd.all[i].conn != NULL ? &rd.all[i] : NULL;
-}
-
 struct service *redis_service_at(int i)
 {
     return i < rd.service_count ? &rd.services[i] : NULL;

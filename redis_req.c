@@ -565,7 +565,7 @@ static void give_up_earlier(struct req *r)
 
 /* ------------------------------------------------------ what a node says */
 
-/* How long each server's word keeps a request: the rest of the table of redirects. */
+/* An error reply is told by its first word. */
 static bool begins(const unsigned char *p, size_t n, const char *word)
 {
     size_t len = strlen(word);
