@@ -2,7 +2,7 @@
  * loop.c - the one poll loop: descriptors hot and cold, deadlines, signals, and the time.
  *
  *   polls[], owners[]:  0 the pipe of signals
- *                       1 the kernel queue -----> cold descriptors (idle for a while), any number of them
+ *                       1 the kernel queue -----> cold descriptors, any number of them, told from there
  *                       2..hot   polled each turn
  *                       hot..hot+tail   cold ones, where the system has no such queue: polled now and then
  *
@@ -29,17 +29,26 @@
 #define QUEUE_SLOT 1
 #define FIRST_SLOT 2
 
-/* A client that asks less than four times a second costs more as an entry of each poll than as the two
- * calls that take it out of the kernel queue and put it back. */
-#define COOL_AFTER_MS 250
+/* An entry costs each poll about half of what an event from the kernel queue costs: one that is not ready every few
+ * turns is better kept there. It stays when it speaks, and leaves when it wants more than to be read. */
+#define COOL_AFTER_MS 2
 #define COOL_ABOVE 64   /* below this many entries a poll is as cheap as it gets */
 #define COOL_SHARE 64   /* one turn looks at this fraction of the entries */
 
 /* Without a kernel queue the cold ones are looked at this often: one millisecond more for each 400 of them keeps
  * the cost of looking under a tenth of the time. */
+#define SCAN_AFTER_MS 250 /* what asks more often is not to wait for that */
 #define SCAN_MIN_MS 5
 #define SCAN_MAX_MS 20
 #define SCAN_SHARE 400
+
+/* Under load a turn begins with a nap: what comes meanwhile shares one poll, and one send to each node, which is the most
+ * that a request costs. With few entries ready it is each one's wait that counts, and nobody naps; neither does a
+ * system whose clock is so coarse that a nap is long. */
+#define NAP_US 50
+#define NAP_AT 12       /* as many were ready in the turn before */
+#define NAP_MOST_US 400
+#define NAP_TRIES 3
 
 #define ROW_BITS 6
 #define ROW_LISTS 64
@@ -58,7 +67,8 @@ static struct {
     size_t hot, tail;       /* entries polled each turn, and cold ones behind them */
     size_t queued;          /* cold ones in the kernel queue */
     size_t hand;            /* where cool() goes on looking */
-    int pending;            /* events of this turn that are not told yet */
+    int ready, pending;     /* events of this turn, and those that are not told yet */
+    bool may_nap;
     int queue, pipe_read, pipe_write;
     uint64_t now_us, now_ms, scanned_ms;
 } loop = { .queue = -1, .pipe_read = -1, .pipe_write = -1 };
@@ -98,12 +108,12 @@ static void entry_swap(size_t a, size_t b)
     w->slot = (int32_t)b;
 }
 
-static void hot_add(struct watch *w, short revents)
+static void hot_add(struct watch *w)
 {
     size_t i = loop.hot++;
     if (loop.tail > 0)
         entry_move(i + loop.tail, i);
-    loop.polls[i] = (struct pollfd){ .fd = w->fd, .events = w->events, .revents = revents };
+    loop.polls[i] = (struct pollfd){ .fd = w->fd, .events = w->events };
     loop.owners[i] = w;
     w->slot = (int32_t)i;
     w->cold = false;
@@ -137,8 +147,8 @@ static bool freeze(struct watch *w)
     return true;
 }
 
-/* Makes a cold one hot again, with what is known to be ready. */
-static void thaw(struct watch *w, short revents)
+/* Makes a cold one hot again. */
+static void thaw(struct watch *w)
 {
     if (loop.queue < 0) {
         entry_swap((size_t)w->slot, loop.hot++);
@@ -147,7 +157,7 @@ static void thaw(struct watch *w, short revents)
     } else {
         os_cold_del(loop.queue, w->fd);
         loop.queued--;
-        hot_add(w, revents);
+        hot_add(w);
     }
 }
 
@@ -159,7 +169,7 @@ bool loop_watch(struct watch *w, int fd, short events, void (*on_ready)(struct w
     w->events = events;
     w->on_ready = on_ready;
     w->active_ms = loop.now_ms;
-    hot_add(w, 0);
+    hot_add(w);
     return true;
 }
 
@@ -170,7 +180,7 @@ void loop_want(struct watch *w, short events)
     w->events = events;
     if (w->cold) {
         w->active_ms = loop.now_ms;
-        thaw(w, 0);
+        thaw(w);
     }
     loop.polls[w->slot].events = events;
 }
@@ -200,11 +210,12 @@ size_t loop_cold(void) { return loop.queued + loop.tail; }
 /* A clock's hand goes over the entries, a few each turn, and freezes those that were idle for long. */
 static void cool(void)
 {
+    uint64_t after_ms = loop.queue < 0 ? SCAN_AFTER_MS : COOL_AFTER_MS;
     for (size_t n = loop.hot / COOL_SHARE + 1; n > 0 && loop.hot > COOL_ABOVE; n--) {
         if (loop.hand < FIRST_SLOT || loop.hand >= loop.hot)
             loop.hand = FIRST_SLOT;
         struct watch *w = loop.owners[loop.hand];
-        bool idle = w->may_cool && w->events == POLLIN && loop.now_ms - w->active_ms >= COOL_AFTER_MS;
+        bool idle = w->may_cool && w->events == POLLIN && loop.now_ms - w->active_ms >= after_ms;
         if (!idle || !freeze(w))
             loop.hand++; /* else another one stands here now */
     }
@@ -365,6 +376,26 @@ static void read_clock(void)
 uint64_t loop_ms(void) { return loop.now_ms; }
 uint64_t loop_us(void) { return loop.now_us; }
 
+static void nap(void)
+{
+    struct timespec t = { 0, NAP_US * 1000 };
+    nanosleep(&t, NULL);
+}
+
+/* The shortest of a few tells the grain of the clock; the others may have met a busy machine. */
+static bool naps_are_short(void)
+{
+    uint64_t shortest = NEVER;
+    for (int i = 0; i < NAP_TRIES && loop_mock_us == 0; i++) {
+        uint64_t from = loop.now_us;
+        nap();
+        read_clock();
+        if (loop.now_us - from < shortest)
+            shortest = loop.now_us - from;
+    }
+    return shortest <= NAP_MOST_US;
+}
+
 void loop_open(void)
 {
     int ends[2];
@@ -384,6 +415,7 @@ void loop_open(void)
     memset(wheel.used, 0, sizeof wheel.used);
     list_init(&wheel.overdue);
     read_clock();
+    loop.may_nap = naps_are_short();
     wheel.at_ms = loop.now_ms;
     wheel.wake_ms = NEVER;
 }
@@ -408,19 +440,32 @@ static int wait_ms(bool busy, bool *scan)
     return wait == NEVER ? -1 : wait > INT_MAX ? INT_MAX : (int)wait;
 }
 
-/* Cold ones that woke join the hot ones with their event set, to be told with the others. */
-static void take_cold(bool scanned)
+/* Without a queue, cold ones that woke join the hot ones with their event set, to be told with the others. */
+static void take_tail(void)
 {
-    for (size_t i = loop.hot, end = scanned ? loop.hot + loop.tail : 0; i < end; i++)
+    for (size_t i = loop.hot, end = loop.hot + loop.tail; i < end; i++)
         if (loop.polls[i].revents != 0)
-            thaw(loop.owners[i], 0);
-    if (loop.polls[QUEUE_SLOT].revents != 0) {
-        void *marks[COLD_PER_TURN];
-        int n = os_cold_ready(loop.queue, marks, COLD_PER_TURN);
-        loop.polls[QUEUE_SLOT].revents = 0;
-        loop.pending += n - 1;
-        for (int i = 0; i < n; i++)
-            thaw(marks[i], POLLIN);
+            thaw(loop.owners[i]);
+}
+
+/* Told straight from the queue. One that an earlier one's call has taken out of it is not: it is closed, or the next
+ * poll sees it. */
+static void tell_queue(void)
+{
+    void *marks[COLD_PER_TURN];
+    int n;
+    if (loop.polls[QUEUE_SLOT].revents == 0)
+        return;
+    loop.polls[QUEUE_SLOT].revents = 0;
+    loop.pending--;
+    n = os_cold_ready(loop.queue, marks, COLD_PER_TURN);
+    loop.ready += n;
+    for (int i = 0; i < n; i++) {
+        struct watch *w = marks[i];
+        if (w->cold) {
+            w->active_ms = loop.now_ms;
+            w->on_ready(w, POLLIN);
+        }
     }
 }
 
@@ -460,18 +505,23 @@ void loop_turn(bool busy)
         loop_mock_us += (uint64_t)wait * 1000;
         wait = 0;
     }
+    if (loop.may_nap && loop.ready >= NAP_AT && wait != 0)
+        nap();
     loop.pending = poll(loop.polls, (nfds_t)(loop.hot + (scan ? loop.tail : 0)), wait);
     if (loop.pending < 0) {
         if (errno != EINTR)
             log_error("poll failed", "error=\"%s\"", strerror(errno));
         loop.pending = 0;
     }
+    loop.ready = loop.pending;
     read_clock();
     if (scan)
         loop.scanned_ms = loop.now_ms;
     if (loop.pending > 0) {
         drain_pipe();
-        take_cold(scan);
+        tell_queue();
+        if (scan)
+            take_tail();
     }
     tell();
     fire_timers();

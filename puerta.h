@@ -40,7 +40,7 @@
 #define SECRET_CAP 256      /* a user or a password */
 #define SEND_SLICES 64      /* iovecs of one send: beyond 64 the kernel's copy dominates */
 #define ACCEPTS_PER_TURN 64 /* so that a storm of dials does not starve the clients inside */
-#define COLD_PER_TURN 64    /* cold descriptors taken back in one turn */
+#define COLD_PER_TURN 256   /* cold descriptors told in one turn */
 
 /* ------------------------------------------------------- log.c (floor 0) */
 
@@ -155,7 +155,7 @@ bool net_local(int fd, struct address *out);
 /* ------------------------------------------------------ loop.c (floor 2) */
 
 /* One descriptor under watch. Lives inside its owner (a connection, a listener, a pipe).
- * Hot ones are in the poll array each turn; cold ones (idle for a while) stand behind one kernel queue. */
+ * Hot ones are in the poll array each turn; cold ones (not ready for a while) stand behind one kernel queue. */
 struct watch {
     int fd;               /* -1 = not watched */
     int32_t slot;         /* index in the poll array; -1 while cold or unwatched */

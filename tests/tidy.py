@@ -26,7 +26,7 @@ ROOMS = {
     "os.c": (2, "system", 500),
     "arena.c": (2, "system", 150),
     "net.c": (2, "system", 450),
-    "loop.c": (2, "system", 400),
+    "loop.c": (2, "system", 450),
     "stats.c": (2, "system", 400),
     "buf.c": (3, "waist", 450),
     "conn.c": (3, "waist", 700),
