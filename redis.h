@@ -151,6 +151,12 @@ struct client {
     char name[64];
 };
 
+/* Whether it is on that slot and in the queue of a connection, another one than u. */
+static inline bool req_under_way(const struct req *r, uint16_t slot, const struct upstream *u)
+{
+    return r->slot == slot && r->state == REQ_QUEUED && r->upstream != NULL && r->upstream != u;
+}
+
 /* Nobody waits for its reply any more. */
 static inline bool req_is_nobodys(const struct req *r)
 {
@@ -188,6 +194,9 @@ void upstream_cut(struct upstream *u, struct req *r);
 void upstream_unstick_soon(void);                  /* a client has room again */
 void upstream_turn(void);                          /* replies that found no room are tried again */
 bool upstream_pending(void);
+
+/* Replies find no chunk: redis_fan.c lets go of what the largest merge has kept. */
+extern void (*upstream_on_shortage)(void);
 
 /* A lease is an upstream connection that serves one client. */
 struct upstream *lease_take(struct backend *b, struct client *c); /* NULL: none is free */
@@ -264,7 +273,7 @@ extern void (*lease_on_free)(void);
 /* redis_fan.c: the request that a part is a part of; the client of a split request has gone. */
 extern const struct req *(*fan_whole)(const struct fan *f);
 extern void (*fan_orphan)(struct req *whole);
-extern bool (*fan_under_way)(const struct fan *f, uint16_t slot); /* a part of it on that slot is at a node */
+extern bool (*fan_under_way)(const struct fan *f, uint16_t slot, const struct upstream *u); /* a part of it */
 void service_set_owner(struct service *s, uint16_t slot, struct backend *b);
 extern const struct service_ops redis_service_ops;
 /* The map's owner of a slot; NULL when there is none. */

@@ -25,8 +25,7 @@ struct fan {
     struct pen pen;          /* where small answers of the parts are kept */
     uint32_t count, answered, keys;
     int64_t sum;
-    size_t bytes;            /* kept of answers so far */
-    size_t packed;           /* of them in the pen: chunks that several answers share are let go last */
+    size_t bytes;            /* kept of answers so far; they count among those parked for the client */
     bool failed;
     bool over, crowded;      /* longer than merge_limit; than half of all chunks */
 };
@@ -62,14 +61,35 @@ static void orphan(struct req *whole)
     }
 }
 
-static bool under_way(const struct fan *f, uint16_t slot)
+static bool under_way(const struct fan *f, uint16_t slot, const struct upstream *u)
 {
     for (const struct req *r = f->parts; r != NULL; r = r->client_next) {
-        if (r->slot == slot && r->state == REQ_QUEUED) {
+        if (req_under_way(r, slot, u)) {
             return true;
         }
     }
     return false;
+}
+
+/* The merge that holds most of the pool gives it back, and its client gets an error: others, whose answers wait for
+ * chunks meanwhile, get theirs. One that holds little would not help them. */
+static void give_up_largest(void)
+{
+    struct fan *most = &fn.all[0];
+    for (uint32_t i = 1; i < fn.total; i++) {
+        most = fn.all[i].bytes > most->bytes ? &fn.all[i] : most;
+    }
+    if (most->bytes < buf_total() / 16) {
+        return;
+    }
+    if (most->whole->client != NULL) {
+        most->whole->client->parked_bytes -= most->bytes;
+    }
+    most->crowded = true;
+    most->bytes = 0;
+    for (struct req *r = most->parts; r != NULL; r = r->client_next) {
+        slice_release(&r->parked);
+    }
 }
 
 void redis_fan_tables(const struct conf *conf)
@@ -90,6 +110,7 @@ void redis_fan_open(void)
     fan_whole = whole_of;
     fan_orphan = orphan;
     fan_under_way = under_way;
+    upstream_on_shortage = give_up_largest;
     for (uint32_t i = fn.total; i > 0; i--) {
         fn.all[i - 1].next = fn.free;
         fn.free = &fn.all[i - 1];
@@ -205,10 +226,6 @@ static void merge_by_key(struct fan *f)
             return;
         }
     }
-    if (buf_free_chunks() * buf_chunk_size() < f->packed + 4 * buf_chunk_size()) {
-        give_text(f, "-ERR no room for the merged answer (chunks)\r\n");
-        return;
-    }
     /* The records of the parts are found by their number while the keys are gone through in order. */
     for (struct req *r = f->parts; r != NULL; r = r->client_next) {
         fn.records[r->part] = r;
@@ -265,7 +282,10 @@ static void finish(struct fan *f)
         whole->fan = NULL;
         fan_free(f);
         req_free(whole);
-    } else if (f->failed) {
+        return;
+    }
+    whole->client->parked_bytes -= f->bytes;
+    if (f->failed) {
         give_error(f);
     } else if (f->over) {
         give_text(f, "-ERR the merged answer is longer than merge_limit\r\n");
@@ -280,38 +300,40 @@ static void finish(struct fan *f)
     }
 }
 
-/* Keeps n bytes of a part's answer; false when there is no room now. */
-static bool keep(struct fan *f, struct req *r, const unsigned char *p, size_t n, bool whole)
+/* Whether the answers can be put together once the last n bytes of them are kept. What is moved frees its chunk, but
+ * not before all that is in it has been: of each part two chunks may wait for that, where it begins and where it has
+ * got to. */
+static bool room_to_merge(const struct fan *f, size_t n)
+{
+    size_t bytes = f->bytes + n, ends = 2 * f->count * buf_chunk_size();
+    return buf_free_chunks() * buf_chunk_size() >= (bytes < ends ? bytes : ends) + n + 6 * buf_chunk_size();
+}
+
+/* Keeps n bytes of a part's answer; false when there is no room now, for them or for what is done when they are there. */
+static bool keep(struct fan *f, struct req *r, const unsigned char *p, size_t n, bool last)
 {
     f->over = f->over || f->bytes + n > r->service->conf->merge_limit;
     f->crowded = f->crowded || f->bytes + n > buf_total() / 2;
     if (f->over || f->crowded || r->client == NULL) {
         return true;
     }
-    if (whole && r->parked.len == 0 ? !pen_write(&f->pen, BUF_REPLY, p, n, &r->parked)
-                                    : !slice_extend(&r->parked, BUF_REPLY, p, n)) {
+    if (last && f->answered + 1 == f->count && !f->failed && !room_to_merge(f, n)) {
+        return false;
+    }
+    if (last && r->parked.len == 0 ? !pen_write(&f->pen, BUF_REPLY, p, n, &r->parked)
+                                   : !slice_extend(&r->parked, BUF_REPLY, p, n)) {
         return false;
     }
     f->bytes += n;
-    f->packed += whole ? n : 0;
+    r->client->parked_bytes += n;
     return true;
-}
-
-/* Before the last part is taken: whether the answers can be put together then. What is moved frees its chunk, but for
- * the small ones that share chunks. */
-static bool room_to_merge(const struct fan *f, size_t n)
-{
-    return buf_free_chunks() * buf_chunk_size() >= f->packed + n + 6 * buf_chunk_size();
 }
 
 static bool take_part(struct req *r, const unsigned char *p, size_t n, bool last)
 {
     struct fan *f = r->fan;
     bool error = n > 0 && *p == '-' && r->parked.len == 0 && last;
-    if (last && f->answered + 1 == f->count && f->whole->command->merge == MERGE_BY_KEY && r->client != NULL &&
-        !f->failed && !f->over && !f->crowded && !error && !room_to_merge(f, n)) {
-        return false;
-    }
+    f->failed = f->failed || error;
     if (n > 0 && (f->whole->command->merge == MERGE_BY_KEY || error) && !keep(f, r, p, n, last)) {
         return false;
     }
@@ -323,7 +345,7 @@ static bool take_part(struct req *r, const unsigned char *p, size_t n, bool last
         resp_to_int(p + 1, n - 3, &value);
         f->sum += value;
     }
-    f->failed = f->failed || error;
+    slice_release(&r->bytes);
     req_settle(r);
     r->state = REQ_DONE;
     if (++f->answered == f->count) {

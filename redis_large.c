@@ -156,12 +156,16 @@ static bool refuse(struct client *c, const char *why)
 static bool on_asked(struct req *r, const unsigned char *p, size_t n, bool last)
 {
     struct client *c = r->client;
-    (void)last;
     if (c == NULL) {
-        req_free(r);
-        return true;
+        return req_drop(r, p, n, last);
     }
-    if (n > 0 && *p == '-') {
+    if (!last) {
+        /* No node says so much to EXISTS: what follows is nobody's. */
+        if (!refuse(c, "ERR not executed: a node gave an answer of the wrong shape")) {
+            return false;
+        }
+        r->client = NULL;
+    } else if (n > 0 && *p == '-') {
         if (!client_answer(c, p, n)) {
             return false;
         }
@@ -174,9 +178,8 @@ static bool on_asked(struct req *r, const unsigned char *p, size_t n, bool last)
         c->starved_ms = loop_ms();
     }
     c->large = NULL;
-    req_free(r);
     client_resume(c);
-    return true;
+    return req_drop(r, p, n, last);
 }
 
 /* Which of the kept arguments is the first key; 0 when the request's head does not tell. */

@@ -6,7 +6,7 @@
  *   upstream  head -> req    req    req             the queue of a node's connection (redis_upstream.c)
  *   waiting   head -> req -> req                    turned away by a node: tried again a little later
  *
- * A record owns a slice with the request's bytes until the reply begins: a redirect or a lost connection moves the
+ * A record owns a slice with the request's bytes until the reply is taken: a redirect or a lost connection moves the
  * record to another queue and copies nothing. A queue outlives its connection, so requests of which nothing was sent
  * wait in it for a node to come back or for the map to name another one.
  *
@@ -38,7 +38,7 @@ void (*req_on_large)(struct req *r);
 void (*lease_on_free)(void);
 const struct req *(*fan_whole)(const struct fan *f);
 void (*fan_orphan)(struct req *whole);
-bool (*fan_under_way)(const struct fan *f, uint16_t slot);
+bool (*fan_under_way)(const struct fan *f, uint16_t slot, const struct upstream *u);
 
 static const struct upstream_events events;
 
@@ -179,18 +179,20 @@ void client_resume(struct client *c)
 
 /* ------------------------------------------------------ towards the client */
 
-/* Moves a parked reply to its client's output; false when the pool has no room for it now. */
+/* Moves a parked reply to its client's output; false when the pool has no room for all of it now. What has been moved
+ * is let go at once: a client whose answers fill the pool would wait for ever if they needed room twice. */
 static bool unpark(struct client *c, struct req *r)
 {
-    size_t at = 0, n;
-    const unsigned char *p;
-    if (buf_free_chunks() * buf_chunk_size() < r->parked.len + 2 * buf_chunk_size()) {
-        return false;
+    while (r->parked.len > 0) {
+        const unsigned char *p;
+        size_t at = 0, n = slice_part(&r->parked, &at, &p);
+        if (!chain_put(&c->conn->out, BUF_REPLY, p, n)) {
+            return false;
+        }
+        slice_drop(&r->parked, n);
+        c->parked_bytes -= n;
+        conn_dirty(c->conn);
     }
-    while ((n = slice_part(&r->parked, &at, &p)) > 0) {
-        must(chain_put(&c->conn->out, BUF_REPLY, p, n));
-    }
-    c->parked_bytes -= r->parked.len;
     return true;
 }
 
@@ -213,7 +215,6 @@ void client_advance(struct client *c)
 {
     while (c->head != NULL && c->head->state == REQ_DONE && unpark(c, c->head)) {
         pop_head(c);
-        conn_dirty(c->conn);
     }
     if (c->parked_bytes == 0) {
         pen_close(&c->park);
@@ -274,6 +275,7 @@ bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
     if (!last || !pen_write(&c->park, BUF_REPLY, p, n, &r->parked)) {
         return false;
     }
+    slice_release(&r->bytes);
     c->parked_bytes += n;
     learn_size(c, n);
     req_settle(r);
@@ -471,9 +473,6 @@ static void waiting_cut(struct req *r)
 static bool overtakes(const struct req *r)
 {
     const struct req *whole = r->fan != NULL ? fan_whole(r->fan) : r;
-    if (r->client == NULL) {
-        return false;
-    }
     for (const struct req *e = r->client->head; e != NULL && e != whole; e = e->client_next) {
         if (e->state != REQ_DONE && (e->fan != NULL || e->slot == r->slot)) {
             return true;
@@ -482,13 +481,13 @@ static bool overtakes(const struct req *r)
     return false;
 }
 
-/* Whether a later request of the same client on the same slot is at a node: it was sent before r was turned away, and
- * if it runs, r must not. */
-static bool later_under_way(const struct req *r)
+/* Whether a later request of the same client on the same slot is in the queue of another connection than `u`: it went
+ * there before r was turned away or lost its own, and if it runs, r must not. */
+static bool later_under_way(const struct req *r, const struct upstream *u)
 {
     const struct req *whole = r->fan != NULL ? fan_whole(r->fan) : r;
-    for (const struct req *e = whole->client_next; r->client != NULL && e != NULL; e = e->client_next) {
-        if (e->state == REQ_PARTS ? fan_under_way(e->fan, r->slot) : e->state == REQ_QUEUED && e->slot == r->slot) {
+    for (const struct req *e = whole->client_next; e != NULL; e = e->client_next) {
+        if (e->state == REQ_PARTS ? fan_under_way(e->fan, r->slot, u) : req_under_way(e, r->slot, u)) {
             return true;
         }
     }
@@ -499,7 +498,7 @@ static void retry(struct req *r)
 {
     const struct conf_redis *conf = r->service->conf;
     uint32_t limit = (r->flags & REQ_TRYAGAIN) ? conf->request_timeout_ms : conf->failover_wait_ms;
-    if (now32() - r->waits_ms >= limit || (r->client == NULL && r->fan == NULL)) {
+    if (r->client == NULL || now32() - r->waits_ms >= limit) {
         stats.not_executed++;
         if (r->flags & REQ_TRYAGAIN) {
             req_error(r, "TRYAGAIN not executed: slot %u was still being moved after %u ms", (unsigned)r->slot, limit);
@@ -507,7 +506,7 @@ static void retry(struct req *r)
             req_error(r, "CLUSTERDOWN not executed: no node served slot %u within %u ms: %s", (unsigned)r->slot,
                       limit, r->service->trouble);
         }
-    } else if (overtakes(r) || later_under_way(r)) {
+    } else if (overtakes(r) || later_under_way(r, NULL)) {
         req_again(r);
     } else {
         stats.resent++;
@@ -577,9 +576,7 @@ static void follow(struct req *r, struct upstream *u, const struct slotmap_redir
     struct service *s = r->service;
     struct backend *b = backend_get(s, to->host, to->port, u->backend);
     r->flags &= (uint16_t)~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK | REQ_TRYAGAIN);
-    if (r->client != NULL) {
-        r->client->gate = true;
-    }
+    r->client->gate = true;
     if (b == NULL) {
         stats.not_executed++;
         req_error(r, "CLUSTERDOWN not executed: no entry left for node %s:%u (max_backends)", to->host,
@@ -611,8 +608,8 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
 {
     struct slotmap_redirect to;
     uint64_t *counter;
-    if (r->bytes.len == 0 && (r->flags & REQ_STREAMED) == 0) {
-        return false; /* a record for nobody, in the place of a late one */
+    if (r->client == NULL) {
+        return false; /* its client has gone: nothing keeps what it sent in order any more but the connection */
     }
     if (r->flags & REQ_STREAMED) {
         if (begins(p, n, "-MOVED ") || begins(p, n, "-ASK ") || begins(p, n, "-TRYAGAIN")) {
@@ -662,7 +659,7 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
 static bool written_since(const struct req *r)
 {
     const struct req *whole = r->fan != NULL ? fan_whole(r->fan) : r;
-    for (const struct req *e = r->client != NULL ? whole->client_next : NULL; e != NULL; e = e->client_next) {
+    for (const struct req *e = whole->client_next; e != NULL; e = e->client_next) {
         if ((e->flags & REQ_READONLY) == 0 && e->command != NULL && (e->state == REQ_PARTS || e->slot == r->slot)) {
             return true;
         }
@@ -675,12 +672,10 @@ static bool written_since(const struct req *r)
 static void lost_one(struct req *r, bool sent, bool given, const struct backend *b)
 {
     r->flags &= (uint16_t)~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK);
-    if (r->client == NULL && r->fan == NULL) {
+    if (r->client == NULL) {
         r->take(r, NULL, 0, true);
     } else if (given) {
-        if (r->client != NULL) {
-            conn_fail(r->client->conn, "the node was lost in the middle of its answer");
-        }
+        conn_fail(r->client->conn, "the node was lost in the middle of its answer");
         req_error(r, "ERR the node was lost in the middle of the answer");
     } else if (sent && (r->flags & REQ_READONLY) == 0) {
         stats.outcome_unknown++;
@@ -701,6 +696,8 @@ static void lost_one(struct req *r, bool sent, bool given, const struct backend 
         }
         if (++r->hops > REDIS_HOPS_MAX) {
             req_error(r, "CLUSTERDOWN not executed: %u connections were lost on the way", (unsigned)r->hops);
+        } else if (later_under_way(r, NULL)) {
+            req_again(r);
         } else {
             req_route(r);
         }
@@ -728,7 +725,7 @@ static bool leaves_behind(const struct upstream *u, const struct req *r)
         if (e == u->unsent && u->unsent_off == 0) {
             return false; /* from here on all that comes before r has moved already */
         }
-        if (e->client == r->client && e->slot == r->slot && r->client != NULL) {
+        if (e->client == r->client && e->slot == r->slot) {
             return true;
         }
     }
@@ -745,7 +742,8 @@ static void reroute_unsent(struct upstream *u)
     for (struct req *next; r != NULL; r = next) {
         struct backend *owner = service_owner(r->service, r->slot);
         next = r == last ? NULL : r->next;
-        if (owner != NULL && owner != u->backend && (r->flags & REQ_ASKING) == 0 && !leaves_behind(u, r)) {
+        if (r->client != NULL && owner != NULL && owner != u->backend && (r->flags & REQ_ASKING) == 0 &&
+            !leaves_behind(u, r) && !later_under_way(r, u)) {
             upstream_cut(u, r);
             req_route(r);
         }

@@ -20,6 +20,7 @@
 #define TICK_MS 50            /* how often a busy connection looks at its deadlines */
 #define READ_MAX 65536        /* bytes of one node in one turn */
 #define STUCK_POOL_MS 3000    /* a reply that finds no chunk so long costs its client the connection */
+#define STUCK_MERGE_MS 1000   /* before that, the largest merge is given up: it may hold what they all wait for */
 #define STUCK_SHARED_MS 1000  /* so does a streamed one that others wait behind, summed over its pauses */
 #define KEEPALIVE_IDLE_MS 15000
 
@@ -31,6 +32,7 @@ static struct {
 } up;
 
 const struct upstream_events *upstream_events;
+void (*upstream_on_shortage)(void);
 
 static const unsigned char asking_line[] = "*1\r\n$6\r\nASKING\r\n";
 #define ASKING_LEN (sizeof asking_line - 1)
@@ -202,7 +204,6 @@ static bool reply_whole(struct upstream *u)
         lease_done(u);
         return true;
     }
-    slice_release(&r->bytes);
     if (r->client != NULL && r->client->held > 0) {
         upstream_events->ran(r);
     }
@@ -273,6 +274,7 @@ static bool reply_piece(struct upstream *u)
         u->streaming = false;
         u->held = u->held && u->leased;
         u->dropping = true;
+        u->from = u->at; /* the buffer may be full of it */
         upstream_dirty(u);
         return true;
     }
@@ -342,6 +344,10 @@ static bool reply_step(struct upstream *u)
         return reply_whole(u);
     }
     if (!too_large(u)) {
+        return false;
+    }
+    if (u->head->flags & REQ_ASKED) {
+        reply_unasked(u); /* no node says so much to ASKING */
         return false;
     }
     reply_large(u);
@@ -492,10 +498,12 @@ static void upstream_lost(struct upstream *u, const char *why)
     } else {
         health_refused(b);
     }
+    for (struct req *r = list; r != NULL; r = r->next) {
+        r->upstream = NULL; /* none of them is under way any more, whichever is looked at first */
+    }
     for (struct req *r = list, *next; r != NULL; r = next) {
         next = r->next;
         r->next = r->prev = NULL;
-        r->upstream = NULL;
         sent = sent && r != unsent;
         upstream_events->lost(r, sent, given, b);
         given = false;
@@ -586,8 +594,9 @@ static void late(struct upstream *u, struct req *r)
 
 static void check_sent(struct upstream *u, const struct conf_redis *conf)
 {
+    const struct conn *conn = u->conn; /* when it ends, so do its records, and another may be dialled at once */
     uint32_t now = now32();
-    for (struct req *r = u->head, *next; r != NULL && r != u->unsent && u->conn != NULL; r = next) {
+    for (struct req *r = u->head, *next; u->conn == conn && r != NULL && r != u->unsent; r = next) {
         next = r->next;
         if (now - r->started_ms < conf->request_timeout_ms) {
             return;
@@ -622,7 +631,7 @@ static void check_unsent(struct upstream *u, const struct conf_redis *conf)
     lease_done(u); /* its only request may just have expired */
 }
 
-static void check_stuck(struct upstream *u)
+static void check_stuck(struct upstream *u, const struct conf_redis *conf)
 {
     uint64_t since = loop_ms() - u->stuck_ms, sum = since + u->stuck_sum_ms;
     struct client *c = u->head != NULL ? u->head->client : NULL;
@@ -633,6 +642,8 @@ static void check_stuck(struct upstream *u)
     }
     if (pool && since >= STUCK_POOL_MS) {
         conn_fail(c->conn, "no chunk left for its answers (chunks)");
+    } else if (pool && (since >= STUCK_MERGE_MS || since >= conf->request_timeout_ms / 8)) {
+        upstream_on_shortage();
     } else if (!pool && !u->leased && u->head->next != NULL && sum >= STUCK_SHARED_MS) {
         conn_fail(c->conn, "it does not read a long answer while others wait behind it (shared_reply_limit)");
     }
@@ -642,16 +653,17 @@ static void on_tick(struct timer *t)
 {
     struct upstream *u = (struct upstream *)(void *)((char *)t - offsetof(struct upstream, timer));
     const struct conf_redis *conf = u->backend->service->conf;
+    const struct conn *conn = u->conn;
     uint64_t idle = loop_ms() - u->progress_ms;
     bool sent = u->head != NULL && (u->head != u->unsent || u->unsent_off > 0) && u->conn != NULL && !u->stuck;
     if (sent && !u->leased && !u->held && idle >= conf->suspect_after_ms) {
         u->held = true;
         health_suspect(u->backend);
     }
-    check_stuck(u);
+    check_stuck(u, conf);
     check_sent(u, conf);
     check_unsent(u, conf);
-    if (sent && u->conn != NULL && idle >= conf->request_timeout_ms) {
+    if (sent && u->conn == conn && idle >= conf->request_timeout_ms) {
         conn_fail(u->conn, "no progress within request_timeout");
     }
     if (u->queued > 0) {

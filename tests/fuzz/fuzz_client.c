@@ -54,7 +54,7 @@ static struct { bool automatic; int dial; } nodes[NODES];
 static struct {
     bool calm;               /* nothing has happened that excuses an error */
     bool wild;               /* a node said something made up: answers are not compared */
-    bool jumbled;            /* redirects that no cluster would give: the order of writes is not watched */
+    bool jumbled;            /* answers that no cluster would give: the order of writes is not watched */
     bool moved;              /* slots have moved; when they move again, writes under way may meet and overtake */
     unsigned layout;         /* who owns which third of the slots */
     int moving;              /* the third that is being moved, -1 = none */
@@ -686,6 +686,8 @@ static void restore_nodes(void)
     bool strangers = false;
     world.layout = 0;
     world.moving = -1;
+    s->ask_took_ms = s->misses = 0; /* on a clock that jumps an answer seems to take long: the next question would wait */
+    loop_timer(&s->timer, loop_ms());
     settle(2000, nodes_well);
     for (uint32_t slot = 0, wrong = !map_true(); wrong && slot < SLOTMAP_SLOTS; slot++) {
         if (s->map.owner[slot] != owner_of(third_of((uint16_t)slot))) {
@@ -870,19 +872,33 @@ static void act_answer(void)
     }
 }
 
+/* Whether these bytes are one reply that says neither that a request did not run nor who owns what. */
+static bool plain_reply(const unsigned char *p, size_t n)
+{
+    struct resp_reply reply;
+    enum resp_status status;
+    resp_reply_start(&reply);
+    return n > 0 && *p != '-' && *p != '*' && resp_reply(&reply, p, n, &status) == n && status == RESP_WHOLE;
+}
+
+/* A node makes something up, in the place of an answer or beside its answers. In the second case the proxy takes each
+ * answer for that of another request, and a "not executed" for that of a write that has run. */
 static void act_node_raw(void)
 {
     unsigned char bytes[256];
     unsigned which = next_byte(), n = next_byte();
     struct sock *s = pick_node(which);
     struct resp_request f;
+    size_t len = s != NULL && which >= 64 ? node_request(s, &f) : 0;
     for (unsigned i = 0; i < n; i++) {
         bytes[i] = (unsigned char)next_byte();
     }
     world.calm = false;
     world.wild = true;
-    if (s != NULL && sock_say(s, bytes, n) && which >= 64) {
-        s->out_at += node_request(s, &f);
+    if (s != NULL && sock_say(s, bytes, n)) {
+        world.jumbled = world.jumbled || len == 0 || !plain_reply(bytes, n);
+        s->asking = s->asking && len == 0;
+        s->out_at += len;
     }
 }
 
