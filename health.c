@@ -371,7 +371,11 @@ static void map_apply(struct service *s, const struct backend *from)
             owner = s->map.owner[slot];
         }
         if (slotmap_set(&s->map, (uint16_t)slot, owner)) {
+            s->gains += !changed; /* all that this map brings is one gain */
             changed = true;
+            if (owner != SLOTMAP_NONE) {
+                backend_at(owner)->gained = s->gains;
+            }
         }
         if (owner != SLOTMAP_NONE && backend_at(owner) != NULL) {
             backend_at(owner)->slots++;
@@ -381,6 +385,7 @@ static void map_apply(struct service *s, const struct backend *from)
     s->misses = 0;
     s->trouble[0] = '\0';
     s->refreshed_ms = loop_ms();
+    s->told_ms = s->ask_began_ms;
     s->ask_took_ms = (uint32_t)(s->refreshed_ms - s->ask_began_ms);
     stats.refreshes++;
     if (changed) {
@@ -559,7 +564,7 @@ static void service_tick(struct timer *t)
         gap = gap > 10u * s->ask_took_ms ? gap : 10u * s->ask_took_ms;
         gap <<= s->misses < MISSES_MAX ? s->misses : MISSES_MAX;
     }
-    if (since < gap && s->ask_began_ms != 0) {
+    if (since < gap && s->ask_began_ms != 0 && !s->hurry) {
         loop_timer(&s->timer, loop_ms() + gap - since);
         return;
     }
@@ -569,7 +574,7 @@ static void service_tick(struct timer *t)
         return;
     }
     s->asked = b;
-    s->refresh_wanted = false;
+    s->refresh_wanted = s->hurry = false;
     s->ask_began_ms = loop_ms();
     slotmap_stage_begin(&s->stage, s->stage_nodes, hb.cap);
     ask(b, ASK_SLOTS, line, sizeof line - 1);
@@ -585,6 +590,12 @@ void health_refresh(struct service *s)
         s->refresh_wanted = true;
         loop_timer(&s->timer, loop_ms());
     }
+}
+
+void health_ask_now(struct service *s)
+{
+    s->hurry = true;
+    loop_timer(&s->timer, loop_ms());
 }
 
 void health_open(struct service *s, const struct conf_redis *conf, const struct service_ops *ops)

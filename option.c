@@ -41,6 +41,8 @@ const struct option options[] = {
       "upstream connections lent to one client at a time, for large transfers" },
     { P(max_split_keys), "max_split_keys", COUNT, 64, 1048576, "16384", NULL,
       "keys of one request that spans several slots (MGET, MSET, DEL and the like)" },
+    { P(script_cache), "script_cache", SIZE, KIB(16), MIB(64), "256k", NULL,
+      "bodies of scripts kept, so that a node that has not got one can be given it" },
     { P(log_level), "log_level", ENUM, 0, 3, "info", "error|warn|info|debug",
       "the least important lines that are still written to stderr" },
     { P(prefault), "prefault", BOOL, 0, 1, "no", "no|yes",

@@ -203,7 +203,7 @@ size_t loop_cold(void);
     X(requests) X(replies) X(bytes_in) X(bytes_out) X(errors_sent) \
     X(redirect_moved) X(redirect_ask) X(redirect_tryagain) X(redirect_clusterdown) X(redirect_loading) \
     X(resent) X(outcome_unknown) X(not_executed) X(late) X(split_requests) X(split_parts) \
-    X(large_requests) X(large_replies) X(lease_waits) X(lease_refused) \
+    X(large_requests) X(large_replies) X(lease_waits) X(lease_refused) X(scripts_loaded) \
     X(pool_empty) X(requests_full) X(protocol_errors) \
     X(dials) X(dial_failures) X(upstream_lost) X(refreshes) X(refresh_failures) X(map_changes) \
     X(probes) X(probe_failures)
@@ -414,6 +414,7 @@ struct backend {
     uint8_t address_count, address_at;
     struct address address[MAX_ADDRESSES];
     uint32_t slots;             /* how many it owns in the map in use */
+    uint32_t gained;            /* service.gains when it last gained some */
     uint32_t backoff_ms;
     uint64_t troubled_ms;       /* when it was last found wanting */
     uint64_t unlisted_ms;       /* since when no map names it */
@@ -445,7 +446,10 @@ struct service {
     uint16_t ask_at;            /* rotation over the backends */
     bool refresh_wanted;
     char trouble[SLOTMAP_ERROR_CAP]; /* why there is no map, for the client's error */
+    uint32_t gains;             /* how often nodes gained slots */
     uint64_t refreshed_ms, ask_began_ms, trouble_ms;
+    uint64_t told_ms;           /* when the map in use was asked for */
+    bool hurry;                 /* the next question does not wait for its time */
     uint32_t ask_took_ms, misses;
     struct timer timer;
     struct listener listeners[MAX_LISTENS];
@@ -461,6 +465,7 @@ const char *backend_name(const struct backend *b, char out[HOST_CAP + 8]); /* "h
 /* Its present address, or NULL while none is known. */
 const struct address *backend_address(const struct backend *b);
 void health_refresh(struct service *s);                   /* the map is not true any more: ask soon */
+void health_ask_now(struct service *s);                   /* somebody waits for a map asked for from now on */
 void health_lost(struct backend *b);                      /* a connection that had worked was lost */
 void health_refused(struct backend *b);                   /* it could not be dialled, or did not let us in */
 void health_suspect(struct backend *b);                   /* requests in flight make no progress */
@@ -496,6 +501,7 @@ struct conf_command { char name[COMMAND_NAME_CAP]; enum command_keys keys; uint3
 
 struct conf {
     size_t chunk_size, chunks, upstream_buffer;
+    size_t script_cache;
     uint32_t max_clients, max_backends, max_requests, max_leases, max_split_keys;
     int log_level;
     int prefault, supervise;             /* yes / no */

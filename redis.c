@@ -47,6 +47,12 @@ static enum verdict say(struct client *c, bool done)
     return VERDICT_DONE;
 }
 
+static enum verdict no_map(struct client *c)
+{
+    stats.not_executed++;
+    return say(c, client_error(c, "CLUSTERDOWN not executed: no cluster map yet: %s", c->service->trouble));
+}
+
 static enum verdict forward(struct client *c, const struct request *q, uint16_t slot, bool fence)
 {
     struct backend *b = service_owner(c->service, slot);
@@ -55,8 +61,7 @@ static enum verdict forward(struct client *c, const struct request *q, uint16_t 
         return VERDICT_WAIT;
     }
     if (b == NULL && c->service->map.served == 0) {
-        stats.not_executed++;
-        return say(c, client_error(c, "CLUSTERDOWN not executed: no cluster map yet: %s", c->service->trouble));
+        return no_map(c);
     }
     r = req_take(c, q->command, req_to_client);
     if (r == NULL) {
@@ -162,7 +167,7 @@ static enum verdict by_keys(struct client *c, const struct request *q)
                 return wrong_count(c, q);
             }
             if (c->service->map.served == 0) {
-                return forward(c, q, slot, false); /* which says why there is no map */
+                return no_map(c);
             }
             return must_wait(c, -1) ? VERDICT_WAIT : fan_split(c, q, (uint32_t)count);
         }
@@ -217,6 +222,9 @@ static enum verdict decide(struct client *c, struct request *q)
         const struct command *sub = command_sub(command, q->p + q->arg[1].off, q->arg[1].len);
         q->command = command = sub != NULL ? sub : command;
     }
+    if (command->group == GROUP_SCRIPTING) {
+        script_note(q);
+    }
     switch (command->route) {
     case ROUTE_LOCAL:
         return local_answer(c, q);
@@ -230,6 +238,16 @@ static enum verdict decide(struct client *c, struct request *q)
             return forward(c, q, slotmap_slot(q->p + q->arg[1].off, q->arg[1].len), false);
         }
         return !command_arity_ok(command, q->argc) ? wrong_count(c, q) : by_keys(c, q);
+    case ROUTE_ALL:
+        return !command_arity_ok(command, q->argc) ? wrong_count(c, q)
+               : c->service->map.served == 0       ? no_map(c)
+               : must_wait(c, -1)                  ? VERDICT_WAIT
+                                                   : fan_all(c, q);
+    case ROUTE_SCAN:
+        return !command_arity_ok(command, q->argc) ? wrong_count(c, q)
+               : c->service->map.served == 0       ? no_map(c)
+               : must_wait(c, -1)                  ? VERDICT_WAIT
+                                                   : scan(c, q);
     default:
         return unsupported(c, q);
     }

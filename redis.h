@@ -5,7 +5,7 @@
  *        |
  *      redis.c          decides: one of the rooms below
  *        |  \______________________________________________
- *      redis_fan.c    redis_large.c    redis_local.c        several nodes; big transfers; answered here
+ *      redis_fan.c, redis_scan.c    redis_large.c    redis_local.c    several nodes; big transfers; answered here
  *        |   ________________/
  *      redis_req.c      request records, the order of answers, redirects, replay
  *        |
@@ -52,6 +52,7 @@ enum req_state {
 #define REQ_TRYAGAIN 32u /* the last word on it was TRYAGAIN */
 #define REQ_TURNED 64u   /* a node turned it away for reasons of its own: its wait has begun */
 #define REQ_COUNTED 128u /* stands in its client's count of unsettled ones */
+#define REQ_SCRIPT 512u  /* may name a script that the node has not got */
 #define REQ_VIA_ASK 256u /* its last reply came from a node that was told ASKING */
 
 struct client;
@@ -78,10 +79,12 @@ struct req {
     uint32_t waits_ms;          /* since when it waits for a node */
     uint32_t due_ms;            /* when it is tried again */
     uint32_t size;              /* of its bytes, as its client's credit counts them */
+    uint32_t mark;              /* its taker's own */
     uint16_t slot;
     uint16_t part;              /* which part of its fan it is */
     uint16_t flags;
     uint8_t state, hops;
+    uint64_t since_ms;     /* of a SCAN that waits for the map */
 };
 
 /* A connection to a node. Shared ones carry all clients' requests, pipelined; a leased one serves one client. */
@@ -199,7 +202,7 @@ bool upstream_pending(void);
 extern void (*upstream_on_shortage)(void);
 
 /* A lease is an upstream connection that serves one client. */
-struct upstream *lease_take(struct backend *b, struct client *c); /* NULL: none is free */
+struct upstream *lease_take(struct backend *b, struct client *c); /* NULL: none is free. c NULL: for one request */
 void lease_return(struct upstream *u);
 void lease_send(struct upstream *u, struct req *r);
 void lease_sent(struct upstream *u);         /* the last byte of a streamed request has been put out */
@@ -241,6 +244,10 @@ void req_error(struct req *r, const char *fmt, ...) __attribute__((format(printf
 /* The usual taker: in order to the client. */
 bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last);
 bool req_drop(struct req *r, const unsigned char *p, size_t n, bool last);
+/* The same for an answer, or its first piece, that lies in several places: all of it is taken, or nothing. */
+bool req_give_parts(struct req *r, const struct iovec *parts, int count, bool last);
+/* Its answer, of which more is to come, is not what was asked for: its client hears so, what follows is nobody's. */
+bool req_wrong_shape(struct req *r);
 /* Puts bytes that were made here into the client's order of answers. */
 bool client_answer(struct client *c, const void *p, size_t n);
 bool client_answer_parts(struct client *c, const struct iovec *parts, int count); /* all or nothing */
@@ -271,6 +278,9 @@ extern void (*req_on_large)(struct req *r);
 /* A lease became free. */
 extern void (*lease_on_free)(void);
 /* redis_fan.c: the request that a part is a part of; the client of a split request has gone. */
+/* redis_script.c: r is about to be put in b's queue; its reply from b is NOSCRIPT: true if it may be sent again. */
+extern void (*req_before_script)(const struct req *r, struct backend *b);
+extern bool (*req_script_missing)(const struct req *r, const struct backend *b);
 extern const struct req *(*fan_whole)(const struct fan *f);
 extern void (*fan_orphan)(struct req *whole);
 extern bool (*fan_under_way)(const struct fan *f, uint16_t slot, const struct upstream *u); /* a part of it */
@@ -314,8 +324,21 @@ void redis_fan_tables(const struct conf *conf);
 void redis_fan_open(void);
 /* Splits a request whose keys are in several slots. keys: all of them. */
 enum verdict fan_split(struct client *c, const struct request *q, uint32_t key_count);
+/* Sends the request to every master; its row says how the answers become one. There must be a map. */
+enum verdict fan_all(struct client *c, const struct request *q);
 /* The table of key slices that fan_split reads; redis.c fills it. */
 struct resp_slice *fan_keys(uint32_t *cap);
+
+/* ----------------------------------------------------- redis_scan.c */
+
+/* One SCAN, whose arity is right. There must be a map. */
+enum verdict scan(struct client *c, const struct request *q);
+
+/* --------------------------------------------------- redis_script.c */
+
+void redis_script_tables(const struct conf *conf);
+void redis_script_open(void);
+void script_note(const struct request *q);  /* one of GROUP_SCRIPTING goes by: its body, if it has one, is kept */
 
 /* ---------------------------------------------------- redis_local.c */
 

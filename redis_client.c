@@ -415,6 +415,7 @@ void redis_tables(const struct conf *conf)
     redis_upstream_tables(conf);
     redis_req_tables(conf);
     redis_fan_tables(conf);
+    redis_script_tables(conf);
     redis_large_tables(conf);
 }
 
@@ -431,6 +432,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     }
     redis_req_open();
     redis_fan_open();
+    redis_script_open();
     redis_large_open();
     client_on_resume = on_resume;
     rd.service_count = conf->redis_count;

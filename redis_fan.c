@@ -1,11 +1,12 @@
 /*
- * redis_fan.c - one request that needs several slots: split, gather, merge.
+ * redis_fan.c - one request that needs several slots, or all masters: split or repeated, gathered, merged.
  *
  *   whole   MGET a b c d                     in its client's queue, in nobody else's
  *     |
  *    fan    plan: a->0 b->1 c->0 d->2        which part answers which key
  *     |
  *   parts   MGET a c | MGET b | MGET d       each an ordinary record: routed, redirected, replayed by redis_req.c
+ *           DBSIZE | DBSIZE | DBSIZE         to all masters: as it came, by a slot of each
  *
  * A part holds the keys of one slot, never less, so a wrong type stays nil as in one server's MGET. All parts are
  * waited for; then the first error in the order of the parts is the answer, or else their merged answers are.
@@ -16,6 +17,7 @@
 #include <string.h>
 
 #define NO_KEY UINT32_MAX
+#define WRONG_SHAPE "-ERR a node gave an answer of the wrong shape\r\n"
 
 struct fan {
     struct req *whole;       /* NULL: a free entry */
@@ -214,6 +216,25 @@ static void recount(struct fan *f)
     }
 }
 
+/* All is put behind each other: in the output of the client, or with the whole until its turn. */
+static void merge_done(struct fan *f, struct pen *pen)
+{
+    struct req *whole = f->whole;
+    whole->fan = NULL;
+    fan_free(f);
+    pen_close(pen);
+    if (whole->client == NULL) {
+        req_free(whole);
+        return;
+    }
+    whole->client->parked_bytes += whole->parked.len;
+    whole->state = REQ_DONE;
+    conn_dirty(whole->client->conn);
+    if (whole == whole->client->head) {
+        client_advance(whole->client);
+    }
+}
+
 static void merge_by_key(struct fan *f)
 {
     struct req *whole = f->whole;
@@ -222,7 +243,7 @@ static void merge_by_key(struct fan *f)
     recount(f);
     for (struct req *r = f->parts; r != NULL; r = r->client_next) {
         if (!array_begins(r, fn.parts[r->part].keys)) {
-            give_text(f, "-ERR a node gave an answer of the wrong shape\r\n");
+            give_text(f, WRONG_SHAPE);
             return;
         }
     }
@@ -238,19 +259,147 @@ static void merge_by_key(struct fan *f)
             break;
         }
     }
-    whole->fan = NULL;
-    fan_free(f);
-    pen_close(&pen);
-    if (whole->client == NULL) {
-        req_free(whole);
-        return;
+    merge_done(f, &pen);
+}
+
+/* Puts a part's whole answer, or what is left of it, behind what is merged so far. */
+static void merge_rest(struct req *whole, struct pen *pen, struct req *r)
+{
+    const unsigned char *p;
+    size_t at = 0, n;
+    while ((n = slice_part(&r->parked, &at, &p)) > 0) {
+        merged(whole, pen, p, n);
     }
-    whole->client->parked_bytes += whole->parked.len;
-    whole->state = REQ_DONE;
-    conn_dirty(whole->client->conn);
-    if (whole == whole->client->head) {
-        client_advance(whole->client);
+}
+
+static void give_part(struct fan *f, struct req *r)
+{
+    struct pen pen = { NULL };
+    merge_rest(f->whole, &pen, r);
+    merge_done(f, &pen);
+}
+
+/* How many elements the part's answer, an array, has; its header is let go. -1: it is none. */
+static int64_t array_opens(struct req *r)
+{
+    unsigned char head[24];
+    size_t n = r->parked.len < sizeof head ? r->parked.len : sizeof head;
+    const unsigned char *end;
+    int64_t count;
+    slice_copy(&r->parked, 0, head, n);
+    end = memchr(head, '\r', n);
+    if (end == NULL || head[0] != '*' || !resp_to_int(head + 1, (size_t)(end - head) - 1, &count)) {
+        return -1;
     }
+    slice_drop(&r->parked, (size_t)(end - head) + 2);
+    return count;
+}
+
+/* Arrays, one behind the other. */
+static void merge_append(struct fan *f)
+{
+    unsigned char header[24];
+    struct pen pen = { NULL };
+    int64_t sum = 0;
+    for (struct req *r = f->parts; r != NULL; r = r->client_next) {
+        int64_t count = array_opens(r);
+        if (count < 0) {
+            give_text(f, WRONG_SHAPE);
+            return;
+        }
+        sum += count;
+    }
+    merged(f->whole, &pen, header, resp_put_header(header, '*', sum));
+    for (struct req *r = f->parts; r != NULL; r = r->client_next) {
+        merge_rest(f->whole, &pen, r);
+    }
+    merge_done(f, &pen);
+}
+
+/* Arrays of ":0" and ":1": each place is 1 if it is in all of them. */
+static void merge_and(struct fan *f)
+{
+    unsigned char header[24], digit[4] = ":?\r\n";
+    struct pen pen = { NULL };
+    int64_t count = -1;
+    for (struct req *r = f->parts; r != NULL; r = r->client_next) {
+        int64_t n = array_opens(r);
+        if (n < 0 || (count >= 0 && n != count) || r->parked.len != (size_t)n * sizeof digit) {
+            give_text(f, WRONG_SHAPE);
+            return;
+        }
+        count = n;
+    }
+    merged(f->whole, &pen, header, resp_put_header(header, '*', count));
+    for (size_t at = 1; at < (size_t)count * sizeof digit; at += sizeof digit) {
+        digit[1] = '1';
+        for (const struct req *r = f->parts; r != NULL; r = r->client_next) {
+            unsigned char one;
+            slice_copy(&r->parked, at, &one, 1);
+            digit[1] = one == '1' ? digit[1] : '0';
+        }
+        merged(f->whole, &pen, digit, sizeof digit);
+    }
+    merge_done(f, &pen);
+}
+
+static void merge_min(struct fan *f)
+{
+    unsigned char line[24];
+    int64_t least = INT64_MAX, value;
+    for (const struct req *r = f->parts; r != NULL; r = r->client_next) {
+        size_t n = r->parked.len < sizeof line ? r->parked.len : sizeof line;
+        slice_copy(&r->parked, 0, line, n);
+        if (n < 4 || line[0] != ':' || !resp_to_int(line + 1, n - 3, &value)) {
+            give_text(f, WRONG_SHAPE);
+            return;
+        }
+        least = value < least ? value : least;
+    }
+    give(f, line, resp_put_header(line, ':', least));
+}
+
+static bool part_begins(const struct req *r, const char *text)
+{
+    char head[48];
+    size_t n = strlen(text);
+    if (r->parked.len < n || n > sizeof head) {
+        return false;
+    }
+    slice_copy(&r->parked, 0, head, n);
+    return memcmp(head, text, n) == 0;
+}
+
+/* SCRIPT KILL: the node that did it; else the one that says why it could not, rather than that it had nothing to do. */
+static void merge_one_ok(struct fan *f)
+{
+    struct req *best = f->parts;
+    for (struct req *r = f->parts; r != NULL; r = r->client_next) {
+        if (!part_begins(r, "-")) {
+            best = r;
+            break;
+        }
+        best = part_begins(best, "-NOTBUSY") ? r : best;
+    }
+    give_part(f, best);
+}
+
+/* RANDOMKEY: a node that has a key, each in its turn. FUNCTION STATS: a node where something runs. */
+static void merge_special(struct fan *f)
+{
+    static uint32_t turn;
+    struct req *best = f->parts;
+    uint32_t first = turn++ % f->count;
+    for (struct req *r = f->parts; r != NULL; r = r->client_next) {
+        bool idle = part_begins(r, "$-1") || part_begins(r, "*4\r\n$14\r\nrunning_script\r\n$-1");
+        if (!idle && (r->part >= first || part_begins(best, "$-1") || best == f->parts)) {
+            best = r;
+            if (r->part >= first) {
+                break;
+            }
+        }
+    }
+    give_part(f, best);
 }
 
 /* The first error in the order of the parts, word for word. */
@@ -274,10 +423,39 @@ static void give_error(struct fan *f)
     give_text(f, "-ERR a part of the request failed, and its error did not fit (chunks)\r\n");
 }
 
+static void merge(struct fan *f)
+{
+    unsigned char line[24];
+    switch (f->whole->command->merge) {
+    case MERGE_BY_KEY:
+        merge_by_key(f);
+        break;
+    case MERGE_SUM:
+        give(f, line, resp_put_header(line, ':', f->sum));
+        break;
+    case MERGE_APPEND:
+        merge_append(f);
+        break;
+    case MERGE_AND:
+        merge_and(f);
+        break;
+    case MERGE_MIN:
+        merge_min(f);
+        break;
+    case MERGE_ONE_OK:
+        merge_one_ok(f);
+        break;
+    case MERGE_SPECIAL:
+        merge_special(f);
+        break;
+    default:
+        give_part(f, f->parts); /* all agree, or are taken to */
+    }
+}
+
 static void finish(struct fan *f)
 {
     struct req *whole = f->whole;
-    unsigned char line[24];
     if (whole->client == NULL) {
         whole->fan = NULL;
         fan_free(f);
@@ -285,18 +463,14 @@ static void finish(struct fan *f)
         return;
     }
     whole->client->parked_bytes -= f->bytes;
-    if (f->failed) {
+    if (f->failed && whole->command->merge != MERGE_ONE_OK) {
         give_error(f);
     } else if (f->over) {
         give_text(f, "-ERR the merged answer is longer than merge_limit\r\n");
     } else if (f->crowded) {
         give_text(f, "-ERR no room for the merged answer (chunks)\r\n");
-    } else if (whole->command->merge == MERGE_BY_KEY) {
-        merge_by_key(f);
-    } else if (whole->command->merge == MERGE_SUM) {
-        give(f, line, resp_put_header(line, ':', f->sum));
     } else {
-        give(f, "+OK\r\n", 5);
+        merge(f);
     }
 }
 
@@ -334,7 +508,7 @@ static bool take_part(struct req *r, const unsigned char *p, size_t n, bool last
     struct fan *f = r->fan;
     bool error = n > 0 && *p == '-' && r->parked.len == 0 && last;
     f->failed = f->failed || error;
-    if (n > 0 && (f->whole->command->merge == MERGE_BY_KEY || error) && !keep(f, r, p, n, last)) {
+    if (n > 0 && (f->whole->command->merge != MERGE_SUM || error) && !keep(f, r, p, n, last)) {
         return false;
     }
     if (!last) {
@@ -477,32 +651,21 @@ static bool make_parts(struct fan *f, struct client *c, const struct request *q)
     return q->command->merge != MERGE_BY_KEY || write_plan(f, q);
 }
 
-enum verdict fan_split(struct client *c, const struct request *q, uint32_t key_count)
+/* A fan of `count` parts that `make` makes, in its client's queue. False: something ran out, and the client starves. */
+static bool begin(struct client *c, const struct request *q, uint32_t count, uint32_t keys,
+                  bool (*make)(struct fan *, struct client *, const struct request *))
 {
     struct fan *f = fn.free;
-    uint32_t count = group(q->p, key_count);
-    if (count > fn.total * 8 || count > UINT16_MAX) {
-        if (client_error(c, "ERR a request over %u slots is too wide for this proxy (max_requests)", (unsigned)count)) {
-            return VERDICT_DONE;
-        }
-        client_starve(c);
-        return VERDICT_WAIT;
-    }
-    if (f == NULL || redis_req_free() < count + 1 || !room_for(c, q, count)) {
-        redis_req_shortage();
-        client_starve(c);
-        return VERDICT_WAIT;
-    }
     fn.free = f->next;
     memset(f, 0, sizeof *f);
     f->count = count;
-    f->keys = key_count;
+    f->keys = keys;
     f->whole = req_take(c, q->command, take_part);
-    if (!make_parts(f, c, q)) {
+    if (!make(f, c, q)) {
         req_free(f->whole);
         fan_free(f);
         client_starve(c);
-        return VERDICT_WAIT;
+        return false;
     }
     f->whole->fan = f;
     f->whole->state = REQ_PARTS;
@@ -512,10 +675,99 @@ enum verdict fan_split(struct client *c, const struct request *q, uint32_t key_c
     for (struct req *r = f->parts; r != NULL; r = r->client_next) {
         req_commit(r);
     }
-    /* The last part to be answered ends the fan, and that can be while it is being sent. */
-    for (struct req *r = f->parts, *next; r != NULL; r = next) {
+    return true;
+}
+
+/* Sends the parts of the client's last request. The last one to be answered ends the fan, and that can be while it is
+ * being sent. */
+static enum verdict send_parts(struct client *c, void (*send)(struct req *))
+{
+    for (struct req *r = c->tail->fan->parts, *next; r != NULL; r = next) {
         next = r->client_next;
-        req_route(r);
+        send(r);
     }
     return VERDICT_DONE;
+}
+
+enum verdict fan_split(struct client *c, const struct request *q, uint32_t key_count)
+{
+    uint32_t count = group(q->p, key_count);
+    if (count > fn.total * 8 || count > UINT16_MAX) {
+        if (client_error(c, "ERR a request over %u slots is too wide for this proxy (max_requests)", (unsigned)count)) {
+            return VERDICT_DONE;
+        }
+        client_starve(c);
+        return VERDICT_WAIT;
+    }
+    if (fn.free == NULL || redis_req_free() < count + 1 || !room_for(c, q, count)) {
+        redis_req_shortage();
+        client_starve(c);
+        return VERDICT_WAIT;
+    }
+    return begin(c, q, count, key_count, make_parts) ? send_parts(c, req_route) : VERDICT_WAIT;
+}
+
+/* -------------------------------------------------------- to all masters */
+
+/* Notes a slot of each node that owns any in fn.parts. Gives the number of nodes. */
+static uint32_t masters(const struct service *s)
+{
+    static uint32_t told[BACKENDS_MAX]; /* the number of the fan that has counted this node */
+    uint32_t count = 0;
+    fn.number++;
+    for (uint32_t slot = 0; slot < SLOTMAP_SLOTS && count < fn.key_cap; slot++) {
+        uint16_t owner = s->map.owner[slot];
+        if (owner != SLOTMAP_NONE && told[owner] != fn.number) {
+            told[owner] = fn.number;
+            fn.parts[count++].slot = (uint16_t)slot;
+        }
+    }
+    return count;
+}
+
+static bool repeat(struct fan *f, struct client *c, const struct request *q)
+{
+    for (uint32_t i = 0; i < f->count; i++) {
+        struct req *r = req_take(c, q->command, take_part);
+        if (r == NULL) {
+            return false;
+        }
+        *(f->last != NULL ? &f->last->client_next : &f->parts) = r;
+        f->last = r;
+        r->fan = f;
+        r->slot = fn.parts[i].slot;
+        r->part = (uint16_t)i;
+        if (!req_bytes(r, service_owner(c->service, r->slot), c, q->p, q->len, q->copied)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Answers that grow with the data go over leases while there are some, since others would wait behind them; and so do
+ * commands meant for a node that is busy with a script, since a server does not read what stands behind that. */
+static void send_repeated(struct req *r)
+{
+    struct backend *b = service_owner(r->service, r->slot);
+    bool apart = r->command->merge == MERGE_APPEND || (r->command->flags & CMD_ALLOW_BUSY) != 0;
+    struct upstream *u = apart && b != NULL ? lease_take(b, NULL) : NULL;
+    if (u != NULL && u->conn != NULL) {
+        lease_send(u, r);
+        return;
+    }
+    if (u != NULL) {
+        lease_return(u);
+    }
+    req_route(r);
+}
+
+enum verdict fan_all(struct client *c, const struct request *q)
+{
+    uint32_t count = masters(c->service);
+    if (redis_req_free() < count + 1 || fn.free == NULL || !room_for(c, q, count)) {
+        redis_req_shortage();
+        client_starve(c);
+        return VERDICT_WAIT;
+    }
+    return begin(c, q, count, 0, repeat) ? send_parts(c, send_repeated) : VERDICT_WAIT;
 }

@@ -36,6 +36,8 @@ static struct {
 void (*client_on_resume)(struct client *c);
 void (*req_on_large)(struct req *r);
 void (*lease_on_free)(void);
+void (*req_before_script)(const struct req *r, struct backend *b);
+bool (*req_script_missing)(const struct req *r, const struct backend *b);
 const struct req *(*fan_whole)(const struct fan *f);
 void (*fan_orphan)(struct req *whole);
 bool (*fan_under_way)(const struct fan *f, uint16_t slot, const struct upstream *u);
@@ -98,6 +100,9 @@ struct req *req_take(struct client *c, const struct command *command, req_taker 
     r->started_ms = r->waits_ms = now32();
     if (command != NULL && (command->flags & CMD_READONLY) != 0) {
         r->flags = REQ_READONLY;
+    }
+    if (command != NULL && command->group == GROUP_SCRIPTING) {
+        r->flags |= REQ_SCRIPT;
     }
     return r;
 }
@@ -249,6 +254,61 @@ static void learn_size(struct client *c, size_t n)
     c->window += c->window < c->service->conf->client_pipeline;
 }
 
+/* The head of its client's queue has been answered with n bytes. */
+static void head_answered(struct client *c, size_t n)
+{
+    learn_size(c, n);
+    req_settle(c->head);
+    pop_head(c);
+    upstream_unstick_soon();
+    if (c->parked_bytes > 0 || c->paused || c->ended || c->park.chunk != NULL) {
+        client_advance(c);
+    }
+}
+
+/* r's answer is parked until its turn. */
+static void parked(struct req *r, size_t n)
+{
+    slice_release(&r->bytes);
+    r->client->parked_bytes += n;
+    learn_size(r->client, n);
+    req_settle(r);
+    r->state = REQ_DONE;
+}
+
+bool req_give_parts(struct req *r, const struct iovec *parts, int count, bool last)
+{
+    struct client *c = r->client;
+    bool head = r == c->head;
+    size_t len = 0;
+    for (int i = 0; i < count; i++) {
+        len += parts[i].iov_len;
+    }
+    if (buf_free_chunks() * buf_chunk_size() < len + 2 * buf_chunk_size() || (!last && !head)) {
+        return false;
+    }
+    for (int i = 0; i < count; i++) {
+        must(head ? chain_put(&c->conn->out, BUF_REPLY, parts[i].iov_base, parts[i].iov_len)
+                  : parts[i].iov_len == 0 ||
+                        pen_more(&c->park, BUF_REPLY, parts[i].iov_base, parts[i].iov_len, &r->parked));
+    }
+    if (!head) {
+        parked(r, len);
+        return true;
+    }
+    conn_dirty(c->conn);
+    if (last) {
+        head_answered(c, len);
+    }
+    return true;
+}
+
+bool req_wrong_shape(struct req *r)
+{
+    conn_fail(r->client->conn, "a node gave an answer of the wrong shape");
+    return true;
+}
+
 bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
 {
     struct client *c = r->client;
@@ -262,24 +322,14 @@ bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
         }
         conn_dirty(c->conn);
         if (last) {
-            learn_size(c, n);
-            req_settle(r);
-            pop_head(c);
-            upstream_unstick_soon();
-            if (c->parked_bytes > 0 || c->paused || c->ended || c->park.chunk != NULL) {
-                client_advance(c);
-            }
+            head_answered(c, n);
         }
         return true;
     }
     if (!last || !pen_write(&c->park, BUF_REPLY, p, n, &r->parked)) {
         return false;
     }
-    slice_release(&r->bytes);
-    c->parked_bytes += n;
-    learn_size(c, n);
-    req_settle(r);
-    r->state = REQ_DONE;
+    parked(r, n);
     return true;
 }
 
@@ -402,6 +452,9 @@ struct backend *service_owner(const struct service *s, uint16_t slot)
 void req_send(struct req *r, struct backend *b)
 {
     struct upstream *u = b->shared;
+    if (r->flags & REQ_SCRIPT) {
+        req_before_script(r, b);
+    }
     if (!upstream_ready(u)) {
         bool away = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
         if (away && u->queued >= b->service->conf->failover_queue) {
@@ -630,6 +683,13 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
         follow(r, u, &to);
         return true;
     }
+    if ((r->flags & REQ_SCRIPT) && begins(p, n, "-NOSCRIPT") && !later_under_way(r, NULL) &&
+        req_script_missing(r, u->backend)) {
+        r->client->gate = true;
+        r->hops++;
+        req_send(r, u->backend);
+        return true;
+    }
     if (begins(p, n, "-TRYAGAIN")) {
         counter = &stats.redirect_tryagain;
         r->flags |= REQ_TRYAGAIN;
@@ -712,6 +772,7 @@ void service_set_owner(struct service *s, uint16_t slot, struct backend *b)
     if (slotmap_set(&s->map, slot, b->index)) {
         stats.map_changes++;
         b->slots++;
+        b->gained = ++s->gains;
         if (old != SLOTMAP_NONE && backend_at(old) != NULL) {
             backend_at(old)->slots--;
         }

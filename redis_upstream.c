@@ -702,7 +702,9 @@ struct upstream *lease_take(struct backend *b, struct client *c)
     found->backend = b;
     found->owner = c;
     found->held = false;
-    c->lease = found;
+    if (c != NULL) {
+        c->lease = found;
+    }
     upstream_connect(found);
     return found;
 }

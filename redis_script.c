@@ -1,0 +1,205 @@
+/*
+ * redis_script.c - scripts by their digest: a node that has not got one is given it before it is asked.
+ *
+ *   EVAL body, SCRIPT LOAD body --> ring of bodies          the oldest are written over
+ *                                     ^        ^
+ *                 table by digest ----'        '---- table by how a body looks: one known already costs no digest
+ *
+ *   EVALSHA digest to a node --> loaded[script][node] is the connection that has carried it: nothing to do
+ *                                 else SCRIPT LOAD goes ahead of it, for nobody
+ *
+ * What a client has loaded on "the server" is so on every node, also on one that was started again or has just joined.
+ * A script whose body is not known any more gets the node's NOSCRIPT, on which clients send EVAL.
+ */
+#include "redis.h"
+#include "sha1.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define SCRIPTS 512           /* how many bodies are known at most; two of one place push each other out */
+#define LOOK 32               /* bytes at either end of a body by which it is looked for */
+#define HEAD_CAP 256          /* of an EVALSHA, what holds its digest */
+#define TRIES_MAX 3
+
+struct script {
+    unsigned char digest[SHA1_BYTES];
+    uint32_t off, len;        /* in the ring; len 0: none here */
+};
+
+static struct {
+    unsigned char *ring;
+    size_t size, at;
+    struct script *all;
+    uint16_t *by_look;        /* place in `all` */
+    uint32_t *loaded;         /* [script][backend]: low bits of the id of the connection that has carried it */
+    uint32_t nodes;
+} sp;
+
+void redis_script_tables(const struct conf *conf)
+{
+    sp.size = conf->script_cache;
+    sp.nodes = conf->max_backends;
+    sp.ring = arena_take("script bodies", sp.size, 1);
+    sp.all = arena_take("scripts", SCRIPTS, sizeof *sp.all);
+    sp.by_look = arena_take("scripts by look", SCRIPTS, sizeof *sp.by_look);
+    sp.loaded = arena_take("scripts loaded", (size_t)SCRIPTS * sp.nodes, sizeof *sp.loaded);
+}
+
+/* ------------------------------------------------------------- the bodies */
+
+static uint32_t look_of(const unsigned char *body, size_t n)
+{
+    uint32_t hash = 2166136261u ^ (uint32_t)n; /* FNV-1a */
+    size_t ends = n < LOOK ? n : LOOK;
+    for (size_t i = 0; i < ends; i++) {
+        hash = (hash ^ body[i]) * 16777619u;
+        hash = (hash ^ body[n - ends + i]) * 16777619u;
+    }
+    return (hash ^ hash >> 16) % SCRIPTS;
+}
+
+static struct script *script_of(const unsigned char digest[SHA1_BYTES])
+{
+    return &sp.all[((uint32_t)digest[0] << 8 | digest[1]) % SCRIPTS];
+}
+
+static void not_loaded(const struct script *s)
+{
+    memset(&sp.loaded[(size_t)(s - sp.all) * sp.nodes], 0, sp.nodes * sizeof *sp.loaded);
+}
+
+/* Room for n bytes: what lay there is forgotten. */
+static uint32_t ring_room(size_t n)
+{
+    if (sp.at + n > sp.size) {
+        sp.at = 0;
+    }
+    for (uint32_t i = 0; i < SCRIPTS; i++) {
+        if (sp.all[i].len > 0 && sp.all[i].off < sp.at + n && sp.all[i].off + sp.all[i].len > sp.at) {
+            sp.all[i].len = 0;
+        }
+    }
+    sp.at += n;
+    return (uint32_t)(sp.at - n);
+}
+
+static void learn(const unsigned char *body, size_t n)
+{
+    unsigned char digest[SHA1_BYTES];
+    uint32_t look = look_of(body, n);
+    struct script *s = &sp.all[sp.by_look[look]];
+    if (n == 0 || n > sp.size / 4 || (s->len == n && memcmp(sp.ring + s->off, body, n) == 0)) {
+        return;
+    }
+    sha1(body, n, digest);
+    s = script_of(digest);
+    if (s->len == 0 || memcmp(s->digest, digest, SHA1_BYTES) != 0) {
+        s->len = 0;
+        s->off = ring_room(n);
+        s->len = (uint32_t)n;
+        memcpy(sp.ring + s->off, body, n);
+        memcpy(s->digest, digest, SHA1_BYTES);
+        not_loaded(s);
+    }
+    sp.by_look[look] = (uint16_t)(s - sp.all);
+}
+
+/* SCRIPT FLUSH: no node has any. */
+static void forget_all(void)
+{
+    for (uint32_t i = 0; i < SCRIPTS; i++) {
+        sp.all[i].len = 0;
+    }
+}
+
+void script_note(const struct request *q)
+{
+    const char *name = q->command->name;
+    uint32_t body = name[0] == 's' ? 2 : 1; /* SCRIPT LOAD body; EVAL body */
+    if (strcmp(name, "script|flush") == 0) {
+        forget_all();
+    } else if ((strcmp(name, "eval") == 0 || strcmp(name, "eval_ro") == 0 || strcmp(name, "script|load") == 0) && body < q->argc && q->arg[body].off + (size_t)q->arg[body].len <= q->len) {
+        learn(q->p + q->arg[body].off, q->arg[body].len);
+    }
+}
+
+/* ---------------------------------------------------- ahead of an EVALSHA */
+
+static int hex_digit(unsigned char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* The script that an EVALSHA names; NULL: it is no EVALSHA, or its body is not known. */
+static struct script *named_by(const struct req *r)
+{
+    unsigned char head[HEAD_CAP], digest[SHA1_BYTES];
+    struct resp_slice name, arg;
+    size_t n = r->bytes.len < sizeof head ? r->bytes.len : sizeof head;
+    struct script *s;
+    uint32_t at = 0;
+    if (strncmp(r->command->name, "evalsha", 7) != 0) {
+        return NULL;
+    }
+    slice_copy(&r->bytes, 0, head, n);
+    if (!resp_arg(head, n, &at, &name) || !resp_arg(head, n, &at, &arg) || arg.len != 2 * SHA1_BYTES) {
+        return NULL;
+    }
+    for (size_t i = 0; i < SHA1_BYTES; i++) {
+        int high = hex_digit(head[arg.off + 2 * i]), low = hex_digit(head[arg.off + 2 * i + 1]);
+        if (high < 0 || low < 0) {
+            return NULL;
+        }
+        digest[i] = (unsigned char)(high << 4 | low);
+    }
+    s = script_of(digest);
+    return s->len > 0 && memcmp(s->digest, digest, SHA1_BYTES) == 0 ? s : NULL;
+}
+
+/* The mark of b's connection in `loaded`; never 0. */
+static uint32_t mark_of(const struct backend *b)
+{
+    return b->shared->conn != NULL ? (uint32_t)b->shared->conn->id | 1u << 31 : 1;
+}
+
+static void before(const struct req *r, struct backend *b)
+{
+    struct script *s = named_by(r);
+    uint32_t *loaded = s != NULL ? &sp.loaded[(size_t)(s - sp.all) * sp.nodes + b->index] : NULL;
+    struct pen *pen = &b->shared->pen;
+    char head[64];
+    struct req *load;
+    int n;
+    if (loaded == NULL || *loaded == mark_of(b) || (load = req_take(NULL, NULL, req_drop)) == NULL) {
+        return;
+    }
+    load->service = r->service;
+    n = snprintf(head, sizeof head, "*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$%u\r\n", (unsigned)s->len);
+    if (!pen_more(pen, BUF_REQUEST, head, (size_t)n, &load->bytes) ||
+        !pen_more(pen, BUF_REQUEST, sp.ring + s->off, s->len, &load->bytes) ||
+        !pen_more(pen, BUF_REQUEST, "\r\n", 2, &load->bytes)) {
+        req_free(load);
+        return;
+    }
+    *loaded = b->shared->conn != NULL ? mark_of(b) : 0;
+    stats.scripts_loaded++;
+    upstream_put(b->shared, load);
+}
+
+/* The node says NOSCRIPT. True: we can give it the script. */
+static bool missing(const struct req *r, const struct backend *b)
+{
+    struct script *s = named_by(r);
+    if (s == NULL || r->hops >= TRIES_MAX) {
+        return false;
+    }
+    sp.loaded[(size_t)(s - sp.all) * sp.nodes + b->index] = 0;
+    return true;
+}
+
+void redis_script_open(void)
+{
+    req_before_script = before;
+    req_script_missing = missing;
+}

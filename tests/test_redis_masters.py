@@ -1,0 +1,326 @@
+"""What concerns all keys is asked of all masters: one answer comes back, as one server would give it. And SCAN, node after node."""
+import threading
+import time
+
+import pytest
+
+import harness
+from harness import LONG, Load, Puerta, RespClient, RespError, slot_of, wait_for
+
+SCANS = 20 if LONG else 6
+
+
+def fill(client, count, name="k"):
+    keys = [b"%s:%d" % (name.encode(), i) for i in range(count)]
+    client.pipeline([("SET", k, k) for k in keys])
+    return set(keys)
+
+
+def scan_all(client, *options):
+    found, cursor = [], b"0"
+    while True:
+        cursor, keys = client.ask("SCAN", cursor, *options)
+        found += keys
+        if cursor == b"0":
+            return found
+
+
+@pytest.fixture(autouse=True)
+def empty(cluster):
+    yield
+    for node in cluster.masters:
+        node.ask("ACL", "SETUSER", "default", "+@all")
+    cluster.flush()
+
+
+# ---- merged by each policy ----
+
+def test_numbers_are_added(client, cluster):
+    assert client.ask("DBSIZE") == 0
+    fill(client, 300)
+    assert client.ask("DBSIZE") == 300
+    assert all(node.ask("DBSIZE") > 0 for node in cluster.masters)
+
+
+def test_arrays_are_joined(client):
+    keys = fill(client, 500)
+    assert sorted(client.ask("KEYS", "*")) == sorted(keys)
+    assert sorted(client.ask("KEYS", "k:1?")) == sorted(b"k:%d" % i for i in range(10, 20))
+    assert client.ask("KEYS", "nothing*") == []
+
+
+def test_all_must_succeed(client, cluster):
+    for command in (("FLUSHALL",), ("FLUSHALL", "ASYNC"), ("FLUSHALL", "SYNC"), ("FLUSHDB",), ("FLUSHDB", "ASYNC")):
+        fill(client, 100)
+        assert client.ask(*command) == b"OK"
+        assert [node.ask("DBSIZE") for node in cluster.masters] == [0, 0, 0]
+    assert client.ask("CONFIG", "SET", "slowlog-max-len", 77) == b"OK"
+    assert [node.ask("CONFIG", "GET", "slowlog-max-len")[1] for node in cluster.masters] == [b"77"] * 3
+    assert client.ask("CONFIG", "GET", "slowlog-max-len") == [b"slowlog-max-len", b"77"]
+
+
+def test_flags_are_joined_by_and(client, cluster):
+    everywhere = client.ask("SCRIPT", "LOAD", "return 'everywhere'")
+    assert [node.ask("SCRIPT", "EXISTS", everywhere) for node in cluster.masters] == [[1]] * 3
+    for lonely in cluster.masters:
+        some = lonely.ask("SCRIPT", "LOAD", "return 'only on %d'" % lonely.port)
+        assert client.ask("SCRIPT", "EXISTS", everywhere, some, "0" * 40, everywhere) == [1, 0, 0, 1]
+    assert client.ask("SCRIPT", "FLUSH") == b"OK"
+    assert client.ask("SCRIPT", "EXISTS", everywhere) == [0]
+
+
+def test_a_random_key_comes_from_any_node(client, cluster):
+    assert client.ask("RANDOMKEY") is None
+    alone = "{%s}" % harness.tag_for_slot(16000)
+    client.ask("SET", alone, 1)
+    assert [client.ask("RANDOMKEY") for _ in range(6)] == [alone.encode()] * 6, "two nodes of three have no key"
+    fill(client, 300)
+    owners = {slot_of(client.ask("RANDOMKEY").decode()) * 3 // harness.SLOTS for _ in range(100)}
+    assert owners == {0, 1, 2}
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_one_success_is_enough_to_kill_a_script(client, other, cluster, where):
+    key = cluster.key_on(where)
+    client.ask("CONFIG", "SET", "busy-reply-threshold", 10)
+    assert client.try_ask("SCRIPT", "KILL").text.startswith("NOTBUSY ")
+    thread = threading.Thread(target=lambda: other.try_ask("EVAL", "while true do end", 1, key))
+    thread.start()
+    wait_for("the script to be killed", lambda: client.try_ask("SCRIPT", "KILL") == b"OK")
+    thread.join()
+
+
+def test_functions_are_on_every_node(client, cluster):
+    code = "#!lua name=lib\nredis.register_function('f', function(keys) return 'f of ' .. keys[1] end)"
+    assert client.ask("FUNCTION", "LOAD", code) == b"lib"
+    for i in range(3):
+        key = cluster.key_on(i)
+        assert client.ask("FCALL", "f", 1, key) == b"f of " + key.encode()
+    assert client.try_ask("FUNCTION", "LOAD", code).text.startswith("ERR Library 'lib' already exists")
+    dump = client.ask("FUNCTION", "DUMP")
+    assert client.ask("FUNCTION", "FLUSH") == b"OK"
+    assert [node.ask("FUNCTION", "LIST") for node in cluster.masters] == [[]] * 3
+    assert client.ask("FUNCTION", "RESTORE", dump) == b"OK"
+    assert [len(node.ask("FUNCTION", "LIST")) for node in cluster.masters] == [1] * 3
+    assert client.ask("FUNCTION", "STATS")[1] is None
+    assert client.ask("FUNCTION", "DELETE", "lib") == b"OK"
+
+
+def test_a_script_is_on_every_node(client, cluster):
+    """Also on one that has lost it, and after EVAL alone, as on one server."""
+    keys = [cluster.key_on(i) for i in range(3)]
+    body = "return 'of ' .. KEYS[1]"
+    wanted = [b"of " + k.encode() for k in keys]
+    digest = client.ask("SCRIPT", "LOAD", body).decode()
+    for _ in range(2):
+        assert [client.ask("EVALSHA", digest, 1, k) for k in keys] == wanted
+        assert [client.ask("EVALSHA_RO", digest.upper(), 1, k) for k in keys] == wanted
+        for node in cluster.masters:
+            node.ask("SCRIPT", "FLUSH")
+    assert client.ask("SCRIPT", "FLUSH") == b"OK"
+    assert [client.try_ask("EVALSHA", digest, 1, k).text.split()[0] for k in keys] == ["NOSCRIPT"] * 3
+    assert client.ask("EVAL", body, 1, keys[0]) == wanted[0]
+    assert client.pipeline([("EVALSHA", digest, 1, k) for k in keys]) == wanted
+    assert client.try_ask("EVALSHA", "0" * 40, 0).text.startswith("NOSCRIPT ")
+    assert client.try_ask("EVALSHA", "short", 0).text.startswith("NOSCRIPT ")
+
+
+def test_scripts_survive_a_node_that_starts_again(own_cluster):
+    with Puerta(own_cluster) as puerta, puerta.client(timeout=40) as client:
+        digest = client.ask("SCRIPT", "LOAD", "return 7")
+        keys = [own_cluster.key_on(i) for i in range(3)]
+        own_cluster.masters[0].kill()
+        wait_for("the replica to run the script", lambda: client.try_ask("EVALSHA", digest, 1, keys[0]) == 7)
+        assert [client.ask("EVALSHA", digest, 1, k) for k in keys] == [7, 7, 7]
+
+
+def test_only_the_last_scripts_are_kept(cluster):
+    with Puerta(cluster, script_cache="64k") as puerta, puerta.client() as client:
+        key = cluster.key_on(0)
+        digests = [client.ask("SCRIPT", "LOAD", "return %d --%s" % (i, "x" * 5000)).decode() for i in range(30)]
+        for node in cluster.masters:
+            node.ask("SCRIPT", "FLUSH")
+        answers = [client.try_ask("EVALSHA", d, 1, key) for d in digests]
+        assert answers[-8:] == list(range(22, 30)) and answers[0].text.startswith("NOSCRIPT ")
+        assert client.ask("EVAL", "return 1 --" + "y" * 60000, 1, key) == 1, "a body too long to keep goes by"
+
+
+# ---- a node that fails, in each position ----
+
+FAILING = [("DBSIZE",), ("KEYS", "*"), ("FLUSHALL",), ("SCRIPT", "EXISTS", "0" * 40), ("SCRIPT", "LOAD", "return 1"), ("RANDOMKEY",), ("MEMORY", "PURGE"),
+           ("LATENCY", "RESET"), ("SLOWLOG", "GET"), ("SLOWLOG", "LEN")]
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+@pytest.mark.parametrize("command", FAILING, ids=lambda c: "-".join(c[:2]))
+def test_the_error_of_one_node_is_the_answer(client, other, cluster, command, where):
+    cluster.masters[where].ask("ACL", "SETUSER", "default", "-" + command[0].lower())
+    with RespClient(cluster.masters[where].port) as direct:
+        wanted = direct.try_ask(*command).text
+    answer = client.try_ask(*command)
+    assert isinstance(answer, RespError) and answer.text == wanted
+    cluster.masters[where].ask("ACL", "SETUSER", "default", "+@all")
+    assert not isinstance(client.try_ask(*command), RespError)
+    assert client.pipeline([("PING",), command, ("PING",)])[::2] == [b"PONG", b"PONG"]
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_a_kill_that_one_node_refuses(client, cluster, where):
+    """Of several errors the one that says more than "nothing runs here"."""
+    cluster.masters[where].ask("ACL", "SETUSER", "default", "-script|kill")
+    assert client.try_ask("SCRIPT", "KILL").text.startswith("NOPERM ")
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_a_node_that_dies_gives_a_named_error_or_is_waited_for(own_cluster, where):
+    with Puerta(own_cluster) as puerta, puerta.client(timeout=40) as client:
+        fill(client, 100)
+        own_cluster.masters[where].kill()
+        answer = client.try_ask("DBSIZE")
+        assert answer == 100 or answer.text.startswith("CLUSTERDOWN not executed") or "outcome unknown" in answer.text
+        wait_for("the replica to count", lambda: client.try_ask("DBSIZE") == 100)
+        assert client.ask("FLUSHALL") == b"OK"
+        assert client.ask("DBSIZE") == 0
+
+
+# ---- order, bounds ----
+
+def test_the_order_of_a_pipeline_holds(client):
+    commands, wanted = [], []
+    for i in range(200):
+        commands += [("SET", "o:%d" % i, i), ("DBSIZE",), ("GET", "o:%d" % i)]
+        wanted += [b"OK", i + 1, b"%d" % i]
+    commands += [("FLUSHALL",), ("DBSIZE",), ("SET", "o:1", 1), ("DBSIZE",)]
+    wanted += [b"OK", 0, b"OK", 1]
+    assert client.pipeline(commands) == wanted
+
+
+def test_a_long_list_of_keys(client, other):
+    keys = {b"%s%d" % (b"x" * 200, i) for i in range(20000)}
+    client.pipeline([("SET", k, 1) for k in keys])
+    assert set(client.ask("KEYS", "*")) == keys
+    assert other.ask("PING") == b"PONG"
+
+
+def test_beyond_the_bound_is_an_error_and_nothing_else_suffers(cluster):
+    with Puerta(cluster, merge_limit="64k") as puerta, puerta.client() as client, puerta.client() as other:
+        fill(client, 20000)
+        assert client.try_ask("KEYS", "*").text == "ERR the merged answer is longer than merge_limit"
+        assert client.ask("DBSIZE") == 20000 and other.ask("GET", "k:1") == b"k:1"
+        assert client.ask("KEYS", "k:1") == [b"k:1"]
+
+
+def test_a_client_that_leaves_leaves_nothing(puerta, client):
+    fill(client, 2000)
+    for _ in range(20):
+        with puerta.client() as c:
+            c.send("KEYS", "*")
+            c.send("DBSIZE")
+    assert client.ask("DBSIZE") == 2000
+
+
+def test_wrong_numbers_of_arguments(client):
+    for command in (("DBSIZE", "x"), ("KEYS",), ("RANDOMKEY", "x"), ("SCAN",)):
+        assert client.try_ask(*command).text == "ERR wrong number of arguments for '%s' command" % command[0].lower()
+
+
+# ---- SCAN ----
+
+def test_scan_finds_all(client):
+    keys = fill(client, 3000)
+    for options in ((), ("COUNT", 1000), ("COUNT", 100000), ("COUNT", 7)):
+        found = scan_all(client, *options)
+        assert sorted(found) == sorted(keys), options
+
+
+def test_scan_with_match_and_type(client):
+    fill(client, 1000)
+    client.ask("RPUSH", "list", 1)
+    assert set(scan_all(client, "MATCH", "k:99*")) == {b"k:99"} | {b"k:99%d" % i for i in range(10)}
+    assert scan_all(client, "TYPE", "list") == [b"list"]
+    assert scan_all(client, "MATCH", "none*", "COUNT", 500) == []
+
+
+def test_scan_of_nothing(client):
+    assert scan_all(client) == []
+
+
+def test_scan_with_a_long_page(client):
+    keys = {b"%s%d" % (b"y" * 300, i) for i in range(3000)}
+    client.pipeline([("SET", k, 1) for k in keys])
+    assert set(scan_all(client, "COUNT", 100000)) == keys, "each page is some 300 KB"
+
+
+def test_scan_in_a_pipeline_keeps_its_place(client):
+    fill(client, 100)
+    answers = client.pipeline([("GET", "k:1"), ("SCAN", 0), ("GET", "k:2"), ("SCAN", 0, "COUNT", 50), ("PING",)])
+    assert answers[0] == b"k:1" and answers[2] == b"k:2" and answers[4] == b"PONG"
+    assert len(answers[1]) == len(answers[3]) == 2
+
+
+@pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "", "99999999999999999999"])
+def test_scan_with_a_cursor_that_is_none(client, cursor):
+    assert client.try_ask("SCAN", cursor).text == "ERR invalid cursor"
+
+
+@pytest.mark.parametrize("cursor", [1, 5, 2**37, 2**47, 2**61, 2**62, 2**63 - 1, 12345678901234567])
+def test_scan_with_a_made_up_cursor_ends(client, cursor):
+    fill(client, 50)
+    for _ in range(100):
+        cursor, _keys = client.ask("SCAN", cursor)
+        if cursor == b"0":
+            return
+    raise AssertionError("no end")
+
+
+def test_scan_by_key(client):
+    client.ask("SADD", "s", *range(1000))
+    client.ask("HSET", "h", *range(1000))
+    found, cursor = set(), b"0"
+    while True:
+        cursor, some = client.ask("SSCAN", "s", cursor)
+        found |= set(some)
+        if cursor == b"0":
+            break
+    assert len(found) == 1000
+    assert len(client.ask("HSCAN", "h", 0, "COUNT", 10000)[1]) == 1000
+
+
+def test_scan_under_load_and_while_slots_move(cluster):
+    """Every key that was there throughout, and whose slot was not half moved when the scan ended, is found."""
+    with Puerta(cluster) as puerta, puerta.client(timeout=60) as client, Load(puerta.port, "-c", 5, "-n", 100000000) as load:
+        keys = fill(client, 3000, "stays")
+        for run in range(SCANS):
+            source, target = cluster.masters[run % 2], cluster.masters[(run + 1) % 2]
+            load.wait_answers(load.answers() + 1000)
+            moved = threading.Thread(target=cluster.reshard, args=(200, source, target))
+            moved.start()
+            found, cursor, pages = set(), b"0", 0
+            while True:
+                cursor, some = client.ask("SCAN", cursor, "COUNT", 20, "MATCH", "stays:*")
+                found |= set(some)
+                pages += 1
+                if cursor == b"0":
+                    if not moved.is_alive():
+                        break
+                    found = set()  # too early: slots were still half moved when it ended
+            moved.join()
+            assert keys - found == set(), "run %d, %d pages" % (run, pages)
+        load.finish(stop=True).check()
+
+
+def test_scan_goes_on_after_a_failover(own_cluster):
+    with Puerta(own_cluster) as puerta, puerta.client(timeout=60) as client:
+        keys = fill(client, 2000)
+        wait_for("replicas to have all", lambda: all(
+            r.info("replication")["slave_repl_offset"] == m.info("replication")["master_repl_offset"]
+            for m, [r] in zip(own_cluster.masters, own_cluster.replicas)))
+        cursor, some = client.ask("SCAN", 0, "COUNT", 300)
+        found = set(some)
+        own_cluster.masters[0].kill()
+        while cursor != b"0":
+            answer = client.try_ask("SCAN", cursor, "COUNT", 300)
+            if not isinstance(answer, RespError):
+                cursor = answer[0]
+                found |= set(answer[1])
+        assert found == keys
