@@ -18,7 +18,7 @@
 
 static unsigned char inlined[RESP_INLINE_ROOM(REDIS_MAX_INLINE)];
 
-const struct resp_limits redis_limits = { REDIS_MAX_ARGS, REDIS_MAX_BULK, REDIS_MAX_INLINE };
+const struct resp_limits redis_limits = { REDIS_MAX_ARGS, REDIS_MAX_BULK, REDIS_MAX_INLINE, NULL };
 
 /* What an unknown command is taken for: one key, first, and a write. */
 static const struct command unknown_command = {

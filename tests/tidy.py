@@ -16,7 +16,7 @@ LONG_FUNCTION = 80
 ROOMS = {
     "puerta.h": (0, "ground", 800),  # with log.c
     "log.c": (0, "ground", 300),
-    "resp.c": (1, "pure", 500),
+    "resp.c": (1, "pure", 520),
     "command.c": (1, "pure", 800),
     "slotmap.c": (1, "pure", 400),
     "mongowire.c": (1, "pure", 700),
