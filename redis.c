@@ -207,6 +207,9 @@ static enum verdict unknown(struct client *c, const struct request *q)
 static enum verdict decide(struct client *c, struct request *q)
 {
     const struct command *command = q->command;
+    if (!c->admitted && (command == NULL || (command->flags & CMD_NO_AUTH) == 0)) {
+        return user_refuse(c);
+    }
     if (command == NULL) {
         if (c->service->conf->unknown_commands == 0 || q->argc < 2) {
             return unknown(c, q);

@@ -46,8 +46,8 @@ ROOMS = {
     "mongo_pool.c": (4, "mongo", 700),
     "mongo.c": (4, "mongo", 800),
     "admin.c": (5, "admin", 600),
-    "option.c": (5, "conf", 350),
-    "conf.c": (5, "conf", 600),
+    "option.c": (5, "conf", 400),
+    "conf.c": (5, "conf", 620),
     "puerta.c": (5, "main", 600),
 }
 HEADERS = {"redis.h": ("redis_req.c", 4)}  # shared by a family: its prototypes belong to several rooms
