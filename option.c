@@ -72,6 +72,8 @@ const struct option options[] = {
       "a file whose first line is that password" },
     { R(protect), "protected", BOOL, 0, 1, "yes", "no|yes",
       "without a password, only clients of this machine are served (loopback and unix sockets)" },
+    { R(allow_admin), "allow_admin", BOOL, 0, 1, "no", "no|yes",
+      "whether clients may send commands that change servers or the cluster (SHUTDOWN, CONFIG SET, MIGRATE...)" },
     { R(retain_bytes), "retain_bytes", SIZE, KIB(4), MIB(16), "256k", NULL,
       "a request up to this size is kept until it is answered, so that it can follow a slot that moves" },
     { R(shared_reply_limit), "shared_reply_limit", SIZE, KIB(4), MIB(1), "64k", NULL,

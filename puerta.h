@@ -483,7 +483,7 @@ struct conf_redis {
     int single;                          /* topology: 0 = cluster, 1 = single */
     char upstream_user[SECRET_CAP], upstream_password[SECRET_CAP];
     char password[SECRET_CAP];           /* of clients; "" = they need none */
-    int protect;                         /* yes / no */
+    int protect, allow_admin;            /* yes / no */
     size_t retain_bytes, shared_reply_limit, client_window, merge_limit;
     uint32_t client_pipeline;
     uint32_t dial_timeout_ms, request_timeout_ms, failover_wait_ms, client_stall_ms, client_idle_ms;

@@ -204,6 +204,18 @@ static enum verdict unknown(struct client *c, const struct request *q)
                                args));
 }
 
+/* What changes servers or the cluster: by its keys if it has any, else one node, whichever. */
+static enum verdict administer(struct client *c, const struct request *q)
+{
+    if (q->command->flags & CMD_TAKES_OVER) {
+        return unsupported(c, q);
+    }
+    if (!c->service->conf->allow_admin) {
+        return say(c, client_error(c, "NOPERM '%s' is refused by this proxy (allow_admin)", q->command->name));
+    }
+    return !command_arity_ok(q->command, q->argc) ? wrong_count(c, q) : by_keys(c, q);
+}
+
 static enum verdict decide(struct client *c, struct request *q)
 {
     const struct command *command = q->command;
@@ -233,6 +245,8 @@ static enum verdict decide(struct client *c, struct request *q)
             return forward(c, q, slotmap_slot(q->p + q->arg[1].off, q->arg[1].len), false);
         }
         return !command_arity_ok(command, q->argc) ? wrong_count(c, q) : by_keys(c, q);
+    case ROUTE_ADMIN:
+        return administer(c, q);
     default:
         return unsupported(c, q);
     }
