@@ -25,7 +25,7 @@ enum {
     NKEY = CMD_NO_MANDATORY_KEYS, SMON = CMD_SKIP_MONITOR, SSLOW = CMD_SKIP_SLOWLOG, PROT = CMD_PROTECTED,
     ASK = CMD_ASKING, MOV = CMD_MOVABLEKEYS, ANYK = CMD_TOUCHES_ARBITRARY_KEYS, KSP = CMD_KEYSPACE,
     DNG = CMD_DANGEROUS, MBLK = CMD_MAY_BLOCK, SPLIT = CMD_SPLIT, BOX = CMD_CONTAINER, SUB = CMD_SUBCOMMAND,
-    NOTK = CMD_NOT_KEY
+    NOTK = CMD_NOT_KEY, OVER = CMD_TAKES_OVER
 };
 
 #define C(name, arity, flags, keys, route, merge, group) \
@@ -266,7 +266,7 @@ static const struct command builtin[] = {
     C("module|load", -3, ADM | NSCR | NAL | PROT | SUB, NONE, ADMIN, NONE, SERVER),
     C("module|loadex", -3, ADM | NSCR | NAL | PROT | SUB, NONE, ADMIN, NONE, SERVER),
     C("module|unload", 3, ADM | NSCR | NAL | PROT | SUB, NONE, ADMIN, NONE, SERVER),
-    C("monitor", 1, ADM | NSCR | LOAD | STALE, NONE, SESSION, NONE, SERVER),
+    C("monitor", 1, ADM | NSCR | LOAD | STALE | OVER, NONE, ADMIN, NONE, SERVER),
     C("move", 3, W | FAST | KSP, FIRST, SLOT, NONE, GENERIC),
     C("mset", -3, W | OOM | SPLIT, PAIRS, SLOT, ALL_OK, STRING),
     C("msetex", -4, W | OOM | MOV, COUNTED_PAIRS, SLOT, NONE, STRING),
@@ -290,7 +290,7 @@ static const struct command builtin[] = {
     C("ping", -1, FAST, NONE, LOCAL, ALL_OK, CONNECTION),
     C("psetex", 4, W | OOM, FIRST, SLOT, NONE, STRING),
     C("psubscribe", -2, NSCR | LOAD | STALE | PUB, NONE, SESSION, NONE, PUBSUB),
-    C("psync", -3, ADM | NSCR | NAL | NMUL, NONE, ADMIN, NONE, SERVER),
+    C("psync", -3, ADM | NSCR | NAL | NMUL | OVER, NONE, ADMIN, NONE, SERVER),
     C("pttl", 2, R | FAST | KSP, FIRST, SLOT, NONE, GENERIC),
     C("publish", 3, FAST | LOAD | STALE | PUB | REPL, NONE, ANY, NONE, PUBSUB),
     C("pubsub", -2, BOX, NONE, ANY, NONE, PUBSUB),
@@ -307,7 +307,7 @@ static const struct command builtin[] = {
     C("readwrite", 1, FAST | LOAD | STALE, NONE, LOCAL, NONE, CLUSTER),
     C("rename", 3, W | KSP, FIRST_TWO, SLOT, NONE, GENERIC),
     C("renamenx", 3, W | FAST | KSP, FIRST_TWO, SLOT, NONE, GENERIC),
-    C("replconf", -1, ADM | NSCR | LOAD | STALE | BUSY, NONE, ADMIN, NONE, SERVER),
+    C("replconf", -1, ADM | NSCR | LOAD | STALE | BUSY | OVER, NONE, ADMIN, NONE, SERVER),
     C("replicaof", 3, ADM | NSCR | STALE | NAL, NONE, ADMIN, NONE, SERVER),
     C("reset", 1, FAST | NSCR | LOAD | STALE | NAUTH | BUSY, NONE, LOCAL, NONE, CONNECTION),
     C("restore", -4, W | OOM | KSP | DNG, FIRST, SLOT, NONE, GENERIC),
@@ -322,7 +322,7 @@ static const struct command builtin[] = {
     C("scan", -2, R | ANYK | KSP, NONE, SCAN, SPECIAL, GENERIC),
     C("scard", 2, R | FAST, FIRST, SLOT, NONE, SET),
     C("script", -2, BOX, NONE, ANY, NONE, SCRIPTING),
-    C("script|debug", 3, NSCR | SUB, NONE, ADMIN, NONE, SCRIPTING),
+    C("script|debug", 3, NSCR | SUB | OVER, NONE, ADMIN, NONE, SCRIPTING),
     C("script|exists", -3, NSCR | SUB, NONE, ALL, AND, SCRIPTING),
     C("script|flush", -2, NSCR | SUB, NONE, ALL, ALL_OK, SCRIPTING),
     C("script|help", 2, LOAD | STALE | SUB, NONE, ANY, NONE, SCRIPTING),
@@ -367,7 +367,7 @@ static const struct command builtin[] = {
     C("sunionstore", -3, W | OOM, ALL, SLOT, NONE, SET),
     C("sunsubscribe", -1, NSCR | LOAD | STALE | PUB | NOTK, ALL, SESSION, NONE, PUBSUB),
     C("swapdb", 3, W | FAST | KSP | DNG, NONE, ADMIN, NONE, SERVER),
-    C("sync", 1, ADM | NSCR | NAL | NMUL, NONE, ADMIN, NONE, SERVER),
+    C("sync", 1, ADM | NSCR | NAL | NMUL | OVER, NONE, ADMIN, NONE, SERVER),
     C("time", 1, FAST | LOAD | STALE, NONE, LOCAL, NONE, SERVER),
     C("touch", -2, R | FAST | KSP | SPLIT, ALL, SLOT, SUM, GENERIC),
     C("ttl", 2, R | FAST | KSP, FIRST, SLOT, NONE, GENERIC),

@@ -95,7 +95,8 @@ enum {
     CMD_CONTAINER = 1 << 26,  /* has subcommands */
     CMD_SUBCOMMAND = 1 << 27, /* is one: its name is "container|name" */
     CMD_DECLARED = 1 << 28,   /* comes from the configuration */
-    CMD_NOT_KEY = 1 << 29     /* its "keys" hash like keys but name channels or cursors */
+    CMD_NOT_KEY = 1 << 29,    /* its "keys" hash like keys but name channels or cursors */
+    CMD_TAKES_OVER = 1 << 30  /* makes its connection something that answers no requests: never on a shared one */
 };
 
 struct command {

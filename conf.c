@@ -16,7 +16,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 #include <sysexits.h>
 
@@ -53,6 +52,17 @@ static const char *shown(const char *text, char out[OPTION_TEXT])
     return out;
 }
 
+/* Whether a key, well spelt or not, may stand for a password: that is not repeated, whatever is wrong about it. */
+static bool is_secret(const char *text, size_t n)
+{
+    const struct option *near;
+    char key[OPTION_TEXT];
+
+    snprintf(key, sizeof key, "%.*s", (int)n, text);
+    near = option_near(key);
+    return strstr(key, "pass") != NULL || (near != NULL && (near->type == SECRET || near->type == SECRET_FILE));
+}
+
 /* Begins a message with the place it is about. Line 0: the file as a whole. */
 static void say_place(const struct reader *r, int line)
 {
@@ -65,8 +75,7 @@ static void say_place(const struct reader *r, int line)
     } else {
         size_t n = strcspn(r->argv[line - 1], "=");
         shown(r->argv[line - 1], key);
-        /* A password is not repeated, whatever is wrong about it. */
-        if (n < OPTION_TEXT / 2 && r->argv[line - 1][n] == '=' && strncasecmp(key, "upstream_password", 17) == 0)
+        if (n < OPTION_TEXT / 2 && r->argv[line - 1][n] == '=' && is_secret(r->argv[line - 1], n))
             snprintf(key + n, OPTION_TEXT - n, "=******");
         fprintf(stderr, "puerta: argument '%s': ", key);
     }
@@ -481,7 +490,7 @@ static void check_memory(struct reader *r, int section)
 static void check_upstream(struct reader *r, int section)
 {
     const struct conf_redis *s = &r->conf->redis[section - 1];
-    int nodes = line_of(r, section, "nodes"), file = given_at(r, section, "upstream_password_file");
+    int nodes = line_of(r, section, "nodes");
 
     if (s->node_count == 0)
         complain(r, nodes, s->name, "add a line such as nodes = 10.0.0.1:6379, 10.0.0.2:6379", "no nodes in section");
@@ -495,8 +504,19 @@ static void check_upstream(struct reader *r, int section)
     if (s->upstream_user[0] != '\0' && s->upstream_password[0] == '\0')
         complain(r, line_of(r, section, "upstream_user"), s->upstream_user,
                  "add upstream_password or upstream_password_file", "a user without a password");
-    if (file != 0 && given_at(r, section, "upstream_password") != 0)
-        complain(r, file, s->name, "keep upstream_password or upstream_password_file", "two passwords in section");
+}
+
+/* A password stands in this file or in one of its own; in the table its own follows. */
+static void check_secrets(struct reader *r, int section)
+{
+    const int *given = r->given[section];
+    char cure[OPTION_TEXT];
+
+    for (size_t i = 1; i < option_count; i++)
+        if (options[i].type == SECRET_FILE && given[i] != 0 && given[i - 1] != 0) {
+            snprintf(cure, sizeof cure, "keep %s or %s", options[i - 1].key, options[i].key);
+            complain(r, given[i], r->conf->redis[section - 1].name, cure, "two passwords in section");
+        }
 }
 
 /* Section a's address i against all that come before it. */
@@ -530,6 +550,7 @@ static void check_all(struct reader *r)
     for (int s = 1; s <= conf->redis_count; s++) {
         check_memory(r, s);
         check_upstream(r, s);
+        check_secrets(r, s);
         for (int i = 0; i < conf->redis[s - 1].listens; i++)
             check_listen(r, s, i);
     }

@@ -4,7 +4,7 @@
  * own headers; what only the Redis family shares stands in redis.h.
  *
  *   floor 5   puerta.c  conf.c  option.c
- *   floor 4   redis*.c  health.c
+ *   floor 4   redis*.c  users.c  health.c
  *   floor 3   conn.c  buf.c  parent.c         conn.c is the waist:
  *   floor 2   loop.c  net.c  arena.c  stats.c  os.c    upward only through conn_ops
  *   floor 1   resp.c  command.c  slotmap.c    pure
@@ -205,6 +205,7 @@ size_t loop_cold(void);
     X(resent) X(outcome_unknown) X(not_executed) X(late) X(split_requests) X(split_parts) \
     X(large_requests) X(large_replies) X(lease_waits) X(lease_refused) X(scripts_loaded) \
     X(pool_empty) X(requests_full) X(protocol_errors) \
+    X(auth_failures) X(auth_delayed) X(clients_denied) \
     X(dials) X(dial_failures) X(upstream_lost) X(refreshes) X(refresh_failures) X(map_changes) \
     X(probes) X(probe_failures)
 
@@ -486,6 +487,8 @@ struct conf_redis {
     int node_count;
     int single;                          /* topology: 0 = cluster, 1 = single */
     char upstream_user[SECRET_CAP], upstream_password[SECRET_CAP];
+    char password[SECRET_CAP];           /* of clients; "" = they need none */
+    int protect, allow_admin;            /* yes / no */
     size_t retain_bytes, shared_reply_limit, client_window, merge_limit;
     uint32_t client_pipeline;
     uint32_t dial_timeout_ms, request_timeout_ms, failover_wait_ms, client_stall_ms, client_idle_ms;

@@ -18,7 +18,7 @@
 
 static unsigned char inlined[RESP_INLINE_ROOM(REDIS_MAX_INLINE)];
 
-const struct resp_limits redis_limits = { REDIS_MAX_ARGS, REDIS_MAX_BULK, REDIS_MAX_INLINE };
+const struct resp_limits redis_limits = { REDIS_MAX_ARGS, REDIS_MAX_BULK, REDIS_MAX_INLINE, NULL };
 
 /* What an unknown command is taken for: one key, first, and a write. */
 static const struct command unknown_command = {
@@ -209,9 +209,41 @@ static enum verdict unknown(struct client *c, const struct request *q)
                                args));
 }
 
+/* What concerns all keys, by `ask`: it waits for whatever it could overtake on any node. */
+static enum verdict by_masters(struct client *c, const struct request *q,
+                               enum verdict (*ask)(struct client *, const struct request *))
+{
+    if (!command_arity_ok(q->command, q->argc)) {
+        return wrong_count(c, q);
+    }
+    if (c->service->map.served == 0) {
+        return no_map(c);
+    }
+    return must_wait(c, -1) ? VERDICT_WAIT : ask(c, q);
+}
+
+/* What changes servers or the cluster: to all masters if its row says how the answers become one, else by its keys if
+ * it has any, else to one node, whichever. */
+static enum verdict administer(struct client *c, const struct request *q)
+{
+    if (q->command->flags & CMD_TAKES_OVER) {
+        return unsupported(c, q);
+    }
+    if (!c->service->conf->allow_admin) {
+        return say(c, client_error(c, "NOPERM '%s' is refused by this proxy (allow_admin)", q->command->name));
+    }
+    if (q->command->merge != MERGE_NONE) {
+        return by_masters(c, q, fan_all);
+    }
+    return !command_arity_ok(q->command, q->argc) ? wrong_count(c, q) : by_keys(c, q);
+}
+
 static enum verdict decide(struct client *c, struct request *q)
 {
     const struct command *command = q->command;
+    if (!c->admitted && (command == NULL || (command->flags & CMD_NO_AUTH) == 0)) {
+        return user_refuse(c);
+    }
     if (command == NULL) {
         if (c->service->conf->unknown_commands == 0 || q->argc < 2) {
             return unknown(c, q);
@@ -239,15 +271,11 @@ static enum verdict decide(struct client *c, struct request *q)
         }
         return !command_arity_ok(command, q->argc) ? wrong_count(c, q) : by_keys(c, q);
     case ROUTE_ALL:
-        return !command_arity_ok(command, q->argc) ? wrong_count(c, q)
-               : c->service->map.served == 0       ? no_map(c)
-               : must_wait(c, -1)                  ? VERDICT_WAIT
-                                                   : fan_all(c, q);
+        return by_masters(c, q, fan_all);
     case ROUTE_SCAN:
-        return !command_arity_ok(command, q->argc) ? wrong_count(c, q)
-               : c->service->map.served == 0       ? no_map(c)
-               : must_wait(c, -1)                  ? VERDICT_WAIT
-                                                   : scan(c, q);
+        return by_masters(c, q, scan);
+    case ROUTE_ADMIN:
+        return administer(c, q);
     default:
         return unsupported(c, q);
     }

@@ -13,6 +13,8 @@
  *        |
  *      conn.c  buf.c  health.c
  *
+ *      users.c stands beside them: who may come in
+ *
  *   client ---- req -> req -> req            in the order of its answers
  *                |      |
  *   upstream -- req    req -> req            in the order of the node's replies
@@ -132,6 +134,8 @@ struct client {
     bool ready;                 /* its next request is whole and waits */
     bool paused, resuming;
     bool starved;
+    bool admitted;              /* it may ask for anything; else only what logs it in */
+    const struct resp_limits *limits; /* of its requests: a stranger's are narrow */
     uint64_t patient_us;        /* since when its output waits for more answers; 0 = it does not */
     uint8_t mode;               /* enum client_mode of redis_large.c; 0 = ordinary */
     struct chain in;
@@ -151,6 +155,8 @@ struct client {
     bool large_ask;             /* it wants to be told ASKING first */
     uint64_t forwarded;         /* bytes of a large request passed on, or dropped, so far */
     uint64_t starved_ms;
+    uint64_t guess_ms;          /* its AUTH or HELLO is not looked at before; 0 = none waits */
+    uint32_t guesses;           /* wrong ones since it last logged in */
     char name[64];
 };
 
@@ -339,6 +345,38 @@ enum verdict scan(struct client *c, const struct request *q);
 void redis_script_tables(const struct conf *conf);
 void redis_script_open(void);
 void script_note(const struct request *q);  /* one of GROUP_SCRIPTING goes by: its body, if it has one, is kept */
+
+/* --------------------------------------------------------- users.c */
+
+/* What a client says it is. */
+struct user_guess {
+    const void *user;
+    size_t user_len;
+    const void *password;
+    size_t password_len;
+};
+
+enum login {
+    LOGIN_DONE,     /* it is admitted: to be answered by the caller */
+    LOGIN_REFUSED,  /* it has been answered that it is wrong */
+    LOGIN_LATER     /* neither yet: bring the request again when the client is resumed (VERDICT_WAIT) */
+};
+
+/* A client begins, or begins anew (RESET): admitted only if no password is set. */
+void user_arrive(struct client *c);
+/* What a client is told that may not come in at all, as a whole reply; NULL: it may. Counts and logs it. */
+const char *user_barred(const struct conf_redis *conf, const struct address *peer);
+/* Answers a command of a client that is not admitted. */
+enum verdict user_refuse(struct client *c);
+enum login user_login(struct client *c, const struct user_guess *g);
+enum verdict user_auth(struct client *c, const struct request *q); /* AUTH */
+
+/* Its parts. */
+bool user_same(const char *secret, const void *given, size_t n); /* in constant time; secret: below SECRET_CAP bytes */
+uint32_t user_wait_ms(uint32_t failures);           /* how long the guess behind so many wrong ones waits */
+uint32_t user_failures(const struct address *peer, uint64_t now_ms); /* wrong guesses from there of late */
+void user_failed(const struct address *peer, uint64_t now_ms);       /* one more */
+bool user_is_near(const struct address *a);         /* of this machine: loopback, or a unix socket */
 
 /* ---------------------------------------------------- redis_local.c */
 

@@ -95,7 +95,7 @@ static bool next_request(struct client *c)
     const unsigned char *p;
     while (!c->ready && (p = chain_at(&c->in, (size_t)c->framing.used, &n)) != NULL) {
         enum resp_status status;
-        resp_request(&c->framing, p, n, &redis_limits, &status);
+        resp_request(&c->framing, p, n, c->limits, &status);
         if (status == RESP_BAD) {
             if (redis_protocol_error(c, c->framing.error) == VERDICT_CLOSE) {
                 close_when_answered(c);
@@ -240,7 +240,7 @@ static void on_tick(struct conn *conn)
 {
     struct client *c = conn->owner;
     uint64_t limit = c->service->conf->client_idle_ms, idle = loop_ms() - conn->watch.active_ms;
-    if (c->mode != 0) {
+    if (c->mode != 0 || c->guess_ms != 0) {
         client_resume(c);
     }
     if (limit == 0) {
@@ -290,24 +290,35 @@ static uint32_t first_window(const struct client *c)
     return n < WINDOW_MIN ? WINDOW_MIN : n > WINDOW_MAX ? WINDOW_MAX : (uint32_t)n;
 }
 
+static void turn_away(int fd, const char *text)
+{
+    struct iovec iov = { (void *)(uintptr_t)text, strlen(text) };
+    ssize_t ignored = net_send(fd, &iov, 1); /* a courtesy: if it does not fit, the close says it */
+    (void)ignored;
+    net_close(fd);
+}
+
 static void on_accept(void *mark, int fd, const struct address *peer)
 {
-    static const char full[] = "-ERR max number of clients reached\r\n";
     struct service *s = mark;
     struct client *c = rd.free;
-    struct conn *conn = c == NULL || rd.stopping ? NULL : conn_take(CONN_CLIENT, &client_ops, c);
+    const char *barred = user_barred(s->conf, peer);
+    struct conn *conn;
+    if (barred != NULL) {
+        turn_away(fd, barred);
+        return;
+    }
+    conn = c == NULL || rd.stopping ? NULL : conn_take(CONN_CLIENT, &client_ops, c);
     if (conn == NULL) {
-        struct iovec iov = { (void *)(uintptr_t)full, sizeof full - 1 };
-        ssize_t ignored = net_send(fd, &iov, 1); /* a courtesy: if it does not fit, the close says it */
-        (void)ignored;
         stats.clients_refused++;
-        net_close(fd);
+        turn_away(fd, "-ERR max number of clients reached\r\n");
         return;
     }
     rd.free = c->next;
     memset(c, 0, sizeof *c);
     c->conn = conn;
     c->service = s;
+    user_arrive(c);
     c->reply_bytes = REPLY_GUESS;
     c->window = first_window(c);
     conn->peer = *peer;

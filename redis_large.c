@@ -212,6 +212,9 @@ static bool ask_owner(struct client *c)
     struct req *r;
     uint32_t i;
     uint64_t have = c->framing.used < lg.head_cap ? c->framing.used : lg.head_cap;
+    if (!c->admitted) {
+        return refuse(c, "NOAUTH Authentication required.");
+    }
     chain_copy(&c->in, lg.head, (size_t)have);
     if (c->framing.args_known > 0 && name->off + (uint64_t)name->len <= have) {
         command = command_find(lg.head + name->off, name->len);
@@ -297,7 +300,7 @@ static bool frame(struct client *c, uint64_t done)
     const unsigned char *p;
     while (!c->ready && (p = chain_at(&c->in, (size_t)(c->framing.used - done), &n)) != NULL) {
         enum resp_status status;
-        resp_request(&c->framing, p, n, &redis_limits, &status);
+        resp_request(&c->framing, p, n, c->limits, &status);
         if (status == RESP_BAD) {
             conn_fail(c->conn, "a long request is malformed");
             return false;

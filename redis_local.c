@@ -155,21 +155,63 @@ static enum verdict select_db(struct client *c, const struct request *q)
     return send_out(c);
 }
 
+/* HELLO version AUTH user password. */
+static bool hello_guess(const struct request *q, struct user_guess *guess)
+{
+    struct resp_slice arg = { 0, 0 };
+    size_t n;
+    const char *option = argument(q, 2, &n);
+    uint32_t at = 0;
+    if (q->argc != 5 || !same_word(option, n, "auth")) {
+        return false;
+    }
+    for (uint32_t i = 0; i < q->argc; i++) {
+        resp_arg(q->p, q->len, &at, &arg);
+    }
+    guess->user = q->p + q->arg[3].off;
+    guess->user_len = q->arg[3].len;
+    guess->password = q->p + arg.off;
+    guess->password_len = arg.len;
+    return true;
+}
+
 static enum verdict hello(struct client *c, const struct request *q)
 {
+    struct user_guess guess;
     size_t n;
     const char *text = argument(q, 1, &n);
     if (q->argc > 1 && !same_word(text, n, "2")) {
         put_text("-NOPROTO unsupported protocol version\r\n");
         return send_out(c);
     }
-    if (q->argc > 2) {
-        put_text("-ERR HELLO with options is not supported by this version of Puerta\r\n");
+    if (hello_guess(q, &guess)) {
+        enum login login = user_login(c, &guess);
+        if (login != LOGIN_DONE) {
+            return login == LOGIN_LATER ? VERDICT_WAIT : VERDICT_DONE;
+        }
+    } else if (q->argc > 2) {
+        put_text("-ERR HELLO with options other than AUTH is not supported by this version of Puerta\r\n");
+        return send_out(c);
+    }
+    if (!c->admitted) {
+        put_text("-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> "
+                 "<pass> option can be used to authenticate the client and select the RESP protocol version at the "
+                 "same time\r\n");
         return send_out(c);
     }
     put_text("*14\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.0.0\r\n$5\r\nproto\r\n:2\r\n$2\r\nid\r\n");
     put_header(':', (int64_t)c->conn->id);
     put_text("$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n");
+    return send_out(c);
+}
+
+/* As a connection that has just been opened. */
+static enum verdict reset(struct client *c, const struct request *q)
+{
+    (void)q;
+    c->name[0] = '\0';
+    user_arrive(c);
+    put_text("+RESET\r\n");
     return send_out(c);
 }
 
@@ -297,7 +339,8 @@ static enum verdict client_command(struct client *c, const struct request *q)
 
 static const struct { const char *name; enum verdict (*answer)(struct client *, const struct request *); } answers[] = {
     { "ping", ping }, { "echo", echo }, { "quit", quit }, { "select", select_db }, { "hello", hello },
-    { "command", command }, { "info", info }, { "client", client_command },
+    { "command", command }, { "info", info }, { "client", client_command }, { "auth", user_auth },
+    { "reset", reset },
 };
 
 enum verdict local_answer(struct client *c, const struct request *q)

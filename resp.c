@@ -156,7 +156,9 @@ static inline enum resp_status request_count(struct resp_request *r, struct span
     if (line == LINE_TOO_LONG)
         return request_bad(r, "Protocol error: too big mbulk count string");
     if (line == LINE_NO_NUMBER || count > lim->max_args)
-        return request_bad(r, "Protocol error: invalid multibulk length");
+        return line == LINE_NUMBER && lim->authenticated != NULL && count <= lim->authenticated->max_args
+                   ? request_bad(r, "Protocol error: unauthenticated multibulk length")
+                   : request_bad(r, "Protocol error: invalid multibulk length");
     if (count <= 0)
         return RESP_WHOLE;
     r->argc = (uint32_t)count;
@@ -179,7 +181,9 @@ static inline enum resp_status request_bulk(struct resp_request *r, struct span 
     if (line == LINE_TOO_LONG)
         return request_bad(r, "Protocol error: too big bulk count string");
     if (line == LINE_NO_NUMBER || value < 0 || value > lim->max_bulk || value > RESP_BULK_MAX)
-        return request_bad(r, "Protocol error: invalid bulk length");
+        return value >= 0 && lim->authenticated != NULL && value <= lim->authenticated->max_bulk
+                   ? request_bad(r, "Protocol error: unauthenticated bulk length")
+                   : request_bad(r, "Protocol error: invalid bulk length");
     *len = (uint32_t)value;
     return RESP_WHOLE;
 }

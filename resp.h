@@ -44,6 +44,8 @@ struct resp_limits {
     uint32_t max_args;   /* of one request */
     uint32_t max_bulk;   /* bytes of one argument; RESP_BULK_MAX at most */
     uint32_t max_inline; /* bytes of an inline line, and of a header line (there at least RESP_HEADER_CAP) */
+    /* NULL, or what the same client may send once it has authenticated: what only that allows has an error of its own */
+    const struct resp_limits *authenticated;
 };
 
 /* A header line that came in pieces; len counts all its bytes, text holds the first of them. */

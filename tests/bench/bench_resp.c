@@ -17,7 +17,7 @@
 #define TEN "0123456789"
 #define BYTES64 TEN TEN TEN TEN TEN TEN "0123"
 
-static const struct resp_limits limits = {1024 * 1024, 512U << 20, 65536};
+static const struct resp_limits limits = {1024 * 1024, 512U << 20, 65536, NULL};
 
 static double now_ns(void)
 {

@@ -62,7 +62,7 @@ static struct {
 } world;
 
 static struct conf conf;
-static const struct resp_limits limits = { REDIS_MAX_ARGS, REDIS_MAX_BULK, REDIS_MAX_INLINE };
+static const struct resp_limits limits = { REDIS_MAX_ARGS, REDIS_MAX_BULK, REDIS_MAX_INLINE, NULL };
 static struct { const uint8_t *p; size_t left; } input;
 
 static unsigned next_byte(void)

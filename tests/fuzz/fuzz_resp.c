@@ -18,7 +18,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
-static const struct resp_limits limits = {1000, 4096, LINE_MAX_BYTES};
+static const struct resp_limits limits = {1000, 4096, LINE_MAX_BYTES, NULL};
 
 static void broken(const char *cond, int line)
 {
@@ -89,7 +89,7 @@ static void convert(const uint8_t *p, const struct resp_request *line)
     unsigned char *bytes = copy(p, (size_t)line->used);
     const size_t room = RESP_INLINE_ROOM(line->used);
     unsigned char *out = malloc(room);
-    const struct resp_limits wide = {LINE_MAX_BYTES, LINE_MAX_BYTES, LINE_MAX_BYTES};
+    const struct resp_limits wide = {LINE_MAX_BYTES, LINE_MAX_BYTES, LINE_MAX_BYTES, NULL};
     struct resp_request r = {0};
     enum resp_status status;
     long len;

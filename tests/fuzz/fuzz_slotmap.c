@@ -125,7 +125,7 @@ static void fuzz_keys(const unsigned char *req, size_t n, uint32_t argc)
 
 static void fuzz_requests(const uint8_t *p, size_t n)
 {
-    static const struct resp_limits limits = {1000, 1000, 100};
+    static const struct resp_limits limits = {1000, 1000, 100, NULL};
     struct resp_request r;
     enum resp_status status = RESP_WHOLE;
     unsigned char *req;

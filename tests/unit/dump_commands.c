@@ -16,7 +16,7 @@ static const char *const flag_names[] = {
     "may_replicate", "no_auth", "allow_busy", "no_async_loading", "no_multi", "no_mandatory_keys", "skip_monitor",
     "skip_slowlog", "protected", "asking", "movablekeys"};
 static const char *const own_names[] = {"touches_arbitrary_keys", "keyspace", "dangerous", "may_block", "split",
-                                        "container", "subcommand", "declared", "not_key"};
+                                        "container", "subcommand", "declared", "not_key", "takes_over"};
 static const char *const group_names[] = {
     "bitmap", "cluster", "connection", "generic", "geo", "hash", "hyperloglog", "list", "module", "pubsub", "scripting",
     "server", "set", "sorted-set", "stream", "string", "transactions", "vector-set"};

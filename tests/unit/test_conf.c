@@ -253,6 +253,13 @@ static void test_secret_file(void)
     snprintf(line, sizeof line, "upstream_password_file = %s\nupstream_password = x", secret);
     write_file(secret, "y\n", 2);
     CHECK(!reads_lines("", line) && strstr(caught, "two passwords") != NULL);
+
+    unit_note = "that of clients is another";
+    snprintf(line, sizeof line, "password_file = %s\nupstream_password = x", secret);
+    CHECK(reads_lines("", line) && strcmp(conf.redis[0].password, "y") == 0 && strcmp(conf.redis[0].upstream_password, "x") == 0);
+    snprintf(line, sizeof line, "password = x\npassword_file = %s", secret);
+    CHECK(!reads_lines("", line) && strstr(caught, ":6: two passwords in section") != NULL);
+    CHECK(strstr(caught, "keep password or password_file") != NULL);
 }
 
 /* ------------------------------------------------------------- what is refused */
@@ -408,6 +415,14 @@ static void test_secrets_hidden(void)
     CHECK(!reads("[redis a]\nupstream_password hush\n") && strstr(caught, "hush") == NULL);
     CHECK(!reads("[redis a]\nupstream_password = \"hush\n") && strstr(caught, "hush") == NULL);
     CHECK(!quick(2, args) && strstr(caught, "puerta: argument 'upstream_password_file=******': ") == caught);
+    static const char *const keys[] = { "password_file=hush/hush", "passwort=hush", "Password=hush", "upstream-password=hush",
+                                        "requirepass=hush", "pass=hush" };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        args[1] = keys[i];
+        unit_note = keys[i];
+        CHECK(!quick(2, args) && strstr(caught, "=******': ") != NULL);
+        CHECK(i == 0 || strstr(caught, "hush") == NULL); /* a path is no secret */
+    }
 }
 
 /* -------------------------------------------------------------- quick start */

@@ -22,7 +22,7 @@
 #define BYTES(text) text, sizeof text - 1
 
 /* Short lines are too long here, so that a sample can have one and still be cut at every byte. */
-static const struct resp_limits limits = {1024 * 1024, 512U << 20, 100};
+static const struct resp_limits limits = {1024 * 1024, 512U << 20, 100, NULL};
 
 static unsigned char *guard; /* the first byte that may not be read */
 
@@ -357,7 +357,7 @@ static void test_requests(void)
 static void test_request_ahead(void)
 {
     static const char head[] = "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000\r\nabc";
-    struct resp_limits all = {UINT32_MAX, UINT32_MAX, UINT32_MAX};
+    struct resp_limits all = {UINT32_MAX, UINT32_MAX, UINT32_MAX, NULL};
     struct resp_request r = {0};
     enum resp_status status;
 
@@ -377,6 +377,35 @@ static void test_request_ahead(void)
     resp_request_start(&r);
     resp_request(&r, guarded(BYTES("*4294967295\r\n$1\r\n")), 17, &all, &status);
     CHECK(status == RESP_MORE && r.argc == UINT32_MAX && r.args_known == 1);
+}
+
+/* What only an authenticated client may send has an error of its own; what nobody may send has not. */
+static void test_request_stranger(void)
+{
+    static const struct resp_limits narrow = {10, 16384, 100, &limits};
+    static const struct { const char *bytes, *error; } rows[] = {
+        {"*10\r\n$16384\r\n", NULL},
+        {"*11\r\n", "Protocol error: unauthenticated multibulk length"},
+        {"*1048576\r\n", "Protocol error: unauthenticated multibulk length"},
+        {"*1048577\r\n", MB},
+        {"*x\r\n", MB},
+        {"*1\r\n$16385\r\n", "Protocol error: unauthenticated bulk length"},
+        {"*1\r\n$536870912\r\n", "Protocol error: unauthenticated bulk length"},
+        {"*1\r\n$536870913\r\n", BULK},
+        {"*1\r\n$-1\r\n", BULK},
+        {"*1\r\n$x\r\n", BULK},
+    };
+    enum resp_status status;
+    size_t i;
+
+    for (i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct resp_request r = {0};
+
+        unit_note = rows[i].bytes;
+        resp_request(&r, guarded(rows[i].bytes, strlen(rows[i].bytes)), strlen(rows[i].bytes), &narrow, &status);
+        CHECK(status == (rows[i].error == NULL ? RESP_MORE : RESP_BAD));
+        CHECK(rows[i].error == NULL ? r.error == NULL : r.error != NULL && strcmp(r.error, rows[i].error) == 0);
+    }
 }
 
 /* Bytes that are no whole request must end the walk without a read beyond them. */
@@ -735,6 +764,7 @@ int main(void)
     test_numbers();
     test_requests();
     test_request_ahead();
+    test_request_stranger();
     test_arg_malformed();
     test_inline();
     test_inline_room();

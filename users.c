@@ -1,0 +1,263 @@
+/*
+ * users.c - the door: who may come in, and how often somebody may guess.
+ *
+ *   redis_client.c  accepts       -> user_barred    another machine's client where no password is set: DENIED
+ *                                 -> user_arrive    from here on a stranger; admitted at once where no password is set
+ *   redis.c         decides       -> user_refuse    a stranger's command: NOAUTH
+ *   redis_local.c   AUTH, HELLO   -> user_auth, user_login ----> right: admitted, its limits are those of all
+ *                   RESET         -> user_arrive          `----> wrong: counted, for the client and in sources[]
+ *
+ *   a guess behind too many wrong ones is not looked at before its wait is over: its client is paused, nobody else.
+ *   If only its answer waited, one that is slow would tell that it is wrong, and a new connection would be quicker.
+ *
+ * Owns the table of source addresses. What is known of one client lies in its struct client: admitted, limits, guesses,
+ * guess_ms. Passwords are read by conf.c and written nowhere.
+ */
+#include "redis.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+
+#define SOURCES 256          /* source addresses whose wrong guesses are remembered; the oldest gives way */
+#define FORGET_MS 60000      /* a source without a wrong guess for so long begins anew */
+#define GUESSES_FREE 3       /* wrong ones that cost no wait: fingers slip, and old configurations are about */
+#define WAIT_FIRST_MS 50     /* doubled with each wrong one... */
+#define WAIT_MAX_MS 1000     /* ... up to here: those who share an address with a guesser wait as long, to come in */
+#define STRANGER_ARGS 10     /* what Redis allows one that has not authenticated */
+#define STRANGER_BULK 16384
+
+static const struct resp_limits stranger_limits = { STRANGER_ARGS, STRANGER_BULK, REDIS_MAX_INLINE, &redis_limits };
+
+/* ------------------------------------------------------------- passwords */
+
+/* The time that it takes depends neither on where the two differ nor on how long the secret is. */
+bool user_same(const char *secret, const void *given, size_t n)
+{
+    unsigned char ours[SECRET_CAP] = { 0 }, theirs[SECRET_CAP] = { 0 };
+    size_t len = strlen(secret);
+    volatile size_t differs = len ^ n; /* volatile: or the compiler might stop at the first difference */
+    must(len < SECRET_CAP);
+    memcpy(ours, secret, len);
+    memcpy(theirs, given, n < SECRET_CAP ? n : SECRET_CAP);
+    for (size_t i = 0; i < SECRET_CAP; i++) {
+        differs |= (size_t)(ours[i] ^ theirs[i]);
+    }
+    return differs == 0;
+}
+
+/* There is one user, by Redis's name for it; without a password any will do, as in Redis. */
+static bool right(const struct conf_redis *conf, const struct user_guess *g)
+{
+    bool same = user_same(conf->password, g->password, g->password_len);
+    bool known = g->user_len == 7 && memcmp(g->user, "default", 7) == 0;
+    return known && (same || conf->password[0] == '\0');
+}
+
+/* --------------------------------------------------------------- sources */
+
+static struct source {
+    uint64_t net, failed_ms; /* when it last guessed wrong */
+    uint32_t failures;
+} sources[SOURCES];
+
+static bool is_mapped(const struct address *a)
+{
+    return a->u.sa.sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&a->u.in6.sin6_addr);
+}
+
+/* Where a client comes from as one number: its IPv4 address, or its IPv6 network of 64 bits, since one machine has as
+ * many addresses in it as it likes. False for a unix socket: its file's mode says who may guess there. */
+static bool source_net(const struct address *a, uint64_t *net)
+{
+    const unsigned char *p = a->u.in6.sin6_addr.s6_addr;
+    if (a->u.sa.sa_family == AF_INET || is_mapped(a)) {
+        uint32_t four;
+        memcpy(&four, a->u.sa.sa_family == AF_INET ? (const void *)&a->u.in4.sin_addr : p + 12, 4);
+        *net = UINT64_C(0xffff00000000) | ntohl(four); /* no network in use begins with this */
+        return true;
+    }
+    *net = 0;
+    for (int i = 0; i < 8; i++) {
+        *net = *net << 8 | p[i];
+    }
+    return a->u.sa.sa_family == AF_INET6;
+}
+
+/* The entry of a source that has guessed wrong of late; NULL if it has none. */
+static struct source *source_find(uint64_t net, uint64_t now_ms)
+{
+    for (struct source *s = sources; s < sources + SOURCES; s++) {
+        if (s->net == net && s->failures > 0 && now_ms - s->failed_ms < FORGET_MS) {
+            return s;
+        }
+    }
+    return NULL;
+}
+
+/* An entry for a new source: one never used, or the one that has been good for longest. */
+static struct source *source_take(uint64_t net)
+{
+    struct source *oldest = sources;
+    for (struct source *s = sources; s < sources + SOURCES; s++) {
+        if (s->failed_ms < oldest->failed_ms) {
+            oldest = s;
+        }
+    }
+    oldest->net = net;
+    oldest->failures = 0;
+    return oldest;
+}
+
+uint32_t user_failures(const struct address *peer, uint64_t now_ms)
+{
+    uint64_t net;
+    const struct source *s = source_net(peer, &net) ? source_find(net, now_ms) : NULL;
+    return s == NULL ? 0 : s->failures;
+}
+
+void user_failed(const struct address *peer, uint64_t now_ms)
+{
+    struct source *s;
+    uint64_t net;
+    if (!source_net(peer, &net)) {
+        return;
+    }
+    s = source_find(net, now_ms);
+    if (s == NULL) {
+        s = source_take(net);
+    }
+    s->failures++;
+    s->failed_ms = now_ms;
+}
+
+uint32_t user_wait_ms(uint32_t failures)
+{
+    uint32_t wait = WAIT_FIRST_MS;
+    if (failures < GUESSES_FREE) {
+        return 0;
+    }
+    for (uint32_t i = GUESSES_FREE; i < failures && wait < WAIT_MAX_MS; i++) {
+        wait *= 2;
+    }
+    return wait < WAIT_MAX_MS ? wait : WAIT_MAX_MS;
+}
+
+/* --------------------------------------------------------------- clients */
+
+static void admit(struct client *c, bool admitted)
+{
+    c->admitted = admitted;
+    c->limits = admitted ? &redis_limits : &stranger_limits;
+}
+
+void user_arrive(struct client *c)
+{
+    admit(c, c->service->conf->password[0] == '\0');
+}
+
+static enum verdict say(struct client *c, bool done)
+{
+    if (!done) {
+        client_starve(c);
+        return VERDICT_WAIT;
+    }
+    return VERDICT_DONE;
+}
+
+enum verdict user_refuse(struct client *c)
+{
+    return say(c, client_error(c, "NOAUTH Authentication required."));
+}
+
+/* Whether its guess is not to be looked at yet. Asked again whenever its client is resumed, be it too early. */
+static bool must_wait(struct client *c)
+{
+    if (c->guess_ms == 0) {
+        uint32_t source = user_failures(&c->conn->peer, loop_ms());
+        uint32_t wait = user_wait_ms(c->guesses > source ? c->guesses : source);
+        if (wait == 0) {
+            return false;
+        }
+        c->guess_ms = loop_ms() + wait;
+        stats.auth_delayed++;
+    }
+    if (loop_ms() >= c->guess_ms) {
+        return false;
+    }
+    conn_deadline(c->conn, c->guess_ms); /* on_tick resumes it */
+    return true;
+}
+
+enum login user_login(struct client *c, const struct user_guess *g)
+{
+    char text[ADDRESS_TEXT];
+    if (must_wait(c)) {
+        return LOGIN_LATER;
+    }
+    if (right(c->service->conf, g)) {
+        admit(c, true);
+        c->guesses = 0;
+        c->guess_ms = 0;
+        return LOGIN_DONE;
+    }
+    if (say(c, client_error(c, "WRONGPASS invalid username-password pair or user is disabled.")) == VERDICT_WAIT) {
+        return LOGIN_LATER; /* not counted yet, so that it counts once */
+    }
+    c->guesses++;
+    c->guess_ms = 0;
+    user_failed(&c->conn->peer, loop_ms());
+    stats.auth_failures++;
+    log_warn("wrong user or password", "client=%s", address_text(&c->conn->peer, text));
+    return LOGIN_REFUSED;
+}
+
+enum verdict user_auth(struct client *c, const struct request *q)
+{
+    const struct resp_slice *word = &q->arg[1], *last = &q->arg[q->argc == 2 ? 1 : 2];
+    struct user_guess g = { "default", 7, NULL, 0 };
+    enum login login;
+    if (q->argc > 3) {
+        return say(c, client_error(c, "ERR syntax error"));
+    }
+    if (q->argc == 2 && c->service->conf->password[0] == '\0') {
+        return say(c, client_error(c, "ERR AUTH <password> called without any password configured for the default "
+                                      "user. Are you sure your configuration is correct?"));
+    }
+    if (q->argc == 3) {
+        g.user = q->p + word->off;
+        g.user_len = word->len;
+    }
+    g.password = q->p + last->off;
+    g.password_len = last->len;
+    login = user_login(c, &g);
+    if (login == LOGIN_DONE) {
+        return say(c, client_answer(c, "+OK\r\n", 5));
+    }
+    return login == LOGIN_LATER ? VERDICT_WAIT : VERDICT_DONE;
+}
+
+/* --------------------------------------------------------- protected mode */
+
+bool user_is_near(const struct address *a)
+{
+    static const unsigned char local4 = 127;
+    const unsigned char *p = a->u.in6.sin6_addr.s6_addr;
+    if (a->u.sa.sa_family == AF_INET) {
+        return memcmp(&a->u.in4.sin_addr, &local4, 1) == 0;
+    }
+    return a->u.sa.sa_family != AF_INET6 || IN6_IS_ADDR_LOOPBACK(&a->u.in6.sin6_addr) || (is_mapped(a) && p[12] == 127);
+}
+
+const char *user_barred(const struct conf_redis *conf, const struct address *peer)
+{
+    char text[ADDRESS_TEXT];
+    if (!conf->protect || conf->password[0] != '\0' || user_is_near(peer)) {
+        return NULL;
+    }
+    stats.clients_denied++;
+    log_warn("client refused: no password is set, so only this machine's clients are served (password, protected)",
+             "client=%s section=%s", address_text(peer, text), conf->name);
+    return "-DENIED Puerta is in protected mode: no password is set, so it serves only clients of its own machine. To "
+           "admit those of others, set a password in the [redis NAME] section of its configuration (password, or "
+           "password_file); or set protected = no where the network itself keeps strangers out.\r\n";
+}
