@@ -34,7 +34,7 @@ enum {
 /* Sorted by name. */
 static const struct command builtin[] = {
     C("acl", -2, BOX, NONE, LOCAL, NONE, SERVER),
-    C("acl|cat", -2, NSCR | LOAD | STALE | SUB, NONE, ANY, NONE, SERVER),
+    C("acl|cat", -2, NSCR | LOAD | STALE | SUB, NONE, LOCAL, NONE, SERVER),
     C("acl|deluser", -3, ADM | NSCR | LOAD | STALE | SUB, NONE, ADMIN, ALL_OK, SERVER),
     C("acl|dryrun", -4, ADM | NSCR | LOAD | STALE | SUB, NONE, ADMIN, NONE, SERVER),
     C("acl|genpass", -2, NSCR | LOAD | STALE | SUB, NONE, ANY, NONE, SERVER),
@@ -45,7 +45,7 @@ static const struct command builtin[] = {
     C("acl|log", -2, ADM | NSCR | LOAD | STALE | SUB, NONE, ADMIN, NONE, SERVER),
     C("acl|save", 2, ADM | NSCR | LOAD | STALE | SUB, NONE, ADMIN, ALL_OK, SERVER),
     C("acl|setuser", -3, ADM | NSCR | LOAD | STALE | SUB, NONE, ADMIN, ALL_OK, SERVER),
-    C("acl|users", 2, ADM | NSCR | LOAD | STALE | SUB, NONE, ADMIN, NONE, SERVER),
+    C("acl|users", 2, ADM | NSCR | LOAD | STALE | SUB, NONE, LOCAL, NONE, SERVER),
     C("acl|whoami", 2, NSCR | LOAD | STALE | SUB, NONE, LOCAL, NONE, SERVER),
     C("append", 3, W | OOM | FAST, FIRST, SLOT, NONE, STRING),
     C("asking", 1, FAST, NONE, LOCAL, NONE, CLUSTER),
@@ -93,13 +93,13 @@ static const struct command builtin[] = {
     C("cluster|bumpepoch", 2, ADM | STALE | NAL | SUB, NONE, ADMIN, NONE, CLUSTER),
     C("cluster|cancelslotmigrations", 2, ADM | STALE | NAL | SUB, NONE, ADMIN, NONE, CLUSTER),
     C("cluster|count-failure-reports", 3, ADM | STALE | SUB, NONE, LOCAL, NONE, CLUSTER),
-    C("cluster|countkeysinslot", 3, STALE | SUB, NONE, LOCAL, NONE, CLUSTER),
+    C("cluster|countkeysinslot", 3, STALE | SUB, NONE, OWNER, NONE, CLUSTER),
     C("cluster|delslots", -3, ADM | STALE | NAL | SUB, NONE, ADMIN, NONE, CLUSTER),
     C("cluster|delslotsrange", -4, ADM | STALE | NAL | SUB, NONE, ADMIN, NONE, CLUSTER),
     C("cluster|failover", -2, ADM | STALE | NAL | SUB, NONE, ADMIN, NONE, CLUSTER),
     C("cluster|flushslots", 2, ADM | STALE | NAL | SUB, NONE, ADMIN, NONE, CLUSTER),
     C("cluster|forget", 3, ADM | STALE | NAL | SUB, NONE, ADMIN, NONE, CLUSTER),
-    C("cluster|getkeysinslot", 4, STALE | SUB, NONE, LOCAL, NONE, CLUSTER),
+    C("cluster|getkeysinslot", 4, STALE | SUB, NONE, OWNER, NONE, CLUSTER),
     C("cluster|getslotmigrations", 2, ADM | STALE | NAL | SUB, NONE, LOCAL, NONE, CLUSTER),
     C("cluster|help", 2, LOAD | STALE | SUB, NONE, LOCAL, NONE, CLUSTER),
     C("cluster|info", 2, STALE | SUB, NONE, LOCAL, NONE, CLUSTER),
@@ -128,7 +128,7 @@ static const struct command builtin[] = {
     C("commandlog|len", -3, ADM | LOAD | STALE | SUB, NONE, ALL, SUM, SERVER),
     C("commandlog|reset", -3, ADM | LOAD | STALE | SUB, NONE, ALL, ALL_OK, SERVER),
     C("command|count", 2, LOAD | STALE | SUB, NONE, LOCAL, NONE, SERVER),
-    C("command|docs", -2, LOAD | STALE | SUB, NONE, LOCAL, NONE, SERVER),
+    C("command|docs", -2, LOAD | STALE | SUB, NONE, ANY, NONE, SERVER),
     C("command|getkeys", -3, LOAD | STALE | SUB, NONE, LOCAL, NONE, SERVER),
     C("command|getkeysandflags", -3, LOAD | STALE | SUB, NONE, LOCAL, NONE, SERVER),
     C("command|help", 2, LOAD | STALE | SUB, NONE, LOCAL, NONE, SERVER),
@@ -262,7 +262,7 @@ static const struct command builtin[] = {
     C("migrate", -6, W | MOV | KSP | DNG, MIGRATE, ADMIN, NONE, GENERIC),
     C("module", -2, BOX, NONE, ANY, NONE, SERVER),
     C("module|help", 2, LOAD | STALE | SUB, NONE, ANY, NONE, SERVER),
-    C("module|list", 2, ADM | NSCR | SUB, NONE, ANY, NONE, SERVER),
+    C("module|list", 2, ADM | NSCR | SUB, NONE, LOCAL, NONE, SERVER),
     C("module|load", -3, ADM | NSCR | NAL | PROT | SUB, NONE, ADMIN, NONE, SERVER),
     C("module|loadex", -3, ADM | NSCR | NAL | PROT | SUB, NONE, ADMIN, NONE, SERVER),
     C("module|unload", 3, ADM | NSCR | NAL | PROT | SUB, NONE, ADMIN, NONE, SERVER),
@@ -454,6 +454,8 @@ static const struct command builtin[] = {
 };
 
 #define BUILTIN_COUNT ((uint32_t)(sizeof builtin / sizeof builtin[0]))
+
+typedef char table_fits[BUILTIN_COUNT + COMMAND_DECLARED_MAX <= COMMAND_ROWS_MAX ? 1 : -1];
 
 static struct command declared[COMMAND_DECLARED_MAX];
 static char declared_name[COMMAND_DECLARED_MAX][COMMAND_NAME_CAP];
@@ -669,6 +671,18 @@ const struct command *command_at(uint32_t i)
     return i < command_count() ? row_at(i) : NULL;
 }
 
+/* A row's place follows from its address; others' rows lie in neither table. */
+uint32_t command_index(const struct command *c)
+{
+    uintptr_t in_builtin = (uintptr_t)c - (uintptr_t)builtin, in_declared = (uintptr_t)c - (uintptr_t)declared;
+
+    if (in_builtin < sizeof builtin)
+        return (uint32_t)(in_builtin / sizeof *c);
+    if (in_declared < declared_count * sizeof *c)
+        return BUILTIN_COUNT + (uint32_t)(in_declared / sizeof *c);
+    return command_count();
+}
+
 /* A request being walked, and the keys found so far. `next` is the index of the argument that resp_arg() gives next. */
 struct walk {
     const unsigned char *req;
@@ -772,14 +786,20 @@ static bool walk_shape(struct walk *w, const struct command *c)
     return s->search_from == 0 || c->keys == KEYS_MIGRATE || walk_words(w, c->keys);
 }
 
-int command_keys(const struct command *c, const unsigned char *req, size_t len, uint32_t argc, struct resp_slice *keys,
-                 uint32_t cap)
+int command_keys_inside(const struct command *c, const unsigned char *req, size_t len, uint32_t at, uint32_t argc,
+                        struct resp_slice *keys, uint32_t cap)
 {
-    struct walk w = {req, len, argc, cap, 0, 0, 0, keys, {0, 0}};
+    struct walk w = {req, len, argc, cap, at, 0, 0, keys, {0, 0}};
 
     if (c->keys == KEYS_NONE)
         return 0;
     if (!command_arity_ok(c, argc) || cap > INT32_MAX - 1 || !walk_shape(&w, c))
         return -1;
     return w.found > cap ? -2 : (int)w.found;
+}
+
+int command_keys(const struct command *c, const unsigned char *req, size_t len, uint32_t argc, struct resp_slice *keys,
+                 uint32_t cap)
+{
+    return command_keys_inside(c, req, len, 0, argc, keys, cap);
 }

@@ -20,6 +20,7 @@
 
 #define COMMAND_NAME_CAP 32   /* of a declared command, with its NUL */
 #define COMMAND_DECLARED_MAX 64 /* module commands that a configuration may name */
+#define COMMAND_ROWS_MAX 512    /* rows of the table, declared ones and all */
 
 /* Where the keys stand among the arguments; argv[0] is the name. */
 enum command_keys {
@@ -49,6 +50,7 @@ enum command_route {
     ROUTE_LOCAL,   /* Puerta answers it itself */
     ROUTE_SESSION, /* needs or changes the state of a connection of its own */
     ROUTE_SCAN,    /* all masters, one after the other, by cursor */
+    ROUTE_OWNER,   /* the owner of the slot whose number is argv[2] */
     ROUTE_ADMIN    /* refused unless the configuration allows it; then by its keys if it has any,
                       else to all masters if it has a merge, else to one */
 };
@@ -140,6 +142,11 @@ int command_keys_from_name(const char *name);
 int command_keys(const struct command *c, const unsigned char *req, size_t len, uint32_t argc,
                  struct resp_slice *keys, uint32_t cap);
 
+/* The same for the command that stands inside another's request, as in COMMAND GETKEYS: its argc arguments are the
+ * last ones, from byte `at` on. */
+int command_keys_inside(const struct command *c, const unsigned char *req, size_t len, uint32_t at, uint32_t argc,
+                        struct resp_slice *keys, uint32_t cap);
+
 /* Whether a request of `argc` arguments satisfies the arity. */
 bool command_arity_ok(const struct command *c, uint32_t argc);
 
@@ -151,5 +158,7 @@ const int8_t *command_range(const struct command *c);
  * they came. NULL beyond the end. */
 uint32_t command_count(void);
 const struct command *command_at(uint32_t i);
+/* The i of a row; command_count() if it is none. */
+uint32_t command_index(const struct command *c);
 
 #endif

@@ -491,7 +491,13 @@ static void check_upstream(struct reader *r, int section)
 {
     const struct conf_redis *s = &r->conf->redis[section - 1];
     int nodes = line_of(r, section, "nodes");
+    char host[HOST_CAP];
+    uint16_t port;
+    const char *why;
 
+    if (s->announce[0] != '\0' && !host_port_split(s->announce, strlen(s->announce), host, &port, &why))
+        complain(r, line_of(r, section, "announce"), s->announce, "write HOST:PORT, as clients reach Puerta",
+                 "not an address (%s)", why);
     if (s->node_count == 0)
         complain(r, nodes, s->name, "add a line such as nodes = 10.0.0.1:6379, 10.0.0.2:6379", "no nodes in section");
     for (int i = 0; i < s->node_count && !s->single; i++)

@@ -59,6 +59,11 @@ void conn_limit(enum conn_kind kind, size_t most)
     table.most[kind] = most < table.most[kind] ? most : table.most[kind];
 }
 
+size_t conn_most(enum conn_kind kind)
+{
+    return table.most[kind];
+}
+
 size_t conn_count(enum conn_kind kind)
 {
     return table.count[kind];

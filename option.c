@@ -60,6 +60,8 @@ const struct option options[] = {
       "where clients connect: 1.2.3.4:6379, [::1]:6379 or unix:/path" },
     { R(nodes), "nodes", NODES, 1, MAX_SEEDS, "", NULL,
       "servers to learn the cluster from: HOST or HOST:PORT (6379); any one of them alive is enough" },
+    { R(announce), "announce", TEXT, 0, 0, "", NULL,
+      "HOST:PORT that CLUSTER SLOTS and the like tell clients; none: the address by which the client came" },
     { R(single), "topology", ENUM, 0, 1, "cluster", "cluster|single",
       "whether the nodes form a Redis Cluster or are one plain server (HOST:PORT or unix:/path)" },
     { R(upstream_user), "upstream_user", TEXT, 0, 0, "", NULL,

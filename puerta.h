@@ -218,6 +218,16 @@ extern struct stats stats;
 /* Name and value of counter i; NULL past the last. */
 const char *stats_row(int i, uint64_t *value);
 
+/* What became of the requests of one row of the command table: rejected ones had the wrong number of arguments, failed
+ * ones were answered with an error made here. */
+struct command_stats { uint64_t calls, rejected, failed; };
+/* Of a row, for counting and reporting; rows that are in no table share one. */
+struct command_stats *stats_command(const struct command *c);
+/* Counts an error line that is sent, "-ERR what...", by its first word. */
+void stats_error(const char *line, size_t n);
+/* First word i and how often it was sent; NULL past the last. */
+const char *stats_error_row(int i, uint64_t *count);
+
 /* ------------------------------------------------------- buf.c (floor 3) */
 
 /* One piece of the pool. refs counts who still needs its bytes: slices, and the chain or pen it is in. */
@@ -373,6 +383,7 @@ void conn_fail(struct conn *c, const char *why);         /* at once, with on_clo
 void conn_deadline(struct conn *c, uint64_t due_ms);     /* on_tick then; 0 = none */
 void conn_reap(void);                                    /* the turn has ended: dead ones become free */
 size_t conn_count(enum conn_kind kind);
+size_t conn_most(enum conn_kind kind);                  /* how many there may be */
 void conn_listen(struct listener *l, int fd);
 void conn_unlisten(struct listener *l);
 
@@ -486,6 +497,7 @@ struct conf_redis {
     struct host_port nodes[MAX_SEEDS];   /* port 0: a unix path in host */
     int node_count;
     int single;                          /* topology: 0 = cluster, 1 = single */
+    char announce[HOST_CAP + 8];         /* "HOST:PORT"; "" = the address that a client came by */
     char upstream_user[SECRET_CAP], upstream_password[SECRET_CAP];
     char password[SECRET_CAP];           /* of clients; "" = they need none */
     int protect, allow_admin;            /* yes / no */

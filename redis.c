@@ -111,7 +111,9 @@ static uint16_t any_slot(const struct client *c)
 
 static enum verdict wrong_count(struct client *c, const struct request *q)
 {
-    return say(c, client_error(c, "ERR wrong number of arguments for '%s' command", q->command->name));
+    enum verdict v = say(c, client_error(c, "ERR wrong number of arguments for '%s' command", q->command->name));
+    stats_command(q->command)->rejected += v == VERDICT_DONE;
+    return v;
 }
 
 static bool equals(const struct request *q, const struct resp_slice *arg, const char *word)
@@ -173,6 +175,19 @@ static enum verdict by_keys(struct client *c, const struct request *q)
         }
     }
     return forward(c, q, slot, count > 1);
+}
+
+/* By a slot's number; where it is none any node says so best. */
+static enum verdict by_number(struct client *c, const struct request *q)
+{
+    int64_t slot;
+    if (!command_arity_ok(q->command, q->argc)) {
+        return wrong_count(c, q);
+    }
+    if (!resp_to_int(q->p + q->arg[2].off, q->arg[2].len, &slot) || slot < 0 || slot >= SLOTMAP_SLOTS) {
+        return forward(c, q, any_slot(c), false);
+    }
+    return forward(c, q, (uint16_t)slot, false);
 }
 
 static enum verdict unsupported(struct client *c, const struct request *q)
@@ -262,6 +277,8 @@ static enum verdict decide(struct client *c, struct request *q)
         return local_answer(c, q);
     case ROUTE_ANY:
         return forward(c, q, any_slot(c), false);
+    case ROUTE_OWNER:
+        return by_number(c, q);
     case ROUTE_SLOT:
         if ((command->flags & CMD_MAY_BLOCK) && blocks(q)) {
             return unsupported(c, q);
@@ -348,6 +365,16 @@ enum verdict redis_protocol_error(struct client *c, const char *text)
     return v == VERDICT_DONE ? VERDICT_CLOSE : v;
 }
 
+/* What INFO commandstats and CLIENT LIST tell. */
+static enum verdict counted(struct client *c, const struct request *q, enum verdict v)
+{
+    if (v != VERDICT_WAIT && c->conn != NULL && q->command != NULL) {
+        stats_command(q->command)->calls++;
+        c->last = q->command;
+    }
+    return v;
+}
+
 enum verdict redis_handle(struct client *c)
 {
     struct resp_request framing;
@@ -362,5 +389,5 @@ enum verdict redis_handle(struct client *c)
     } else {
         in_one_piece(c, &q);
     }
-    return decide(c, &q);
+    return counted(c, &q, decide(c, &q));
 }

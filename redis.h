@@ -5,8 +5,10 @@
  *        |
  *      redis.c          decides: one of the rooms below
  *        |  \______________________________________________
- *      redis_fan.c, redis_scan.c    redis_large.c    redis_local.c    several nodes; big transfers; answered here
- *        |   ________________/
+ *      redis_fan.c    redis_large.c    redis_local.c        several nodes; big transfers; answered here
+ *   redis_scan.c         |                 |  \_____________  redis_info.c  redis_command.c  redis_virtual.c
+ *        |               |               redis_say.c _______/   what is said of itself, of the table, of the cluster
+ *        |   ___________/________________/
  *      redis_req.c      request records, the order of answers, redirects, replay
  *        |
  *      redis_upstream.c one connection to a node: pairs replies with requests; leases
@@ -56,6 +58,7 @@ enum req_state {
 #define REQ_COUNTED 128u /* stands in its client's count of unsettled ones */
 #define REQ_SCRIPT 512u  /* may name a script that the node has not got */
 #define REQ_VIA_ASK 256u /* its last reply came from a node that was told ASKING */
+#define REQ_MUTE 1024u   /* its client does not want to hear the answer (CLIENT REPLY) */
 
 struct client;
 struct upstream;
@@ -157,13 +160,39 @@ struct client {
     uint64_t starved_ms;
     uint64_t guess_ms;          /* its AUTH or HELLO is not looked at before; 0 = none waits */
     uint32_t guesses;           /* wrong ones since it last logged in */
+    const struct command *last; /* the row of its last request; NULL: none, or an unknown one */
+    uint64_t born_ms;
+    uint8_t reply;              /* enum reply_mode */
     char name[64];
+    char lib_name[40], lib_ver[24];
 };
 
 /* Whether it is on that slot and in the queue of a connection, another one than u. */
 static inline bool req_under_way(const struct req *r, uint16_t slot, const struct upstream *u)
 {
     return r->slot == slot && r->state == REQ_QUEUED && r->upstream != NULL && r->upstream != u;
+}
+
+/* What a client hears (CLIENT REPLY). */
+enum reply_mode {
+    REPLY_ON,
+    REPLY_OFF,
+    REPLY_SKIP, /* of the next request nothing */
+    REPLY_MUTE  /* of this one */
+};
+
+/* Whether the answer to its request at hand is dropped. */
+static inline bool client_is_mute(const struct client *c)
+{
+    return c->reply == REPLY_OFF || c->reply == REPLY_MUTE;
+}
+
+/* Its request at hand has been done or handed on. */
+static inline void client_asked(struct client *c)
+{
+    if (c->reply >= REPLY_SKIP) {
+        c->reply = c->reply == REPLY_SKIP ? REPLY_MUTE : REPLY_ON;
+    }
 }
 
 /* Nobody waits for its reply any more. */
@@ -378,8 +407,36 @@ uint32_t user_failures(const struct address *peer, uint64_t now_ms); /* wrong gu
 void user_failed(const struct address *peer, uint64_t now_ms);       /* one more */
 bool user_is_near(const struct address *a);         /* of this machine: loopback, or a unix socket */
 
+/* -------------------------------------------------- redis_command.c */
+
+/* The rows COMMAND and ACL CAT; say_writer of redis_say.h. */
+void command_answer(struct client *c, const struct request *q);
+void acl_cat_answer(struct client *c, const struct request *q);
+
+/* -------------------------------------------------- redis_virtual.c */
+
+/* CLUSTER: Puerta as the one node of a cluster. */
+void virtual_answer(struct client *c, const struct request *q);
+/* The host and port by which this client reaches Puerta; port 0: a unix socket, and the host is empty. */
+struct host_port virtual_address(const struct client *c);
+/* 40 hexadecimal digits that stay the same for the same texts. */
+const char *virtual_id(const char *kind, const char *name, char out[41]);
+
+/* ----------------------------------------------------- redis_info.c */
+
+void redis_info_open(void);
+/* INFO: the sections that q names. */
+void info_answer(struct client *c, const struct request *q);
+/* Which sections q wants, as bits, and the text of them; keys: of all masters, 0 leaves Keyspace out. */
+uint32_t info_sections(const struct request *q);
+void put_info(const struct client *c, uint32_t sections, uint64_t keys);
+
 /* ---------------------------------------------------- redis_local.c */
 
+#define REDIS_VERSION "7.0.15" /* the server that Puerta behaves like */
+
+/* The table of all clients, for those who ask about each other. */
+void redis_local_open(struct client *clients, uint32_t count);
 enum verdict local_answer(struct client *c, const struct request *q);
 
 /* ---------------------------------------------------------- redis.c */

@@ -169,6 +169,7 @@ static void run(struct client *c)
         chain_drop(&c->in, (size_t)c->framing.used);
         resp_request_start(&c->framing);
         c->ready = false;
+        client_asked(c);
         if (c->starved_ms != 0) {
             client_fed(c);
         }
@@ -328,7 +329,7 @@ static void on_accept(void *mark, int fd, const struct address *peer)
         client_free(c);
         return;
     }
-    conn->watch.active_ms = loop_ms();
+    conn->watch.active_ms = c->born_ms = loop_ms();
     if (s->conf->client_idle_ms > 0) {
         conn_deadline(conn, loop_ms() + s->conf->client_idle_ms);
     }
@@ -357,6 +358,7 @@ static void give_up_request(struct client *c)
     chain_drop(&c->in, (size_t)c->framing.used);
     resp_request_start(&c->framing);
     c->ready = false;
+    client_asked(c);
     client_fed(c);
     c->starved_ms = loop_ms(); /* it is still in the list: what it asks next has waited no time yet */
     client_resume(c);
@@ -445,6 +447,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_fan_open();
     redis_script_open();
     redis_large_open();
+    redis_local_open(rd.all, rd.total);
     client_on_resume = on_resume;
     rd.service_count = conf->redis_count;
     for (int i = 0; i < conf->redis_count; i++) {

@@ -154,7 +154,7 @@ static void give(struct fan *f, const void *p, size_t n)
 
 static void give_text(struct fan *f, const char *text)
 {
-    stats.errors_sent++;
+    stats_error(text, strlen(text));
     give(f, text, strlen(text));
 }
 
@@ -162,6 +162,9 @@ static void give_text(struct fan *f, const char *text)
  * been looked for before. */
 static void merged(struct req *whole, struct pen *pen, const unsigned char *p, size_t n)
 {
+    if (whole->flags & REQ_MUTE) {
+        return;
+    }
     if (whole == whole->client->head) {
         must(chain_put(&whole->client->conn->out, BUF_REPLY, p, n));
     } else {

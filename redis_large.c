@@ -243,7 +243,8 @@ static bool ask_owner(struct client *c)
         return false;
     }
     c->large = r;
-    c->large_command = command;
+    c->large_command = c->last = command;
+    stats_command(command)->calls++;
     become(c, MODE_ASK);
     req_route(r);
     return true;
@@ -317,6 +318,7 @@ static void finish(struct client *c)
     c->ready = false;
     c->forwarded = 0;
     client_fed(c);
+    client_asked(c);
     become(c, MODE_ORDINARY);
 }
 

@@ -1,362 +1,612 @@
 /*
- * redis_local.c - what Puerta answers itself, without asking a node.
+ * redis_local.c - what Puerta answers itself, as one big Redis server would, without asking a node.
  *
- *   request -> row of `answers` -> reply, put in its place in the client's order of answers
+ *   request -> row of `answers` -> writer, here or in redis_info.c, redis_command.c, redis_virtual.c
+ *                                    `-> redis_say.c -> its place in the client's order of answers
  *
- * One static buffer serves every answer: it is copied out before the next command is looked at.
+ * CLIENT sees the clients of its own section: each section is a server of its own. The table of clients is
+ * redis_client.c's, handed down at the start.
  */
-#include "redis.h"
+#include "redis_say.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
+
+#define IDS_MAX 128 /* of one CLIENT LIST or KILL: each client is compared with all */
 
 static struct {
-    unsigned char at[65536];
-    size_t len;
-} out;
+    struct client *clients;
+    uint32_t count;
+} all;
 
-static void put(const void *p, size_t n)
+void redis_local_open(struct client *clients, uint32_t count)
 {
-    if (n <= sizeof out.at - out.len) {
-        memcpy(out.at + out.len, p, n);
-        out.len += n;
+    all.clients = clients;
+    all.count = count;
+    redis_info_open();
+}
+
+/* -------------------------------------------------------------- greetings */
+
+static void ok(struct client *c, const struct request *q)
+{
+    (void)c, (void)q;
+    say_text("+OK\r\n");
+}
+
+static void say_wrong_count(const struct request *q)
+{
+    say_error("ERR wrong number of arguments for '%s' command", q->command->name);
+}
+
+static void ping(struct client *c, const struct request *q)
+{
+    struct word text = request_word(q, 1);
+    (void)c;
+    if (q->argc > 2) {
+        say_wrong_count(q);
+    } else if (q->argc == 2) {
+        say_bulk(text.p, text.n);
+    } else {
+        say_text("+PONG\r\n");
     }
 }
 
-static void put_text(const char *text)
+static void echo(struct client *c, const struct request *q)
 {
-    put(text, strlen(text));
+    struct word text = request_word(q, 1);
+    (void)c;
+    say_bulk(text.p, text.n);
 }
 
-static void put_header(char type, int64_t n)
+static void quit(struct client *c, const struct request *q)
 {
-    unsigned char header[24];
-    put(header, resp_put_header(header, type, n));
+    ok(c, q);
+    say_close();
 }
 
-static void put_bulk(const void *p, size_t n)
+static void reset(struct client *c, const struct request *q)
 {
-    put_header('$', (int64_t)n);
-    put(p, n);
-    put_text("\r\n");
+    (void)q;
+    user_arrive(c);
+    c->name[0] = '\0';
+    c->reply = REPLY_ON;
+    say_text("+RESET\r\n");
 }
 
-static void put_format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-
-static void put_format(const char *fmt, ...)
+static void select_db(struct client *c, const struct request *q)
 {
-    int n;
-    va_list args;
-    va_start(args, fmt);
-    n = vsnprintf((char *)out.at + out.len, sizeof out.at - out.len, fmt, args);
-    va_end(args);
-    if (n > 0 && (size_t)n < sizeof out.at - out.len) {
-        out.len += (size_t)n;
+    int64_t db;
+    if (!word_number(request_word(q, 1), &db)) {
+        say_error("ERR value is not an integer or out of range");
+    } else if (db == 0) {
+        ok(c, q);
+    } else {
+        say_error("ERR SELECT is not allowed in cluster mode");
     }
 }
 
-static enum verdict send_out(struct client *c)
+static void say_digits(long long n)
 {
-    if (client_answer(c, out.at, out.len)) {
-        return VERDICT_DONE;
+    char text[24];
+    say_bulk(text, (size_t)snprintf(text, sizeof text, "%lld", n));
+}
+
+static void time_now(struct client *c, const struct request *q)
+{
+    struct timespec now;
+    (void)c, (void)q;
+    clock_gettime(CLOCK_REALTIME, &now);
+    say_text("*2\r\n");
+    say_digits((long long)now.tv_sec);
+    say_digits(now.tv_nsec / 1000);
+}
+
+static void lolwut(struct client *c, const struct request *q)
+{
+    (void)c, (void)q;
+    say_as_bulk();
+    say_text("   _____________\n"
+             "  |  _________  |\n"
+             "  | |    |    | |     one door,\n"
+             "  | |____|____| |\n"
+             "  | |    |    | |     many rooms\n"
+             "  | |    |   o| |\n"
+             "  | |____|____| |\n"
+             " _|_|_________|_|_\n\n"
+             "Puerta " PUERTA_VERSION ", as Redis ver. " REDIS_VERSION "\n");
+}
+
+static void role(struct client *c, const struct request *q)
+{
+    (void)c, (void)q;
+    say_text("*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n");
+}
+
+static void module_list(struct client *c, const struct request *q)
+{
+    (void)c, (void)q;
+    say_text("*0\r\n");
+}
+
+static void acl_whoami(struct client *c, const struct request *q)
+{
+    (void)c, (void)q;
+    say_name("default");
+}
+
+static void acl_users(struct client *c, const struct request *q)
+{
+    (void)c, (void)q;
+    say_text("*1\r\n$7\r\ndefault\r\n");
+}
+
+/* ------------------------------------------------- names, and who one is */
+
+/* Whether a name or a library's name may be so; else the answer says why not. */
+static bool name_fits(struct word name, size_t cap, const char *what)
+{
+    for (size_t i = 0; i < name.n; i++) {
+        if (name.p[i] < '!' || name.p[i] > '~') {
+            say_error("ERR %s cannot contain spaces, newlines or special characters.", what);
+            return false;
+        }
     }
-    client_starve(c);
-    return VERDICT_WAIT;
-}
-
-/* Argument i of the request; an empty one where there is none. */
-static const char *argument(const struct request *q, uint32_t i, size_t *n)
-{
-    *n = i < q->argc && i < RESP_ARGS_KEPT ? q->arg[i].len : 0;
-    return *n > 0 ? (const char *)q->p + q->arg[i].off : "";
-}
-
-static bool same_word(const char *p, size_t n, const char *word)
-{
-    if (strlen(word) != n) {
+    if (name.n >= cap) {
+        say_error("ERR %s cannot be longer than %u bytes", what, (unsigned)cap - 1);
         return false;
     }
-    for (size_t i = 0; i < n; i++) {
-        char a = p[i] >= 'A' && p[i] <= 'Z' ? (char)(p[i] + 32) : p[i];
-        if (a != word[i]) {
+    return true;
+}
+
+static void name_keep(char *to, struct word name)
+{
+    memcpy(to, name.p, name.n);
+    to[name.n] = '\0';
+}
+
+/* What follows the protocol's version in HELLO. */
+struct greeting {
+    struct word user, password, name; /* p NULL: not given */
+    struct word odd;                  /* the option that is none */
+};
+
+static bool greeting_read(const struct request *q, struct greeting *g)
+{
+    struct words w = words_from(q, 2);
+    memset(g, 0, sizeof *g);
+    while (words_next(&w, &g->odd)) {
+        if (word_is(g->odd, "auth") && w.left >= 2) {
+            words_next(&w, &g->user);
+            words_next(&w, &g->password);
+        } else if (word_is(g->odd, "setname") && w.left >= 1) {
+            words_next(&w, &g->name);
+        } else {
             return false;
         }
     }
     return true;
 }
 
-static void put_wrong_count(const struct request *q)
+/* Before HELLO is answered: whether its AUTH lets the client in. What is wrong otherwise, hello() says. */
+static enum login hello_login(struct client *c, const struct request *q)
 {
-    put_format("-ERR wrong number of arguments for '%s' command\r\n", q->command->name);
-}
-
-/* An argument given back as it came, whatever its length. */
-static enum verdict give_back(struct client *c, const char *text, size_t n)
-{
-    unsigned char header[24];
-    struct iovec parts[] = {
-        { header, resp_put_header(header, '$', (int64_t)n) },
-        { (void *)(uintptr_t)text, n },
-        { (void *)(uintptr_t)"\r\n", 2 },
-    };
-    if (client_answer_parts(c, parts, 3)) {
-        return VERDICT_DONE;
+    struct greeting g;
+    int64_t version;
+    if (q->argc < 2 || !word_number(request_word(q, 1), &version) || version != 2 || !greeting_read(q, &g) ||
+        g.user.p == NULL) {
+        return LOGIN_DONE;
     }
-    client_starve(c);
-    return VERDICT_WAIT;
+    return user_login(c, &(struct user_guess){ g.user.p, g.user.n, g.password.p, g.password.n });
 }
 
-/* ---------------------------------------------------------- the answers */
-
-static enum verdict ping(struct client *c, const struct request *q)
+static void hello(struct client *c, const struct request *q)
 {
-    size_t n;
-    const char *text = argument(q, 1, &n);
-    if (q->argc > 2) {
-        put_wrong_count(q);
-    } else if (q->argc == 2) {
-        return give_back(c, text, n);
-    } else {
-        put_text("+PONG\r\n");
+    struct greeting g;
+    int64_t version;
+    if (q->argc > 1 && !word_number(request_word(q, 1), &version)) {
+        say_error("ERR Protocol version is not an integer or out of range");
+        return;
     }
-    return send_out(c);
+    if (q->argc > 1 && version != 2) {
+        say_error("NOPROTO unsupported protocol version");
+        return;
+    }
+    if (!greeting_read(q, &g)) {
+        say_error("ERR Syntax error in HELLO option '%.*s'", word_shown(g.odd), g.odd.p);
+        return;
+    }
+    if (g.name.p != NULL && !name_fits(g.name, sizeof c->name, "Client names")) {
+        return;
+    }
+    if (!c->admitted) {
+        say_error("NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> "
+                  "<pass> option can be used to authenticate the client and select the RESP protocol version at the "
+                  "same time");
+        return;
+    }
+    if (g.name.p != NULL) {
+        name_keep(c->name, g.name);
+    }
+    say_text("*14\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n");
+    say_name(REDIS_VERSION);
+    say_text("$5\r\nproto\r\n:2\r\n$2\r\nid\r\n");
+    say_header(':', (int64_t)c->conn->id);
+    say_text("$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n");
 }
 
-static enum verdict echo(struct client *c, const struct request *q)
-{
-    size_t n;
-    const char *text = argument(q, 1, &n);
-    return give_back(c, text, n);
-}
+/* ------------------------------------------------- CLIENT: about itself */
 
-static enum verdict quit(struct client *c, const struct request *q)
+static void client_id(struct client *c, const struct request *q)
 {
-    enum verdict v;
     (void)q;
-    put_text("+OK\r\n");
-    v = send_out(c);
-    return v == VERDICT_DONE ? VERDICT_CLOSE : v;
+    say_header(':', (int64_t)c->conn->id);
 }
 
-/* A cluster has one database. */
-static enum verdict select_db(struct client *c, const struct request *q)
+static void client_getname(struct client *c, const struct request *q)
 {
-    size_t n;
-    const char *text = argument(q, 1, &n);
-    int64_t db;
-    if (!resp_to_int((const unsigned char *)text, n, &db)) {
-        put_text("-ERR invalid DB index\r\n");
-    } else if (db == 0) {
-        put_text("+OK\r\n");
+    (void)q;
+    if (c->name[0] == '\0') {
+        say_text("$-1\r\n");
     } else {
-        put_text("-ERR SELECT is not allowed in cluster mode\r\n");
+        say_name(c->name);
     }
-    return send_out(c);
 }
 
-/* HELLO version AUTH user password. */
-static bool hello_guess(const struct request *q, struct user_guess *guess)
+static void client_setname(struct client *c, const struct request *q)
 {
-    struct resp_slice arg = { 0, 0 };
-    size_t n;
-    const char *option = argument(q, 2, &n);
-    uint32_t at = 0;
-    if (q->argc != 5 || !same_word(option, n, "auth")) {
+    struct word name = request_word(q, 2);
+    if (name_fits(name, sizeof c->name, "Client names")) {
+        name_keep(c->name, name);
+        ok(c, q);
+    }
+}
+
+static void client_setinfo(struct client *c, const struct request *q)
+{
+    struct word option = request_word(q, 2), value = request_word(q, 3);
+    bool name = word_is(option, "lib-name");
+    if (!name && !word_is(option, "lib-ver")) {
+        say_error("ERR Unrecognized option '%.*s'", word_shown(option), option.p);
+    } else if (name_fits(value, name ? sizeof c->lib_name : sizeof c->lib_ver, name ? "lib-name" : "lib-ver")) {
+        name_keep(name ? c->lib_name : c->lib_ver, value);
+        ok(c, q);
+    }
+}
+
+/* Nothing is said but to ON. What is in flight keeps the mode in which it was asked: see REQ_MUTE. */
+static void client_reply(struct client *c, const struct request *q)
+{
+    struct word mode = request_word(q, 2);
+    if (word_is(mode, "on")) {
+        c->reply = REPLY_ON;
+        ok(c, q);
+    } else if (word_is(mode, "off")) {
+        c->reply = REPLY_OFF;
+    } else if (!word_is(mode, "skip")) {
+        say_syntax_error();
+    } else if (c->reply != REPLY_OFF) {
+        c->reply = REPLY_SKIP;
+    }
+}
+
+static void client_switch(struct client *c, const struct request *q)
+{
+    struct word mode = request_word(q, 2);
+    if (word_is(mode, "on") || word_is(mode, "off")) {
+        ok(c, q);
+    } else {
+        say_syntax_error();
+    }
+}
+
+static void client_getredir(struct client *c, const struct request *q)
+{
+    (void)c, (void)q;
+    say_text(":-1\r\n");
+}
+
+static void client_trackinginfo(struct client *c, const struct request *q)
+{
+    (void)c, (void)q;
+    say_text("*6\r\n$5\r\nflags\r\n*1\r\n$3\r\noff\r\n$8\r\nredirect\r\n:-1\r\n$8\r\nprefixes\r\n*0\r\n");
+}
+
+static void client_help(struct client *c, const struct request *q)
+{
+    static const char *const lines[] = {
+        "GETNAME", "    Return the name of the current connection.",
+        "GETREDIR", "    Return the client ID we are redirecting to when tracking is enabled: none.",
+        "ID", "    Return the ID of the current connection.",
+        "INFO", "    Return information about the current client connection.",
+        "KILL <ip:port>", "    Kill connection made from <ip:port>.",
+        "KILL <option> <value> [<option> <value> [...]]",
+        "    Kill connections. Options are: ADDR, LADDR, ID, TYPE, USER, SKIPME, MAXAGE.",
+        "LIST [TYPE <type> | ID <client-id> [<client-id> ...]]", "    Return information about client connections.",
+        "NO-EVICT (ON|OFF), NO-TOUCH (ON|OFF)", "    Accepted: the proxy neither evicts nor touches.",
+        "REPLY (ON|OFF|SKIP)", "    Control the replies sent to the current connection.",
+        "SETINFO <option> <value>", "    Set client meta attributes: LIB-NAME, LIB-VER.",
+        "SETNAME <name>", "    Assign the name <name> to the current connection.",
+        "UNPAUSE", "    Accepted: the proxy pauses nobody.", NULL,
+    };
+    (void)c, (void)q;
+    say_help("CLIENT", lines);
+}
+
+/* ------------------------------------------------- CLIENT: about others */
+
+enum client_type { ANY_TYPE, TYPE_NORMAL, TYPE_OTHER }; /* there are only normal clients */
+
+/* Which clients CLIENT LIST or KILL means: those to whom all applies that is set. */
+struct choice {
+    uint64_t ids[IDS_MAX];
+    uint32_t id_count;
+    enum client_type type;
+    struct word addr, laddr; /* p NULL: any */
+    int64_t min_age_s;
+    const struct client *not;
+};
+
+static bool among(const struct choice *which, uint64_t id)
+{
+    for (uint32_t i = 0; i < which->id_count; i++) {
+        if (which->ids[i] == id) {
+            return true;
+        }
+    }
+    return which->id_count == 0;
+}
+
+static const char *local_text(const struct client *c, char text[ADDRESS_TEXT])
+{
+    struct address local;
+    if (!net_local(c->conn->fd, &local)) {
+        local.len = 0;
+    }
+    return address_text(&local, text);
+}
+
+/* Of the same section as `me`. */
+static bool chosen(const struct client *c, const struct client *me, const struct choice *which)
+{
+    char text[ADDRESS_TEXT];
+    return c->conn != NULL && c->conn->state == CONN_OPEN && c->service == me->service && c != which->not &&
+           which->type != TYPE_OTHER && among(which, c->conn->id) &&
+           (which->addr.p == NULL || word_same(which->addr, address_text(&c->conn->peer, text))) &&
+           (which->laddr.p == NULL || word_same(which->laddr, local_text(c, text))) &&
+           (int64_t)((loop_ms() - c->born_ms) / 1000) >= which->min_age_s;
+}
+
+/* The line of CLIENT LIST. */
+static void say_client(const struct client *c)
+{
+    char peer[ADDRESS_TEXT], local[ADDRESS_TEXT], flags[4] = "N";
+    const struct conn *conn = c->conn;
+    if (c->ended) {
+        flags[0] = 'c';
+    } else if (conn->peer.u.sa.sa_family == AF_UNIX) {
+        flags[0] = 'U';
+    }
+    say_format("id=%llu addr=%s laddr=%s fd=%d name=%s age=%llu idle=%llu flags=%s db=0 sub=0 psub=0 ssub=0 multi=-1 ",
+               (unsigned long long)conn->id, address_text(&conn->peer, peer), local_text(c, local), conn->fd, c->name,
+               (unsigned long long)(loop_ms() - c->born_ms) / 1000,
+               (unsigned long long)(loop_ms() - conn->watch.active_ms) / 1000, flags);
+    say_format("qbuf=%zu qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=%zu oll=%lu omem=%zu tot-mem=%zu events=%s ",
+               c->in.len, conn->out.len, (unsigned long)c->queued, c->parked_bytes,
+               sizeof *c + c->in.len + c->request_bytes + conn->out.len + c->parked_bytes, conn->blocked ? "rw" : "r");
+    say_format("cmd=%s user=default redir=-1 resp=2 lib-name=%s lib-ver=%s\n", c->last != NULL ? c->last->name : "NULL",
+               c->lib_name, c->lib_ver);
+}
+
+/* Its own line tells the request at hand. */
+static void client_info(struct client *c, const struct request *q)
+{
+    c->last = q->command;
+    say_as_bulk();
+    say_client(c);
+}
+
+static bool type_named(struct word name, enum client_type *type)
+{
+    *type = word_is(name, "normal") ? TYPE_NORMAL : TYPE_OTHER;
+    if (*type == TYPE_NORMAL || word_is(name, "pubsub") || word_is(name, "master") || word_is(name, "replica") ||
+        word_is(name, "slave")) {
+        return true;
+    }
+    say_error("ERR Unknown client type '%.*s'", word_shown(name), name.p);
+    return false;
+}
+
+static bool id_named(struct choice *which, struct word text, const char *wrong)
+{
+    int64_t id;
+    if (!word_number(text, &id) || id < 1) {
+        say_error("ERR %s", wrong);
         return false;
     }
-    for (uint32_t i = 0; i < q->argc; i++) {
-        resp_arg(q->p, q->len, &at, &arg);
+    if (which->id_count == IDS_MAX) {
+        say_error("ERR more than %d client IDs in one request", IDS_MAX);
+        return false;
     }
-    guess->user = q->p + q->arg[3].off;
-    guess->user_len = q->arg[3].len;
-    guess->password = q->p + arg.off;
-    guess->password_len = arg.len;
+    which->ids[which->id_count++] = (uint64_t)id;
     return true;
 }
 
-static enum verdict hello(struct client *c, const struct request *q)
+/* TYPE type, or ID id ... False: the answer says what is wrong. */
+static bool list_choice(const struct request *q, struct choice *which)
 {
-    struct user_guess guess;
-    size_t n;
-    const char *text = argument(q, 1, &n);
-    if (q->argc > 1 && !same_word(text, n, "2")) {
-        put_text("-NOPROTO unsupported protocol version\r\n");
-        return send_out(c);
+    struct words w = words_from(q, 3);
+    struct word kind = request_word(q, 2), value;
+    if (q->argc == 2) {
+        return true;
     }
-    if (hello_guess(q, &guess)) {
-        enum login login = user_login(c, &guess);
-        if (login != LOGIN_DONE) {
-            return login == LOGIN_LATER ? VERDICT_WAIT : VERDICT_DONE;
+    if (q->argc == 4 && word_is(kind, "type")) {
+        return type_named(request_word(q, 3), &which->type);
+    }
+    if (q->argc < 4 || !word_is(kind, "id")) {
+        say_syntax_error();
+        return false;
+    }
+    while (words_next(&w, &value)) {
+        if (!id_named(which, value, "Invalid client ID")) {
+            return false;
         }
-    } else if (q->argc > 2) {
-        put_text("-ERR HELLO with options other than AUTH is not supported by this version of Puerta\r\n");
-        return send_out(c);
     }
-    if (!c->admitted) {
-        put_text("-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> "
-                 "<pass> option can be used to authenticate the client and select the RESP protocol version at the "
-                 "same time\r\n");
-        return send_out(c);
-    }
-    put_text("*14\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.0.0\r\n$5\r\nproto\r\n:2\r\n$2\r\nid\r\n");
-    put_header(':', (int64_t)c->conn->id);
-    put_text("$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n");
-    return send_out(c);
+    return true;
 }
 
-/* As a connection that has just been opened. */
-static enum verdict reset(struct client *c, const struct request *q)
+static void client_list(struct client *c, const struct request *q)
 {
-    (void)q;
-    c->name[0] = '\0';
-    user_arrive(c);
-    put_text("+RESET\r\n");
-    return send_out(c);
-}
-
-static void put_flags(const struct command *command)
-{
-    static const struct { uint32_t bit; const char *name; } names[] = {
-        { CMD_WRITE, "write" }, { CMD_READONLY, "readonly" }, { CMD_DENYOOM, "denyoom" }, { CMD_ADMIN, "admin" },
-        { CMD_PUBSUB, "pubsub" }, { CMD_NOSCRIPT, "noscript" }, { CMD_BLOCKING, "blocking" },
-        { CMD_LOADING, "loading" }, { CMD_STALE, "stale" }, { CMD_FAST, "fast" }, { CMD_MOVABLEKEYS, "movablekeys" },
-    };
-    size_t i, count = 0;
-    for (i = 0; i < sizeof names / sizeof *names; i++) {
-        count += (command->flags & names[i].bit) != 0;
+    static const struct choice everybody;
+    struct choice which = everybody;
+    c->last = q->command;
+    if (!list_choice(q, &which)) {
+        return;
     }
-    put_header('*', (int64_t)count);
-    for (i = 0; i < sizeof names / sizeof *names; i++) {
-        if (command->flags & names[i].bit) {
-            put_format("+%s\r\n", names[i].name);
+    say_as_bulk();
+    for (uint32_t i = 0; i < all.count && !say_overlong(); i++) {
+        if (chosen(&all.clients[i], c, &which)) {
+            say_client(&all.clients[i]);
         }
     }
 }
 
-static enum verdict command(struct client *c, const struct request *q)
+/* One filter of CLIENT KILL. False: the answer says what is wrong. */
+static bool kill_filter(struct client *c, struct choice *which, struct word option, struct word value)
 {
-    size_t n;
-    const char *sub = argument(q, 1, &n);
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < command_count(); i++) {
-        count += (command_at(i)->flags & CMD_SUBCOMMAND) == 0;
+    if (word_is(option, "id")) {
+        return id_named(which, value, "client-id should be greater than 0");
     }
-    if (q->argc > 1 && same_word(sub, n, "count")) {
-        put_header(':', count);
-        return send_out(c);
+    if (word_is(option, "type")) {
+        return type_named(value, &which->type);
     }
-    if (q->argc > 1) {
-        put_text("-ERR COMMAND with this subcommand is not supported by this version of Puerta\r\n");
-        return send_out(c);
+    if (word_is(option, "addr")) {
+        which->addr = value;
+    } else if (word_is(option, "laddr")) {
+        which->laddr = value;
+    } else if (word_is(option, "user")) {
+        if (!word_same(value, "default")) {
+            say_error("ERR No such user '%.*s'", word_shown(value), value.p);
+            return false;
+        }
+    } else if (word_is(option, "skipme") && (word_is(value, "yes") || word_is(value, "no"))) {
+        which->not = word_is(value, "yes") ? c : NULL;
+    } else if (!word_is(option, "maxage")) {
+        say_syntax_error();
+        return false;
+    } else if (!word_number(value, &which->min_age_s) || which->min_age_s < 1) {
+        say_error("ERR maxage is not an integer or out of range");
+        return false;
     }
-    put_header('*', count);
-    for (uint32_t i = 0; i < command_count(); i++) {
-        const struct command *row = command_at(i);
-        const int8_t *range = command_range(row);
-        if (row->flags & CMD_SUBCOMMAND) {
+    return true;
+}
+
+/* How many were killed. Who kills itself hears so first. */
+static int64_t kill_chosen(struct client *c, const struct choice *which)
+{
+    int64_t killed = 0;
+    for (uint32_t i = 0; i < all.count; i++) {
+        if (!chosen(&all.clients[i], c, which)) {
             continue;
         }
-        put_text("*6\r\n");
-        put_bulk(row->name, strlen(row->name));
-        put_header(':', row->arity);
-        put_flags(row);
-        put_header(':', range[0]);
-        put_header(':', range[1]);
-        put_header(':', range[2]);
-    }
-    return send_out(c);
-}
-
-/* The sections that tools look for, in the form of Redis's own INFO. */
-static void put_info(const struct client *c)
-{
-    uint64_t value;
-    const char *name;
-    put_format("# Server\r\nredis_version:7.0.0\r\nredis_mode:standalone\r\npuerta_version:%s\r\narch_bits:%u\r\n"
-               "multiplexing_api:poll\r\n\r\n", PUERTA_VERSION, (unsigned)(8 * sizeof(void *)));
-    put_format("# Clients\r\nconnected_clients:%lu\r\n\r\n", (unsigned long)conn_count(CONN_CLIENT));
-    put_format("# Memory\r\nused_memory:%lu\r\nfree_chunks:%lu\r\n\r\n", (unsigned long)arena_bytes(),
-               (unsigned long)buf_free_chunks());
-    put_text("# Replication\r\nrole:master\r\nconnected_slaves:0\r\n\r\n# Stats\r\n");
-    for (int i = 0; (name = stats_row(i, &value)) != NULL; i++) {
-        put_format("%s:%llu\r\n", name, (unsigned long long)value);
-    }
-    put_text("\r\n# Cluster\r\ncluster_enabled:0\r\n\r\n# Puerta\r\n");
-    put_format("slots_served:%u\r\nmap_epoch:%u\r\n", c->service->map.served, c->service->map.epoch);
-    for (uint16_t i = 0; i < backend_cap(); i++) {
-        static const char *const states[] = { "free", "new", "up", "suspect", "down" };
-        const struct backend *b = backend_at(i);
-        if (b != NULL && b->service == c->service) {
-            put_format("node%u:address=%s:%u,state=%s,slots=%u,queued=%u\r\n", (unsigned)i, b->host,
-                       (unsigned)b->port, states[b->state], b->slots, b->shared->queued);
-        }
-    }
-}
-
-static enum verdict info(struct client *c, const struct request *q)
-{
-    static unsigned char text[sizeof out.at];
-    size_t n;
-    (void)q;
-    put_info(c);
-    n = out.len < sizeof text - 32 ? out.len : sizeof text - 32;
-    memcpy(text, out.at, n);
-    out.len = 0;
-    put_bulk(text, n);
-    return send_out(c);
-}
-
-static enum verdict client_command(struct client *c, const struct request *q)
-{
-    size_t n, name_len;
-    const char *sub = argument(q, 1, &n), *name = argument(q, 2, &name_len);
-    if (same_word(sub, n, "id") && q->argc == 2) {
-        put_header(':', (int64_t)c->conn->id);
-    } else if (same_word(sub, n, "getname") && q->argc == 2) {
-        if (c->name[0] == '\0') {
-            put_text("$-1\r\n");
+        killed++;
+        if (&all.clients[i] == c) {
+            say_close();
         } else {
-            put_bulk(c->name, strlen(c->name));
+            conn_fail(all.clients[i].conn, "CLIENT KILL");
         }
-    } else if (same_word(sub, n, "setname") && q->argc == 3) {
-        bool clean = name_len < sizeof c->name;
-        for (size_t i = 0; i < name_len; i++) {
-            clean = clean && name[i] > ' ' && name[i] <= '~';
-        }
-        if (clean) {
-            memcpy(c->name, name, name_len);
-            c->name[name_len] = '\0';
-        }
-        put_text(clean ? "+OK\r\n" : "-ERR Client names cannot contain spaces, newlines or special characters.\r\n");
-    } else if (same_word(sub, n, "setinfo") && q->argc == 4) {
-        put_text("+OK\r\n");
-    } else {
-        put_text("-ERR this CLIENT subcommand is not supported by this version of Puerta\r\n");
     }
-    return send_out(c);
+    return killed;
 }
 
-static const struct { const char *name; enum verdict (*answer)(struct client *, const struct request *); } answers[] = {
-    { "ping", ping }, { "echo", echo }, { "quit", quit }, { "select", select_db }, { "hello", hello },
-    { "command", command }, { "info", info }, { "client", client_command }, { "auth", user_auth },
-    { "reset", reset },
+static void client_kill(struct client *c, const struct request *q)
+{
+    static const struct choice everybody;
+    struct choice which = everybody;
+    struct words w = words_from(q, 2);
+    struct word option, value;
+    if (q->argc == 3) {
+        which.addr = request_word(q, 2);
+        if (kill_chosen(c, &which) > 0) {
+            ok(c, q);
+        } else {
+            say_error("ERR No such client");
+        }
+        return;
+    }
+    which.not = c;
+    while (words_next(&w, &option)) {
+        if (!words_next(&w, &value)) {
+            say_syntax_error();
+            return;
+        }
+        if (!kill_filter(c, &which, option, value)) {
+            return;
+        }
+    }
+    say_header(':', kill_chosen(c, &which));
+}
+
+/* -------------------------------------------------------------- the table */
+
+static void unknown(struct client *c, const struct request *q)
+{
+    (void)c;
+    if ((q->command->flags & CMD_CONTAINER) != 0) {
+        say_unknown(q);
+    } else {
+        say_error("ERR '%s' is not supported by this version of Puerta", q->command->name);
+    }
+}
+
+/* A container's row stands for all its subcommands that have no row of their own. */
+static const struct { const char *name; say_writer write; } answers[] = {
+    { "acl|cat", acl_cat_answer }, { "acl|users", acl_users }, { "acl|whoami", acl_whoami }, { "asking", ok },
+    { "client|getname", client_getname }, { "client|getredir", client_getredir },
+    { "client|help", client_help }, { "client|id", client_id }, { "client|info", client_info },
+    { "client|kill", client_kill }, { "client|list", client_list }, { "client|no-evict", client_switch },
+    { "client|no-touch", client_switch }, { "client|reply", client_reply }, { "client|setinfo", client_setinfo },
+    { "client|setname", client_setname }, { "client|trackinginfo", client_trackinginfo }, { "client|unpause", ok },
+    { "cluster", virtual_answer }, { "command", command_answer }, { "echo", echo }, { "hello", hello },
+    { "info", info_answer }, { "lolwut", lolwut }, { "module|list", module_list }, { "ping", ping }, { "quit", quit },
+    { "readonly", ok }, { "readwrite", ok }, { "reset", reset }, { "role", role }, { "select", select_db },
+    { "time", time_now },
 };
+
+static void wrong_count(struct client *c, const struct request *q)
+{
+    (void)c;
+    say_wrong_count(q);
+}
+
+static say_writer writer_of(const struct command *row)
+{
+    size_t n = strcspn(row->name, "|");
+    for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
+        const char *name = answers[i].name;
+        if (strcmp(name, row->name) == 0 || (strncmp(name, row->name, n) == 0 && name[n] == '\0')) {
+            return answers[i].write;
+        }
+    }
+    return unknown;
+}
 
 enum verdict local_answer(struct client *c, const struct request *q)
 {
-    const char *name = q->command->name, *bar = strchr(name, '|');
-    size_t n = bar != NULL ? (size_t)(bar - name) : strlen(name);
-    out.len = 0;
-    if (!command_arity_ok(q->command, q->argc)) {
-        put_wrong_count(q);
-        return send_out(c);
+    bool fits = command_arity_ok(q->command, q->argc);
+    say_writer write = fits ? writer_of(q->command) : wrong_count;
+    enum login login = write == hello ? hello_login(c, q) : LOGIN_DONE;
+    enum verdict v;
+    if (login != LOGIN_DONE) {
+        return login == LOGIN_LATER ? VERDICT_WAIT : VERDICT_DONE;
     }
-    for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
-        if (strncmp(answers[i].name, name, n) == 0 && answers[i].name[n] == '\0') {
-            return answers[i].answer(c, q);
-        }
+    if (fits && strcmp(q->command->name, "auth") == 0) {
+        return user_auth(c, q);
     }
-    put_format("-ERR '%s' is not supported by this version of Puerta\r\n", name);
-    return send_out(c);
+    v = say_answer(c, q, write);
+    if (v == VERDICT_DONE && say_failed()) {
+        *(fits ? &stats_command(q->command)->failed : &stats_command(q->command)->rejected) += 1;
+    }
+    return v;
 }

@@ -104,6 +104,9 @@ struct req *req_take(struct client *c, const struct command *command, req_taker 
     if (command != NULL && command->group == GROUP_SCRIPTING) {
         r->flags |= REQ_SCRIPT;
     }
+    if (c != NULL && client_is_mute(c)) {
+        r->flags |= REQ_MUTE;
+    }
     return r;
 }
 
@@ -281,6 +284,9 @@ bool req_give_parts(struct req *r, const struct iovec *parts, int count, bool la
     struct client *c = r->client;
     bool head = r == c->head;
     size_t len = 0;
+    if (r->flags & REQ_MUTE) {
+        return req_to_client(r, NULL, 0, last);
+    }
     for (int i = 0; i < count; i++) {
         len += parts[i].iov_len;
     }
@@ -315,6 +321,9 @@ bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
     if (c == NULL) {
         return req_drop(r, p, n, last);
     }
+    if (r->flags & REQ_MUTE) {
+        n = 0;
+    }
     if (r == c->head) {
         if ((!last && c->conn->out.len > 0 && c->conn->out.len >= client_credit(c)) ||
             !chain_put(&c->conn->out, BUF_REPLY, p, n)) {
@@ -326,7 +335,7 @@ bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
         }
         return true;
     }
-    if (!last || !pen_write(&c->park, BUF_REPLY, p, n, &r->parked)) {
+    if (!last || (n > 0 && !pen_write(&c->park, BUF_REPLY, p, n, &r->parked))) {
         return false;
     }
     parked(r, n);
@@ -337,6 +346,9 @@ bool client_answer_parts(struct client *c, const struct iovec *parts, int count)
 {
     struct req *r = NULL;
     size_t len = 0;
+    if (client_is_mute(c)) {
+        return true;
+    }
     for (int i = 0; i < count; i++) {
         len += parts[i].iov_len;
     }
@@ -377,7 +389,7 @@ static size_t error_line(char *out, const char *fmt, va_list args)
         }
     }
     memcpy(out + 1 + n, "\r\n", 2);
-    stats.errors_sent++;
+    stats_error(out, (size_t)n + 1);
     return (size_t)n + 3;
 }
 

@@ -168,6 +168,15 @@ static void ask_noted(struct client_end *c, bool known)
     resp_request_start(&c->framing);
 }
 
+/* CLIENT may silence its client (REPLY) and close any (KILL). */
+static void note_client(struct client_end *c, const unsigned char *p, const struct resp_slice *name)
+{
+    if (named(p, name, "client")) {
+        c->murky = true;
+        world.calm = false;
+    }
+}
+
 static void note_inline(struct client_end *c)
 {
     static unsigned char line[RESP_INLINE_ROOM(REDIS_MAX_INLINE)];
@@ -179,7 +188,10 @@ static void note_inline(struct client_end *c)
         resp_request_start(&c->framing);
         return;
     }
-    c->over = n < 0 || (resp_arg(line, (size_t)n, &at, &name) && named(line, &name, "quit"));
+    c->over = n < 0 || !resp_arg(line, (size_t)n, &at, &name) || named(line, &name, "quit");
+    if (!c->over) {
+        note_client(c, line, &name);
+    }
     ask_noted(c, false);
 }
 
@@ -205,6 +217,7 @@ static void note_requests(struct client_end *c)
             bool quit = named(c->sent + c->parsed, &c->framing.arg[0], "quit");
             c->murky = c->murky || (quit && (c->framing.argc > 1 || c->framing.used > RETAIN));
             c->over = quit;
+            note_client(c, c->sent + c->parsed, &c->framing.arg[0]);
             ask_noted(c, !quit);
         }
     }

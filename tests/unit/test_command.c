@@ -274,6 +274,7 @@ static void test_declare(void)
     c = find("json.GET");
     CHECK(c != NULL && strcmp(c->name, "json.get") == 0 && c->route == ROUTE_SLOT && c->group == GROUP_MODULE);
     CHECK(c != NULL && c->flags == (CMD_READONLY | CMD_DECLARED) && c == command_at(count));
+    CHECK(command_index(c) == count && command_index(find("mod.admin")) == count + 5);
     CHECK(find("json.mset")->flags == (CMD_WRITE | CMD_DECLARED) && find("ft.search")->route == ROUTE_ANY);
     CHECK(find("mod.pop")->route == ROUTE_SESSION && find("mod.admin")->route == ROUTE_ADMIN);
     CHECK(find("mod.admin")->flags == (CMD_ADMIN | CMD_WRITE | CMD_DECLARED));
@@ -319,6 +320,35 @@ static void test_shapes(void)
     CHECK(command_arity_ok(find("set"), 3) && command_arity_ok(find("set"), 300) && !command_arity_ok(find("set"), 2));
 }
 
+/* A row's place, and that of what is no row. */
+static void test_index(void)
+{
+    static const struct command stranger = {0};
+    uint32_t i;
+
+    unit_note = "index";
+    for (i = 0; i < command_count(); i++)
+        CHECK(command_index(command_at(i)) == i);
+    CHECK(command_index(&stranger) == command_count());
+}
+
+/* The keys of a command inside another's request, at any depth of it. */
+static void test_inside(void)
+{
+    static const char text[] = "*6\r\n$7\r\nCOMMAND\r\n$7\r\nGETKEYS\r\n$4\r\nMGET\r\n$1\r\na\r\n$2\r\nbc\r\n$0\r\n\r\n";
+    const unsigned char *req = (const unsigned char *)text;
+    struct resp_slice keys[3], passed;
+    uint32_t at = 0;
+
+    unit_note = "inside";
+    CHECK(resp_arg(req, sizeof text - 1, &at, &passed) && resp_arg(req, sizeof text - 1, &at, &passed));
+    CHECK(command_keys_inside(find("mget"), req, sizeof text - 1, at, 4, keys, 3) == 3);
+    CHECK(text[keys[0].off] == 'a' && keys[0].len == 1 && text[keys[1].off] == 'b' && keys[1].len == 2 && keys[2].len == 0);
+    CHECK(command_keys_inside(find("mget"), req, sizeof text - 1, at, 4, keys, 2) == -2);
+    CHECK(command_keys_inside(find("mget"), req, sizeof text - 1, at, 1, keys, 3) == -1);
+    CHECK(command_keys_inside(find("ping"), req, sizeof text - 1, at, 4, keys, 3) == 0);
+}
+
 static void test_routes(void)
 {
     unit_note = "routes";
@@ -331,6 +361,7 @@ static void test_routes(void)
     CHECK(find("blpop")->route == ROUTE_SESSION && find("wait")->merge == MERGE_MIN && find("scan")->route == ROUTE_SCAN);
     CHECK(find("shutdown")->route == ROUTE_ADMIN && sub("config", "rewrite")->route == ROUTE_ADMIN);
     CHECK(sub("cluster", "slots")->route == ROUTE_LOCAL && sub("cluster", "meet")->route == ROUTE_ADMIN);
+    CHECK(sub("cluster", "countkeysinslot")->route == ROUTE_OWNER && sub("command", "docs")->route == ROUTE_ANY);
     CHECK(find("migrate")->route == ROUTE_ADMIN && find("debug")->route == ROUTE_ADMIN && find("ping")->route == ROUTE_LOCAL);
 }
 
@@ -344,6 +375,8 @@ int main(void)
     test_unknown();
     test_shapes();
     test_routes();
+    test_index();
+    test_inside();
     for (i = 0; i < sizeof calls / sizeof calls[0]; i++) {
         test_call(&calls[i]);
         test_cut(&calls[i]);

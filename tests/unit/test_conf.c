@@ -298,6 +298,8 @@ static void test_refused(void)
         { "[redis a]\nnodes =\n", ":2: a key without a value: 'nodes'" },
         { "[redis a]\nnodes = # h\n", ":2: a key without a value" },
         { "[redis a]\nnodes = ,\n", ":2: an empty list: ','" },
+        { "[redis a]\nnodes = h\nannounce = here\n", ":3: not an address (the port is missing; HOST:PORT is wanted): 'here'" },
+        { "[redis a]\nnodes = h\nannounce = h:0\n", ":3: not an address (a port is a number from 1 to 65535)" },
         { "[redis a]\nupstream_user = \"x\n", ":2: a quote that is not closed: 'upstream_user'" },
         { "[redis a]\nupstream_user = \"x\" y\n", ":2: more text after the closing quote" },
         { "[puerta]\nchunk_size = 3k\n[redis a]\nnodes=h", ":2: chunk_size is not a power of two: '3k'; 1k, 2k, 4k" },

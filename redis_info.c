@@ -1,0 +1,259 @@
+/*
+ * redis_info.c - INFO: Puerta described in the form in which tools read a Redis server.
+ *
+ *   INFO names --info_sections()--> bits of sections[] --put_info()--> "# Name", field:value lines
+ *
+ * Where Puerta has no such thing as a server has (files, replicas, evictions), the line says what a server without it
+ * would say. What only Puerta has stands in its own section.
+ */
+#include "redis_say.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/times.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct {
+    uint64_t started_ms;
+    long long started; /* the same on the wall's clock, in seconds */
+    char run_id[41];
+} self;
+
+void redis_info_open(void)
+{
+    char seed[64];
+    self.started_ms = loop_ms();
+    self.started = (long long)time(NULL);
+    snprintf(seed, sizeof seed, "%lld %ld", self.started, (long)getpid());
+    virtual_id("run", seed, self.run_id);
+}
+
+/* "1.50M", as Redis writes sizes for people. */
+static void say_human(const char *name, uint64_t n)
+{
+    static const char units[] = "BKMGT";
+    double value = (double)n;
+    int unit = 0;
+    while (value >= 1024 && unit < 4) {
+        value /= 1024;
+        unit++;
+    }
+    say_format("%s:%.*f%c\r\n", name, unit == 0 ? 0 : 2, value, units[unit]);
+}
+
+static unsigned long long ull(uint64_t n)
+{
+    return (unsigned long long)n;
+}
+
+/* --------------------------------------------------------------- sections */
+
+static void server(const struct client *c)
+{
+    struct timespec now;
+    struct utsname system;
+    uint64_t up = (loop_ms() - self.started_ms) / 1000;
+    if (uname(&system) < 0) {
+        memset(&system, 0, sizeof system);
+    }
+    clock_gettime(CLOCK_REALTIME, &now);
+    say_format("redis_version:%s\r\nredis_git_sha1:00000000\r\nredis_git_dirty:0\r\nredis_build_id:0\r\n"
+               "redis_mode:standalone\r\n", REDIS_VERSION);
+    say_format("os:%.64s %.64s %.64s\r\narch_bits:%u\r\nmonotonic_clock:POSIX clock_gettime\r\n"
+               "multiplexing_api:poll\r\n", system.sysname, system.release, system.machine,
+               (unsigned)(8 * sizeof(void *)));
+    say_format("process_id:%ld\r\nprocess_supervised:no\r\nrun_id:%s\r\ntcp_port:%u\r\nserver_time_usec:%llu\r\n",
+               (long)getpid(), self.run_id, (unsigned)virtual_address(c).port,
+               ull((uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000));
+    say_format("uptime_in_seconds:%llu\r\nuptime_in_days:%llu\r\nexecutable:\r\nconfig_file:\r\n", ull(up),
+               ull(up / 86400));
+    say_format("puerta_version:%s\r\n", PUERTA_VERSION);
+}
+
+static void clients(const struct client *c)
+{
+    (void)c;
+    say_format("connected_clients:%lu\r\ncluster_connections:0\r\nmaxclients:%lu\r\nclient_recent_max_input_buffer:0\r\n"
+               "client_recent_max_output_buffer:0\r\nblocked_clients:0\r\ntracking_clients:0\r\n"
+               "clients_in_timeout_table:0\r\n", (unsigned long)conn_count(CONN_CLIENT),
+               (unsigned long)conn_most(CONN_CLIENT));
+}
+
+static void memory(const struct client *c)
+{
+    (void)c;
+    say_format("used_memory:%zu\r\n", arena_bytes());
+    say_human("used_memory_human", arena_bytes());
+    say_format("used_memory_peak:%zu\r\n", arena_bytes());
+    say_human("used_memory_peak_human", arena_bytes());
+    say_format("maxmemory:0\r\nmaxmemory_human:0B\r\nmaxmemory_policy:noeviction\r\nmem_fragmentation_ratio:1.00\r\n"
+               "mem_allocator:puerta\r\nbuffer_bytes:%zu\r\nfree_chunks:%zu\r\n", buf_total(), buf_free_chunks());
+}
+
+static void persistence(const struct client *c)
+{
+    (void)c;
+    say_format("loading:0\r\nasync_loading:0\r\nrdb_changes_since_last_save:0\r\nrdb_bgsave_in_progress:0\r\n"
+               "rdb_last_save_time:%lld\r\nrdb_last_bgsave_status:ok\r\naof_enabled:0\r\naof_rewrite_in_progress:0\r\n"
+               "aof_last_bgrewrite_status:ok\r\naof_last_write_status:ok\r\n", self.started);
+}
+
+static void figures(const struct client *c)
+{
+    (void)c;
+    say_format("total_connections_received:%llu\r\ntotal_commands_processed:%llu\r\n", ull(stats.clients_accepted),
+               ull(stats.requests));
+    say_format("total_net_input_bytes:%llu\r\ntotal_net_output_bytes:%llu\r\nrejected_connections:%llu\r\n",
+               ull(stats.bytes_in), ull(stats.bytes_out), ull(stats.clients_refused));
+    say_format("sync_full:0\r\nexpired_keys:0\r\nevicted_keys:0\r\nkeyspace_hits:0\r\nkeyspace_misses:0\r\n"
+               "pubsub_channels:0\r\npubsub_patterns:0\r\ntotal_error_replies:%llu\r\n", ull(stats.errors_sent));
+}
+
+static void replication(const struct client *c)
+{
+    char id[41];
+    say_format("role:master\r\nconnected_slaves:0\r\nmaster_failover_state:no-failover\r\nmaster_replid:%s\r\n"
+               "master_replid2:%040d\r\nmaster_repl_offset:0\r\nsecond_repl_offset:-1\r\nrepl_backlog_active:0\r\n",
+               virtual_id("replication", c->service->conf->name, id), 0);
+}
+
+static void cpu(const struct client *c)
+{
+    struct tms t;
+    double tick = (double)sysconf(_SC_CLK_TCK);
+    (void)c;
+    if (times(&t) == (clock_t)-1 || tick <= 0) {
+        return;
+    }
+    say_format("used_cpu_sys:%.6f\r\nused_cpu_user:%.6f\r\n", (double)t.tms_stime / tick, (double)t.tms_utime / tick);
+    say_format("used_cpu_sys_children:%.6f\r\nused_cpu_user_children:%.6f\r\n", (double)t.tms_cstime / tick,
+               (double)t.tms_cutime / tick);
+}
+
+static void modules(const struct client *c)
+{
+    (void)c;
+}
+
+/* How long a command takes only its node knows. */
+static void command_figures(const struct client *c)
+{
+    (void)c;
+    for (uint32_t i = 0; i < command_count() && !say_overlong(); i++) {
+        const struct command_stats *s = stats_command(command_at(i));
+        if (s->calls > 0) {
+            say_format("cmdstat_%s:calls=%llu,usec=0,usec_per_call=0.00,rejected_calls=%llu,failed_calls=%llu\r\n",
+                       command_at(i)->name, ull(s->calls - s->rejected), ull(s->rejected), ull(s->failed));
+        }
+    }
+}
+
+static void error_figures(const struct client *c)
+{
+    uint64_t count;
+    const char *word;
+    (void)c;
+    for (int i = 0; (word = stats_error_row(i, &count)) != NULL; i++) {
+        say_format("errorstat_%s:count=%llu\r\n", word, ull(count));
+    }
+}
+
+static void cluster(const struct client *c)
+{
+    (void)c;
+    say_text("cluster_enabled:0\r\n");
+}
+
+/* Puerta's own: its counters, and how it sees its nodes. */
+static void puerta(const struct client *c)
+{
+    static const char *const states[] = { "free", "new", "up", "suspect", "down" };
+    uint64_t value;
+    const char *name;
+    for (int i = 0; (name = stats_row(i, &value)) != NULL; i++) {
+        say_format("%s:%llu\r\n", name, ull(value));
+    }
+    say_format("slots_served:%u\r\nmap_epoch:%u\r\n", c->service->map.served, c->service->map.epoch);
+    for (uint16_t i = 0; i < backend_cap() && !say_overlong(); i++) {
+        const struct backend *b = backend_at(i);
+        if (b != NULL && b->service == c->service) {
+            say_format("node%u:address=%s:%u,state=%s,slots=%u,queued=%u\r\n", (unsigned)i, b->host,
+                       (unsigned)b->port, states[b->state], b->slots, b->shared->queued);
+        }
+    }
+}
+
+/* ------------------------------------------------------------- the whole */
+
+enum { DEFAULT = 1, ALL = 2, EVERYTHING = 4 }; /* the words that stand for several sections */
+
+static const struct section {
+    const char *word, *title;
+    int among;
+    void (*put)(const struct client *c);
+} sections[] = {
+    { "server", "Server", DEFAULT | ALL | EVERYTHING, server },
+    { "clients", "Clients", DEFAULT | ALL | EVERYTHING, clients },
+    { "memory", "Memory", DEFAULT | ALL | EVERYTHING, memory },
+    { "persistence", "Persistence", DEFAULT | ALL | EVERYTHING, persistence },
+    { "stats", "Stats", DEFAULT | ALL | EVERYTHING, figures },
+    { "replication", "Replication", DEFAULT | ALL | EVERYTHING, replication },
+    { "cpu", "CPU", DEFAULT | ALL | EVERYTHING, cpu },
+    { "modules", "Modules", DEFAULT | EVERYTHING, modules },
+    { "commandstats", "Commandstats", ALL | EVERYTHING, command_figures },
+    { "errorstats", "Errorstats", DEFAULT | ALL | EVERYTHING, error_figures },
+    { "cluster", "Cluster", DEFAULT | ALL | EVERYTHING, cluster },
+    { "puerta", "Puerta", DEFAULT | ALL | EVERYTHING, puerta },
+    { "keyspace", "Keyspace", DEFAULT | ALL | EVERYTHING, NULL }, /* of the nodes: put_info is told */
+};
+
+#define SECTIONS (sizeof sections / sizeof *sections)
+
+static uint32_t named(struct word w)
+{
+    int among = word_is(w, "default") ? DEFAULT : word_is(w, "all") ? ALL : word_is(w, "everything") ? EVERYTHING : 0;
+    uint32_t bits = 0;
+    for (size_t i = 0; i < SECTIONS; i++) {
+        if ((sections[i].among & among) != 0 || word_is(w, sections[i].word)) {
+            bits |= 1u << i;
+        }
+    }
+    return bits;
+}
+
+uint32_t info_sections(const struct request *q)
+{
+    static const struct word standard = { "default", 7 };
+    struct words w = words_from(q, 1);
+    struct word word;
+    uint32_t bits = q->argc == 1 ? named(standard) : 0;
+    while (words_next(&w, &word)) {
+        bits |= named(word);
+    }
+    return bits;
+}
+
+void put_info(const struct client *c, uint32_t wanted, uint64_t keys)
+{
+    const char *blank = "";
+    for (size_t i = 0; i < SECTIONS; i++) {
+        if ((wanted & 1u << i) == 0 || (sections[i].put == NULL && keys == 0)) {
+            continue;
+        }
+        say_format("%s# %s\r\n", blank, sections[i].title);
+        blank = "\r\n";
+        if (sections[i].put != NULL) {
+            sections[i].put(c);
+        } else {
+            say_format("db0:keys=%llu,expires=0,avg_ttl=0\r\n", ull(keys));
+        }
+    }
+}
+
+void info_answer(struct client *c, const struct request *q)
+{
+    say_as_bulk();
+    put_info(c, info_sections(q), 0);
+}
