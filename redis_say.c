@@ -63,19 +63,14 @@ static char lower(char c)
     return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
 }
 
-bool word_starts(struct word w, const char *text)
+bool word_is(struct word w, const char *text)
 {
     for (size_t i = 0; i < w.n; i++) {
         if (text[i] == '\0' || lower(w.p[i]) != text[i]) {
             return false;
         }
     }
-    return true;
-}
-
-bool word_is(struct word w, const char *text)
-{
-    return w.n == strlen(text) && word_starts(w, text);
+    return text[w.n] == '\0';
 }
 
 bool word_same(struct word w, const char *text)
@@ -179,8 +174,7 @@ void say_syntax_error(void)
 
 void say_help(const char *container, const char *const *lines)
 {
-    static const char *const always[] = { "HELP", "    Print this help." };
-    int64_t count = 3;
+    int64_t count = 3; /* the first line and the last two are the same for all */
     for (const char *const *line = lines; *line != NULL; line++) {
         count++;
     }
@@ -189,7 +183,7 @@ void say_help(const char *container, const char *const *lines)
     for (; *lines != NULL; lines++) {
         say_format("+%s\r\n", *lines);
     }
-    say_format("+%s\r\n+%s\r\n", always[0], always[1]);
+    say_text("+HELP\r\n+    Print this help.\r\n");
 }
 
 void say_unknown(const struct request *q)

@@ -19,10 +19,9 @@ struct words words_from(const struct request *q, uint32_t first);
 bool words_next(struct words *w, struct word *out);
 /* Argument i, one of the first RESP_ARGS_KEPT; an empty one where there is none. */
 struct word request_word(const struct request *q, uint32_t i);
-bool word_is(struct word w, const char *lower);      /* in either case */
-bool word_same(struct word w, const char *text);     /* byte by byte */
+bool word_is(struct word w, const char *lower);  /* in either case */
+bool word_same(struct word w, const char *text); /* byte by byte */
 bool word_number(struct word w, int64_t *out);
-bool word_starts(struct word w, const char *lower);  /* w is text's beginning or all of it */
 /* For "%.*s": so much of a word as an error repeats. */
 int word_shown(struct word w);
 
