@@ -274,6 +274,9 @@ static enum verdict decide(struct client *c, struct request *q)
     }
     switch (command->route) {
     case ROUTE_LOCAL:
+        if (strcmp(command->name, "info") == 0 && info_is_of_all(c, q)) {
+            return by_masters(c, q, info_of_all);
+        }
         return local_answer(c, q);
     case ROUTE_ANY:
         return forward(c, q, any_slot(c), false);

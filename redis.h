@@ -361,6 +361,13 @@ void redis_fan_open(void);
 enum verdict fan_split(struct client *c, const struct request *q, uint32_t key_count);
 /* Sends the request to every master; its row says how the answers become one. There must be a map. */
 enum verdict fan_all(struct client *c, const struct request *q);
+/* Makes one answer of those of the parts and gives it to whole->take, by req_give_parts. False: no room. */
+typedef bool (*fan_teller)(struct req *whole, const struct fan *f);
+/* Asks every master `ask`, for c's request that is `asked`; `mark` stands in whole->mark. */
+enum verdict fan_ask(struct client *c, const struct request *ask, const struct command *asked, uint32_t mark,
+                     fan_teller tell);
+/* The first bytes of what part i answered; 0 when there is none. */
+size_t fan_part(const struct fan *f, uint32_t i, void *out, size_t cap);
 /* The table of key slices that fan_split reads; redis.c fills it. */
 struct resp_slice *fan_keys(uint32_t *cap);
 
@@ -427,9 +434,9 @@ const char *virtual_id(const char *kind, const char *name, char out[41]);
 void redis_info_open(void);
 /* INFO: the sections that q names. */
 void info_answer(struct client *c, const struct request *q);
-/* Which sections q wants, as bits, and the text of them; keys: of all masters, 0 leaves Keyspace out. */
-uint32_t info_sections(const struct request *q);
-void put_info(const struct client *c, uint32_t sections, uint64_t keys);
+/* Whether it names the keyspace: then every master is to be asked, and there is a map to do so. */
+bool info_is_of_all(const struct client *c, const struct request *q);
+enum verdict info_of_all(struct client *c, const struct request *q);
 
 /* ---------------------------------------------------- redis_local.c */
 

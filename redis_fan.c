@@ -23,6 +23,8 @@ struct fan {
     struct req *whole;       /* NULL: a free entry */
     struct fan *next;
     struct req *parts, *last;
+    const struct command *command; /* what the nodes are asked */
+    fan_teller tell;         /* NULL: the answers are merged as that command's row says */
     struct slice plan;       /* the part of each key, two bytes each */
     struct pen pen;          /* where small answers of the parts are kept */
     uint32_t count, answered, keys;
@@ -426,10 +428,36 @@ static void give_error(struct fan *f)
     give_text(f, "-ERR a part of the request failed, and its error did not fit (chunks)\r\n");
 }
 
+/* Somebody else makes one answer of those of the parts. */
+static void have_told(struct fan *f)
+{
+    struct req *whole = f->whole;
+    whole->fan = NULL;
+    whole->take = req_to_client;
+    if (!f->tell(whole, f)) {
+        conn_fail(whole->client->conn, "no chunk left for a merged answer (chunks)");
+        must(f->tell(whole, f));
+    }
+    fan_free(f);
+}
+
+size_t fan_part(const struct fan *f, uint32_t i, void *out, size_t cap)
+{
+    const struct req *r = f->parts;
+    while (i-- > 0 && r != NULL) {
+        r = r->client_next;
+    }
+    cap = r == NULL ? 0 : r->parked.len < cap ? r->parked.len : cap;
+    if (cap > 0) {
+        slice_copy(&r->parked, 0, out, cap);
+    }
+    return cap;
+}
+
 static void merge(struct fan *f)
 {
     unsigned char line[24];
-    switch (f->whole->command->merge) {
+    switch (f->command->merge) {
     case MERGE_BY_KEY:
         merge_by_key(f);
         break;
@@ -466,12 +494,14 @@ static void finish(struct fan *f)
         return;
     }
     whole->client->parked_bytes -= f->bytes;
-    if (f->failed && whole->command->merge != MERGE_ONE_OK) {
+    if (f->failed && f->command->merge != MERGE_ONE_OK) {
         give_error(f);
     } else if (f->over) {
         give_text(f, "-ERR the merged answer is longer than merge_limit\r\n");
     } else if (f->crowded) {
         give_text(f, "-ERR no room for the merged answer (chunks)\r\n");
+    } else if (f->tell != NULL) {
+        have_told(f);
     } else {
         merge(f);
     }
@@ -511,13 +541,13 @@ static bool take_part(struct req *r, const unsigned char *p, size_t n, bool last
     struct fan *f = r->fan;
     bool error = n > 0 && *p == '-' && r->parked.len == 0 && last;
     f->failed = f->failed || error;
-    if (n > 0 && (f->whole->command->merge != MERGE_SUM || error) && !keep(f, r, p, n, last)) {
+    if (n > 0 && (f->command->merge != MERGE_SUM || error) && !keep(f, r, p, n, last)) {
         return false;
     }
     if (!last) {
         return true;
     }
-    if (f->whole->command->merge == MERGE_SUM && n > 3 && *p == ':') {
+    if (f->command->merge == MERGE_SUM && n > 3 && *p == ':') {
         int64_t value = 0;
         resp_to_int(p + 1, n - 3, &value);
         f->sum += value;
@@ -663,6 +693,7 @@ static bool begin(struct client *c, const struct request *q, uint32_t count, uin
     memset(f, 0, sizeof *f);
     f->count = count;
     f->keys = keys;
+    f->command = q->command;
     f->whole = req_take(c, q->command, take_part);
     if (!make(f, c, q)) {
         req_free(f->whole);
@@ -764,13 +795,31 @@ static void send_repeated(struct req *r)
     req_route(r);
 }
 
-enum verdict fan_all(struct client *c, const struct request *q)
+/* A fan of one part a master, not sent yet. False: something ran out. */
+static bool begin_all(struct client *c, const struct request *q)
 {
     uint32_t count = masters(c->service);
     if (redis_req_free() < count + 1 || fn.free == NULL || !room_for(c, q, count)) {
         redis_req_shortage();
         client_starve(c);
+        return false;
+    }
+    return begin(c, q, count, 0, repeat);
+}
+
+enum verdict fan_all(struct client *c, const struct request *q)
+{
+    return begin_all(c, q) ? send_parts(c, send_repeated) : VERDICT_WAIT;
+}
+
+enum verdict fan_ask(struct client *c, const struct request *ask, const struct command *asked, uint32_t mark,
+                     fan_teller tell)
+{
+    if (!begin_all(c, ask)) {
         return VERDICT_WAIT;
     }
-    return begin(c, q, count, 0, repeat) ? send_parts(c, send_repeated) : VERDICT_WAIT;
+    c->tail->command = asked;
+    c->tail->mark = mark;
+    c->tail->fan->tell = tell;
+    return send_parts(c, send_repeated);
 }

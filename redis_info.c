@@ -9,6 +9,7 @@
 #include "redis_say.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/times.h>
 #include <sys/utsname.h>
@@ -206,7 +207,7 @@ static const struct section {
     { "errorstats", "Errorstats", DEFAULT | ALL | EVERYTHING, error_figures },
     { "cluster", "Cluster", DEFAULT | ALL | EVERYTHING, cluster },
     { "puerta", "Puerta", DEFAULT | ALL | EVERYTHING, puerta },
-    { "keyspace", "Keyspace", DEFAULT | ALL | EVERYTHING, NULL }, /* of the nodes: put_info is told */
+    { "keyspace", "Keyspace", DEFAULT | ALL | EVERYTHING, NULL }, /* the last: what the nodes have to be asked for */
 };
 
 #define SECTIONS (sizeof sections / sizeof *sections)
@@ -235,19 +236,22 @@ uint32_t info_sections(const struct request *q)
     return bits;
 }
 
-void put_info(const struct client *c, uint32_t wanted, uint64_t keys)
+struct keyspace { uint64_t keys, expires, ttl_ms; };
+
+static void put_info(const struct client *c, uint32_t wanted, const struct keyspace *all)
 {
     const char *blank = "";
     for (size_t i = 0; i < SECTIONS; i++) {
-        if ((wanted & 1u << i) == 0 || (sections[i].put == NULL && keys == 0)) {
+        if ((wanted & 1u << i) == 0 || (sections[i].put == NULL && all == NULL)) {
             continue;
         }
         say_format("%s# %s\r\n", blank, sections[i].title);
         blank = "\r\n";
         if (sections[i].put != NULL) {
             sections[i].put(c);
-        } else {
-            say_format("db0:keys=%llu,expires=0,avg_ttl=0\r\n", ull(keys));
+        } else if (all->keys > 0) {
+            say_format("db0:keys=%llu,expires=%llu,avg_ttl=%llu\r\n", ull(all->keys), ull(all->expires),
+                       ull(all->expires > 0 ? all->ttl_ms / all->expires : 0));
         }
     }
 }
@@ -255,5 +259,48 @@ void put_info(const struct client *c, uint32_t wanted, uint64_t keys)
 void info_answer(struct client *c, const struct request *q)
 {
     say_as_bulk();
-    put_info(c, info_sections(q), 0);
+    put_info(c, info_sections(q), NULL);
+}
+
+/* --------------------------------------------------------- the keyspace */
+
+static uint64_t field(const char *text, const char *name)
+{
+    const char *at = strstr(text, name);
+    return at != NULL ? strtoull(at + strlen(name), NULL, 10) : 0;
+}
+
+/* Adds up what the nodes say of their keys. */
+static bool tell_of_all(struct req *whole, const struct fan *f)
+{
+    struct keyspace all = { 0, 0, 0 };
+    char text[512];
+    size_t n;
+    for (uint32_t i = 0; (n = fan_part(f, i, text, sizeof text - 1)) > 0; i++) {
+        uint64_t expires;
+        text[n] = '\0';
+        expires = field(text, "expires=");
+        all.keys += field(text, "keys=");
+        all.expires += expires;
+        all.ttl_ms += expires * field(text, "avg_ttl=");
+    }
+    say_begin();
+    say_as_bulk();
+    if (whole->client != NULL) {
+        put_info(whole->client, whole->mark, &all);
+    }
+    return say_give(whole);
+}
+
+bool info_is_of_all(const struct client *c, const struct request *q)
+{
+    return c->service->map.served > 0 && (info_sections(q) & 1u << (SECTIONS - 1)) != 0;
+}
+
+enum verdict info_of_all(struct client *c, const struct request *q)
+{
+    static const char text[] = "*2\r\n$4\r\nINFO\r\n$8\r\nkeyspace\r\n";
+    struct request ask = { .p = (const unsigned char *)text, .len = sizeof text - 1, .argc = 2, .copied = true };
+    ask.command = q->command;
+    return fan_ask(c, &ask, q->command, info_sections(q), tell_of_all);
 }

@@ -282,9 +282,9 @@ static void parked(struct req *r, size_t n)
 bool req_give_parts(struct req *r, const struct iovec *parts, int count, bool last)
 {
     struct client *c = r->client;
-    bool head = r == c->head;
+    bool head = c != NULL && r == c->head;
     size_t len = 0;
-    if (r->flags & REQ_MUTE) {
+    if (c == NULL || r->flags & REQ_MUTE) {
         return req_to_client(r, NULL, 0, last);
     }
     for (int i = 0; i < count; i++) {

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define GIVE_PARTS 32
 #define SHOWN_MAX 128 /* of a word that an error repeats, as Redis has it */
 
 static struct {
@@ -141,7 +142,7 @@ void say_format(const char *fmt, ...)
     say(text, n < 0 ? 0 : (size_t)n < sizeof text ? (size_t)n : sizeof text - 1);
 }
 
-static void begin(void)
+void say_begin(void)
 {
     slice_release(&out.kept);
     out.len = out.total = 0;
@@ -162,7 +163,7 @@ void say_error(const char *fmt, ...)
     }
     memcpy(line + 1 + n, "\r\n", 2);
     stats_error(line, (size_t)n + 1);
-    begin();
+    say_begin();
     out.failed = true;
     say(line, (size_t)n + 3);
 }
@@ -256,12 +257,37 @@ static void pass_on(struct client *c)
     slice_release(&out.kept);
 }
 
+bool say_give(struct req *r)
+{
+    unsigned char header[RESP_HEADER_CAP];
+    struct iovec parts[GIVE_PARTS] = { { header, 0 } };
+    const unsigned char *p;
+    size_t at = 0, n;
+    int count = 1;
+    if (out.lost || out.kept.len > (GIVE_PARTS - 3) * buf_chunk_size()) {
+        return false;
+    }
+    if (out.bulk) {
+        parts[0].iov_len = resp_put_header(header, '$', (int64_t)out.total);
+    }
+    while ((n = slice_part(&out.kept, &at, &p)) > 0) {
+        parts[count++] = (struct iovec){ (void *)(uintptr_t)p, n };
+    }
+    parts[count++] = (struct iovec){ out.at, out.len };
+    parts[count++] = (struct iovec){ (void *)(uintptr_t)"\r\n", out.bulk ? 2 : 0 };
+    if (!req_give_parts(r, parts, count, true)) {
+        return false;
+    }
+    slice_release(&out.kept);
+    return true;
+}
+
 enum verdict say_answer(struct client *c, const struct request *q, say_writer write)
 {
     if (!room_for(SAY_SHORT, 1)) {
         return wait_for_room(c);
     }
-    begin();
+    say_begin();
     write(c, q);
     if (say_overlong()) {
         say_error("ERR an answer of this length is too long for the buffer pool (chunks)");

@@ -36,6 +36,10 @@ typedef void (*say_writer)(struct client *c, const struct request *q);
 /* Has the answer written and puts it into the client's order of answers; WAIT when there is no room now. */
 enum verdict say_answer(struct client *c, const struct request *q, say_writer write);
 
+/* The same for a request that waits for it: say_begin(), what is said, and then to its place. False: no room now. */
+void say_begin(void);
+bool say_give(struct req *r);
+
 void say(const void *p, size_t n);
 void say_text(const char *text);              /* as it is: "+OK\r\n" */
 void say_header(char type, int64_t n);

@@ -16,6 +16,12 @@ def fill(client, count, name="k"):
     return set(keys)
 
 
+def wait_synced(cluster):
+    wait_for("the replicas to have all", lambda: all(
+        r.info("replication")["slave_repl_offset"] == m.info("replication")["master_repl_offset"]
+        for m, [r] in zip(cluster.masters, cluster.replicas)))
+
+
 def scan_all(client, *options):
     found, cursor = [], b"0"
     while True:
@@ -27,6 +33,7 @@ def scan_all(client, *options):
 
 @pytest.fixture(autouse=True)
 def empty(cluster):
+    cluster.flush()
     yield
     for node in cluster.masters:
         node.ask("ACL", "SETUSER", "default", "+@all")
@@ -40,6 +47,17 @@ def test_numbers_are_added(client, cluster):
     fill(client, 300)
     assert client.ask("DBSIZE") == 300
     assert all(node.ask("DBSIZE") > 0 for node in cluster.masters)
+
+
+def test_the_keyspace_of_info_is_that_of_all(client):
+    assert b"db0:" not in client.ask("INFO", "keyspace")
+    fill(client, 300)
+    for i in range(20):
+        client.ask("PEXPIRE", "k:%d" % i, 1000000)
+    for sections in ((), ("keyspace",), ("everything",), ("server", "keyspace")):
+        assert b"\r\ndb0:keys=300,expires=20,avg_ttl=" in client.ask("INFO", *sections), sections
+    answers = client.pipeline([("SET", "a", 1), ("INFO", "keyspace"), ("GET", "a"), ("INFO", "server"), ("INFO",)])
+    assert b"keys=301," in answers[1] and answers[2] == b"1" and b"keys=" not in answers[3] and b"keys=301," in answers[4]
 
 
 def test_arrays_are_joined(client):
@@ -175,6 +193,7 @@ def test_a_kill_that_one_node_refuses(client, cluster, where):
 def test_a_node_that_dies_gives_a_named_error_or_is_waited_for(own_cluster, where):
     with Puerta(own_cluster) as puerta, puerta.client(timeout=40) as client:
         fill(client, 100)
+        wait_synced(own_cluster)
         own_cluster.masters[where].kill()
         answer = client.try_ask("DBSIZE")
         assert answer == 100 or answer.text.startswith("CLUSTERDOWN not executed") or "outcome unknown" in answer.text
@@ -312,9 +331,7 @@ def test_scan_under_load_and_while_slots_move(cluster):
 def test_scan_goes_on_after_a_failover(own_cluster):
     with Puerta(own_cluster) as puerta, puerta.client(timeout=60) as client:
         keys = fill(client, 2000)
-        wait_for("replicas to have all", lambda: all(
-            r.info("replication")["slave_repl_offset"] == m.info("replication")["master_repl_offset"]
-            for m, [r] in zip(own_cluster.masters, own_cluster.replicas)))
+        wait_synced(own_cluster)
         cursor, some = client.ask("SCAN", 0, "COUNT", 300)
         found = set(some)
         own_cluster.masters[0].kill()

@@ -39,7 +39,7 @@ ROOMS = {
     "redis_pubsub.c": (4, "redis", 600),
     "redis_session.c": (4, "redis", 700),
     "redis_large.c": (4, "redis", 500),
-    "redis_fan.c": (4, "redis", 700),
+    "redis_fan.c": (4, "redis", 750),
     "redis_script.c": (4, "redis", 250),
     "redis_scan.c": (4, "redis", 300),
     "redis_say.c": (4, "redis", 350),
