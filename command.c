@@ -746,7 +746,7 @@ static uint32_t walk_word(const struct walk *w, uint8_t keys)
     return 0;
 }
 
-/* The keys behind words. Of several STORE the servers use one, but not the same one in all commands: here all count. */
+/* The keys behind words. Of several STORE the servers use one: SORT the last, as here; of others all count here. */
 static bool walk_words(struct walk *w, uint8_t keys)
 {
     uint32_t i, values;
@@ -764,6 +764,7 @@ static bool walk_words(struct walk *w, uint8_t keys)
         } else if (i + 1 < w->argc) {
             if (!walk_to(w, ++i))
                 return false;
+            w->found -= keys == KEYS_SORT && w->found > 1;
             walk_note(w);
         }
     }

@@ -223,6 +223,7 @@ const char *stats_row(int i, uint64_t *value);
 struct command_stats { uint64_t calls, rejected, failed; };
 /* Of a row, for counting and reporting; rows that are in no table share one. */
 struct command_stats *stats_command(const struct command *c);
+void stats_reset(void); /* of commands and kinds of errors (CONFIG RESETSTAT) */
 /* Counts an error line that is sent, "-ERR what...", by its first word. */
 void stats_error(const char *line, size_t n);
 /* First word i and how often it was sent; NULL past the last. */

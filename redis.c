@@ -107,6 +107,13 @@ static uint16_t any_slot(const struct client *c)
     return at;
 }
 
+/* A script without keys runs on the same master each time: what it does behind the cluster's back works always or never. */
+static uint16_t script_slot(const struct client *c)
+{
+    uint16_t last = SLOTMAP_SLOTS - 1;
+    return service_owner(c->service, last) != NULL ? last : any_slot(c);
+}
+
 /* --------------------------------------------------------------- deciding */
 
 static enum verdict wrong_count(struct client *c, const struct request *q)
@@ -156,8 +163,8 @@ static enum verdict by_keys(struct client *c, const struct request *q)
         return say(c, client_error(c, "ERR a request of more than %u keys is too wide for this proxy (max_split_keys)",
                                    (unsigned)cap));
     }
-    if (count <= 0) {
-        return forward(c, q, any_slot(c), false); /* no key, or a mistake that the server explains best */
+    if (count <= 0) { /* no key, or a mistake that the server explains best */
+        return forward(c, q, q->command->group == GROUP_SCRIPTING ? script_slot(c) : any_slot(c), false);
     }
     slot = slotmap_slot(q->p + keys[0].off, keys[0].len);
     for (int i = 1; i < count && !c->service->conf->single; i++) {
@@ -291,6 +298,9 @@ static enum verdict decide(struct client *c, struct request *q)
         }
         return !command_arity_ok(command, q->argc) ? wrong_count(c, q) : by_keys(c, q);
     case ROUTE_ALL:
+        if (strcmp(command->name, "config|resetstat") == 0) {
+            stats_reset();
+        }
         return by_masters(c, q, fan_all);
     case ROUTE_SCAN:
         return by_masters(c, q, scan);

@@ -3,8 +3,9 @@
  *
  *   INFO names --info_sections()--> bits of sections[] --put_info()--> "# Name", field:value lines
  *
- * Where Puerta has no such thing as a server has (files, replicas, evictions), the line says what a server without it
- * would say. What only Puerta has stands in its own section.
+ * What concerns the data (memory, keys, hits, expiry) is the sum over all masters, which are asked for their INFO first:
+ * summed[]. Clients, traffic and commands are Puerta's own. Where it has no such thing as a server has (files, replicas),
+ * the line says what a server without it would say. What only Puerta has stands in its own section.
  */
 #include "redis_say.h"
 
@@ -29,6 +30,39 @@ void redis_info_open(void)
     self.started = (long long)time(NULL);
     snprintf(seed, sizeof seed, "%lld %ld", self.started, (long)getpid());
     virtual_id("run", seed, self.run_id);
+}
+
+/* ------------------------------------------------- what the masters say */
+
+static const char *const summed[] = {
+    "used_memory", "used_memory_rss", "used_memory_peak", "maxmemory", "lazyfree_pending_objects", "lazyfreed_objects",
+    "rdb_changes_since_last_save", "expired_keys", "evicted_keys", "keyspace_hits", "keyspace_misses",
+    "migrate_cached_sockets", "db0:keys", "expires",
+};
+#define SUMMED (sizeof summed / sizeof *summed)
+
+static uint64_t sums[SUMMED]; /* of the INFO under way */
+
+static unsigned long long of_all(const char *name)
+{
+    size_t i = 0;
+    while (i < SUMMED - 1 && strcmp(summed[i], name) != 0) {
+        i++;
+    }
+    return (unsigned long long)sums[i];
+}
+
+/* Adds what one node says: of "name:value" at the beginning of a line, and of "name=value" in the line of the keys. */
+static void add_node(const char *text)
+{
+    for (size_t i = 0; i < SUMMED; i++) {
+        size_t n = strlen(summed[i]);
+        const char *at = text;
+        while ((at = strstr(at, summed[i])) != NULL && at[n] != (at[-1] == '\n' && i < SUMMED - 2 ? ':' : '=')) {
+            at += n;
+        }
+        sums[i] += at != NULL ? strtoull(at + n + 1, NULL, 10) : 0;
+    }
 }
 
 /* "1.50M", as Redis writes sizes for people. */
@@ -85,19 +119,23 @@ static void clients(const struct client *c)
 static void memory(const struct client *c)
 {
     (void)c;
-    say_format("used_memory:%zu\r\n", arena_bytes());
-    say_human("used_memory_human", arena_bytes());
-    say_format("used_memory_peak:%zu\r\n", arena_bytes());
-    say_human("used_memory_peak_human", arena_bytes());
-    say_format("maxmemory:0\r\nmaxmemory_human:0B\r\nmaxmemory_policy:noeviction\r\nmem_fragmentation_ratio:1.00\r\n"
-               "mem_allocator:puerta\r\nbuffer_bytes:%zu\r\nfree_chunks:%zu\r\n", buf_total(), buf_free_chunks());
+    say_format("used_memory:%llu\r\n", of_all("used_memory"));
+    say_human("used_memory_human", of_all("used_memory"));
+    say_format("used_memory_rss:%llu\r\nused_memory_peak:%llu\r\n", of_all("used_memory_rss"),
+               of_all("used_memory_peak"));
+    say_human("used_memory_peak_human", of_all("used_memory_peak"));
+    say_format("maxmemory:%llu\r\n", of_all("maxmemory"));
+    say_human("maxmemory_human", of_all("maxmemory"));
+    say_format("lazyfree_pending_objects:%llu\r\nlazyfreed_objects:%llu\r\n", of_all("lazyfree_pending_objects"),
+               of_all("lazyfreed_objects"));
 }
 
 static void persistence(const struct client *c)
 {
     (void)c;
-    say_format("loading:0\r\nasync_loading:0\r\nrdb_changes_since_last_save:0\r\nrdb_bgsave_in_progress:0\r\n"
-               "rdb_last_save_time:%lld\r\nrdb_last_bgsave_status:ok\r\naof_enabled:0\r\naof_rewrite_in_progress:0\r\n"
+    say_format("loading:0\r\nasync_loading:0\r\nrdb_changes_since_last_save:%llu\r\n",
+               of_all("rdb_changes_since_last_save"));
+    say_format("rdb_bgsave_in_progress:0\r\nrdb_last_save_time:%lld\r\nrdb_last_bgsave_status:ok\r\naof_enabled:0\r\naof_rewrite_in_progress:0\r\n"
                "aof_last_bgrewrite_status:ok\r\naof_last_write_status:ok\r\n", self.started);
 }
 
@@ -108,8 +146,10 @@ static void figures(const struct client *c)
                ull(stats.requests));
     say_format("total_net_input_bytes:%llu\r\ntotal_net_output_bytes:%llu\r\nrejected_connections:%llu\r\n",
                ull(stats.bytes_in), ull(stats.bytes_out), ull(stats.clients_refused));
-    say_format("sync_full:0\r\nexpired_keys:0\r\nevicted_keys:0\r\nkeyspace_hits:0\r\nkeyspace_misses:0\r\n"
-               "pubsub_channels:0\r\npubsub_patterns:0\r\ntotal_error_replies:%llu\r\n", ull(stats.errors_sent));
+    say_format("expired_keys:%llu\r\nevicted_keys:%llu\r\nkeyspace_hits:%llu\r\nkeyspace_misses:%llu\r\n",
+               of_all("expired_keys"), of_all("evicted_keys"), of_all("keyspace_hits"), of_all("keyspace_misses"));
+    say_format("migrate_cached_sockets:%llu\r\nsync_full:0\r\npubsub_channels:0\r\npubsub_patterns:0\r\n"
+               "total_error_replies:%llu\r\n", of_all("migrate_cached_sockets"), ull(stats.errors_sent));
 }
 
 static void replication(const struct client *c)
@@ -176,6 +216,7 @@ static void puerta(const struct client *c)
     for (int i = 0; (name = stats_row(i, &value)) != NULL; i++) {
         say_format("%s:%llu\r\n", name, ull(value));
     }
+    say_format("memory:%zu\r\nbuffer_bytes:%zu\r\nfree_chunks:%zu\r\n", arena_bytes(), buf_total(), buf_free_chunks());
     say_format("slots_served:%u\r\nmap_epoch:%u\r\n", c->service->map.served, c->service->map.epoch);
     for (uint16_t i = 0; i < backend_cap() && !say_overlong(); i++) {
         const struct backend *b = backend_at(i);
@@ -183,6 +224,14 @@ static void puerta(const struct client *c)
             say_format("node%u:address=%s:%u,state=%s,slots=%u,queued=%u\r\n", (unsigned)i, b->host,
                        (unsigned)b->port, states[b->state], b->slots, b->shared->queued);
         }
+    }
+}
+
+static void keyspace(const struct client *c)
+{
+    (void)c;
+    if (of_all("db0:keys") > 0) {
+        say_format("db0:keys=%llu,expires=%llu,avg_ttl=0\r\n", of_all("db0:keys"), of_all("expires"));
     }
 }
 
@@ -207,7 +256,7 @@ static const struct section {
     { "errorstats", "Errorstats", DEFAULT | ALL | EVERYTHING, error_figures },
     { "cluster", "Cluster", DEFAULT | ALL | EVERYTHING, cluster },
     { "puerta", "Puerta", DEFAULT | ALL | EVERYTHING, puerta },
-    { "keyspace", "Keyspace", DEFAULT | ALL | EVERYTHING, NULL }, /* the last: what the nodes have to be asked for */
+    { "keyspace", "Keyspace", DEFAULT | ALL | EVERYTHING, keyspace },
 };
 
 #define SECTIONS (sizeof sections / sizeof *sections)
@@ -224,7 +273,7 @@ static uint32_t named(struct word w)
     return bits;
 }
 
-uint32_t info_sections(const struct request *q)
+static uint32_t info_sections(const struct request *q)
 {
     static const struct word standard = { "default", 7 };
     struct words w = words_from(q, 1);
@@ -236,22 +285,14 @@ uint32_t info_sections(const struct request *q)
     return bits;
 }
 
-struct keyspace { uint64_t keys, expires, ttl_ms; };
-
-static void put_info(const struct client *c, uint32_t wanted, const struct keyspace *all)
+static void put_info(const struct client *c, uint32_t wanted)
 {
     const char *blank = "";
     for (size_t i = 0; i < SECTIONS; i++) {
-        if ((wanted & 1u << i) == 0 || (sections[i].put == NULL && all == NULL)) {
-            continue;
-        }
-        say_format("%s# %s\r\n", blank, sections[i].title);
-        blank = "\r\n";
-        if (sections[i].put != NULL) {
+        if ((wanted & 1u << i) != 0) {
+            say_format("%s# %s\r\n", blank, sections[i].title);
             sections[i].put(c);
-        } else if (all->keys > 0) {
-            say_format("db0:keys=%llu,expires=%llu,avg_ttl=%llu\r\n", ull(all->keys), ull(all->expires),
-                       ull(all->expires > 0 ? all->ttl_ms / all->expires : 0));
+            blank = "\r\n";
         }
     }
 }
@@ -259,48 +300,50 @@ static void put_info(const struct client *c, uint32_t wanted, const struct keysp
 void info_answer(struct client *c, const struct request *q)
 {
     say_as_bulk();
-    put_info(c, info_sections(q), NULL);
+    memset(sums, 0, sizeof sums); /* without a map there is nobody to ask */
+    put_info(c, info_sections(q));
 }
 
-/* --------------------------------------------------------- the keyspace */
+/* ------------------------------------------------------------ of all masters */
 
-static uint64_t field(const char *text, const char *name)
-{
-    const char *at = strstr(text, name);
-    return at != NULL ? strtoull(at + strlen(name), NULL, 10) : 0;
-}
-
-/* Adds up what the nodes say of their keys. */
 static bool tell_of_all(struct req *whole, const struct fan *f)
 {
-    struct keyspace all = { 0, 0, 0 };
-    char text[512];
+    static char text[16384];
     size_t n;
+    memset(sums, 0, sizeof sums);
     for (uint32_t i = 0; (n = fan_part(f, i, text, sizeof text - 1)) > 0; i++) {
-        uint64_t expires;
         text[n] = '\0';
-        expires = field(text, "expires=");
-        all.keys += field(text, "keys=");
-        all.expires += expires;
-        all.ttl_ms += expires * field(text, "avg_ttl=");
+        add_node(text);
     }
     say_begin();
     say_as_bulk();
     if (whole->client != NULL) {
-        put_info(whole->client, whole->mark, &all);
+        put_info(whole->client, whole->mark);
     }
     return say_give(whole);
 }
 
+/* The sections that tell of the data. */
+static uint32_t of_all_bits(void)
+{
+    uint32_t bits = 0;
+    for (size_t i = 0; i < SECTIONS; i++) {
+        bool data = sections[i].put == memory || sections[i].put == persistence || sections[i].put == figures ||
+                    sections[i].put == keyspace;
+        bits |= data ? 1u << i : 0;
+    }
+    return bits;
+}
+
 bool info_is_of_all(const struct client *c, const struct request *q)
 {
-    return c->service->map.served > 0 && (info_sections(q) & 1u << (SECTIONS - 1)) != 0;
+    return c->service->map.served > 0 && (info_sections(q) & of_all_bits()) != 0;
 }
 
 enum verdict info_of_all(struct client *c, const struct request *q)
 {
-    static const char text[] = "*2\r\n$4\r\nINFO\r\n$8\r\nkeyspace\r\n";
-    struct request ask = { .p = (const unsigned char *)text, .len = sizeof text - 1, .argc = 2, .copied = true };
+    static const char text[] = "*1\r\n$4\r\nINFO\r\n";
+    struct request ask = { .p = (const unsigned char *)text, .len = sizeof text - 1, .argc = 1, .copied = true };
     ask.command = q->command;
     return fan_ask(c, &ask, q->command, info_sections(q), tell_of_all);
 }

@@ -711,6 +711,10 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
     } else if (begins(p, n, "-LOADING")) {
         counter = &stats.redirect_loading;
     } else {
+        if (r->command != NULL) {
+            stats_command(r->command)->failed++;
+            stats_error((const char *)p, n - 2);
+        }
         return false;
     }
     (*counter)++;

@@ -61,6 +61,12 @@ void stats_error(const char *line, size_t n)
     }
 }
 
+void stats_reset(void)
+{
+    memset(commands, 0, sizeof commands);
+    memset(errors, 0, sizeof errors);
+}
+
 const char *stats_error_row(int i, uint64_t *count)
 {
     if (i < 0 || i >= ERROR_WORDS || errors[i].count == 0)

@@ -147,7 +147,7 @@ static const struct call calls[] = {
     {"georadiusbymember k m 1 km STORE d", "k d", 0}, {"georadius_ro k 1 2 3 m STORE d", "k", 0},
     {"sort k", "k", 0}, {"sort k BY w_* GET a GET b LIMIT 0 1 STORE d", "k d", 0}, {"sort k BY store ASC", "k", 0},
     {"sort k GET store STORE d", "k d", 0}, {"sort k LIMIT store store", "k", 0}, {"sort_ro k BY a GET b", "k", 0},
-    {"sort k STORE", "k", 0},
+    {"sort k STORE", "k", 0}, {"sort k STORE a STORE b STORE c", "k c", 0},
     {"migrate h 1 k 0 5", "k", 0}, {"migrate h 1 k 0 5 KEYS a", "k", 0}, {"migrate h 1 '' 0 5 COPY KEYS a b", "a b", 0},
     {"migrate h 1 '' 0 5 AUTH KEYS KEYS a", "a", 0}, {"migrate h 1 '' 0 5 AUTH2 KEYS KEYS keys a", "a", 0},
     {"migrate h 1 '' 0 5", "", -1}, {"migrate h 1 '' 0 5 KEYS", "", -1}, {"migrate h 1 '' 0", "", -1},
