@@ -58,6 +58,7 @@ enum req_state {
 #define REQ_COUNTED 128u /* stands in its client's count of unsettled ones */
 #define REQ_SCRIPT 512u  /* may name a script that the node has not got */
 #define REQ_VIA_ASK 256u /* its last reply came from a node that was told ASKING */
+#define REQ_ALL 2048u    /* a part of what concerns all slots; its own is only the way to its node */
 #define REQ_MUTE 1024u   /* its client does not want to hear the answer (CLIENT REPLY) */
 
 struct client;
@@ -167,10 +168,16 @@ struct client {
     char lib_name[40], lib_ver[24];
 };
 
-/* Whether it is on that slot and in the queue of a connection, another one than u. */
-static inline bool req_under_way(const struct req *r, uint16_t slot, const struct upstream *u)
+/* Whether the order of the two can matter: they are on the same slot, or one of them concerns all slots. */
+static inline bool req_meets(const struct req *a, const struct req *b)
 {
-    return r->slot == slot && r->state == REQ_QUEUED && r->upstream != NULL && r->upstream != u;
+    return a->slot == b->slot || ((a->flags | b->flags) & REQ_ALL) != 0;
+}
+
+/* Whether e meets r and is in the queue of a connection, another one than u. */
+static inline bool req_under_way(const struct req *e, const struct req *r, const struct upstream *u)
+{
+    return req_meets(e, r) && e->state == REQ_QUEUED && e->upstream != NULL && e->upstream != u;
 }
 
 /* What a client hears (CLIENT REPLY). */
@@ -318,7 +325,7 @@ extern void (*req_before_script)(const struct req *r, struct backend *b);
 extern bool (*req_script_missing)(const struct req *r, const struct backend *b);
 extern const struct req *(*fan_whole)(const struct fan *f);
 extern void (*fan_orphan)(struct req *whole);
-extern bool (*fan_under_way)(const struct fan *f, uint16_t slot, const struct upstream *u); /* a part of it */
+extern bool (*fan_under_way)(const struct fan *f, const struct req *r, const struct upstream *u); /* a part of it */
 void service_set_owner(struct service *s, uint16_t slot, struct backend *b);
 extern const struct service_ops redis_service_ops;
 /* The map's owner of a slot; NULL when there is none. */

@@ -31,6 +31,7 @@ struct fan {
     int64_t sum;
     size_t bytes;            /* kept of answers so far; they count among those parked for the client */
     bool failed;
+    bool odd;                /* an answer is no number */
     bool over, crowded;      /* longer than merge_limit; than half of all chunks */
 };
 
@@ -65,10 +66,10 @@ static void orphan(struct req *whole)
     }
 }
 
-static bool under_way(const struct fan *f, uint16_t slot, const struct upstream *u)
+static bool under_way(const struct fan *f, const struct req *than, const struct upstream *u)
 {
     for (const struct req *r = f->parts; r != NULL; r = r->client_next) {
-        if (req_under_way(r, slot, u)) {
+        if (req_under_way(r, than, u)) {
             return true;
         }
     }
@@ -103,7 +104,8 @@ void redis_fan_tables(const struct conf *conf)
     fn.all = arena_take("splits", fn.total, sizeof *fn.all);
     fn.keys = arena_take("split keys", fn.key_cap, sizeof *fn.keys);
     fn.next_key = arena_take("split key lists", fn.key_cap, sizeof *fn.next_key);
-    fn.parts = arena_take("split parts", fn.key_cap, sizeof *fn.parts);
+    fn.parts = arena_take("split parts", fn.key_cap > conf->max_backends ? fn.key_cap : conf->max_backends,
+                          sizeof *fn.parts);
     fn.records = arena_take("split records", fn.key_cap, sizeof *fn.records);
     fn.part_of_slot = arena_take("split slots", SLOTMAP_SLOTS, sizeof *fn.part_of_slot);
     fn.seen = arena_take("split slot marks", SLOTMAP_SLOTS, sizeof *fn.seen);
@@ -274,6 +276,8 @@ static void merge_rest(struct req *whole, struct pen *pen, struct req *r)
     size_t at = 0, n;
     while ((n = slice_part(&r->parked, &at, &p)) > 0) {
         merged(whole, pen, p, n);
+        slice_drop(&r->parked, n); /* at once: a long answer is not held twice */
+        at = 0;
     }
 }
 
@@ -496,6 +500,8 @@ static void finish(struct fan *f)
     whole->client->parked_bytes -= f->bytes;
     if (f->failed && f->command->merge != MERGE_ONE_OK) {
         give_error(f);
+    } else if (f->odd) {
+        give_text(f, WRONG_SHAPE);
     } else if (f->over) {
         give_text(f, "-ERR the merged answer is longer than merge_limit\r\n");
     } else if (f->crowded) {
@@ -524,7 +530,8 @@ static bool keep(struct fan *f, struct req *r, const unsigned char *p, size_t n,
     if (f->over || f->crowded || r->client == NULL) {
         return true;
     }
-    if (last && f->answered + 1 == f->count && !f->failed && !room_to_merge(f, n)) {
+    if (last && f->answered + 1 == f->count && (!f->failed || f->command->merge == MERGE_ONE_OK) &&
+        !room_to_merge(f, n)) {
         return false;
     }
     if (last && r->parked.len == 0 ? !pen_write(&f->pen, BUF_REPLY, p, n, &r->parked)
@@ -547,10 +554,11 @@ static bool take_part(struct req *r, const unsigned char *p, size_t n, bool last
     if (!last) {
         return true;
     }
-    if (f->command->merge == MERGE_SUM && n > 3 && *p == ':') {
+    if (f->command->merge == MERGE_SUM && !error) {
         int64_t value = 0;
-        resp_to_int(p + 1, n - 3, &value);
-        f->sum += value;
+        f->odd = f->odd || n < 4 || *p != ':' || !resp_to_int(p + 1, n - 3, &value) || value < 0 ||
+                 value > INT64_MAX - f->sum;
+        f->sum += f->odd ? 0 : value;
     }
     slice_release(&r->bytes);
     req_settle(r);
@@ -749,7 +757,7 @@ static uint32_t masters(const struct service *s)
     static uint32_t told[BACKENDS_MAX]; /* the number of the fan that has counted this node */
     uint32_t count = 0;
     fn.number++;
-    for (uint32_t slot = 0; slot < SLOTMAP_SLOTS && count < fn.key_cap; slot++) {
+    for (uint32_t slot = 0; slot < SLOTMAP_SLOTS; slot++) {
         uint16_t owner = s->map.owner[slot];
         if (owner != SLOTMAP_NONE && told[owner] != fn.number) {
             told[owner] = fn.number;
@@ -771,6 +779,7 @@ static bool repeat(struct fan *f, struct client *c, const struct request *q)
         r->fan = f;
         r->slot = fn.parts[i].slot;
         r->part = (uint16_t)i;
+        r->flags |= REQ_ALL;
         if (!req_bytes(r, service_owner(c->service, r->slot), c, q->p, q->len, q->copied)) {
             return false;
         }
@@ -807,9 +816,15 @@ static bool begin_all(struct client *c, const struct request *q)
     return begin(c, q, count, 0, repeat);
 }
 
+/* What goes over leases goes beside all else that its client has asked and will ask: it waits for that, and that for it. */
 enum verdict fan_all(struct client *c, const struct request *q)
 {
-    return begin_all(c, q) ? send_parts(c, send_repeated) : VERDICT_WAIT;
+    bool aside = q->command->merge == MERGE_APPEND;
+    if ((aside && c->unsettled > 0) || !begin_all(c, q)) {
+        return VERDICT_WAIT;
+    }
+    c->gate = c->gate || aside;
+    return send_parts(c, send_repeated);
 }
 
 enum verdict fan_ask(struct client *c, const struct request *ask, const struct command *asked, uint32_t mark,

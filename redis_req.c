@@ -40,7 +40,7 @@ void (*req_before_script)(const struct req *r, struct backend *b);
 bool (*req_script_missing)(const struct req *r, const struct backend *b);
 const struct req *(*fan_whole)(const struct fan *f);
 void (*fan_orphan)(struct req *whole);
-bool (*fan_under_way)(const struct fan *f, uint16_t slot, const struct upstream *u);
+bool (*fan_under_way)(const struct fan *f, const struct req *r, const struct upstream *u);
 
 static const struct upstream_events events;
 
@@ -464,27 +464,22 @@ struct backend *service_owner(const struct service *s, uint16_t slot)
 void req_send(struct req *r, struct backend *b)
 {
     struct upstream *u = b->shared;
+    bool away = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
+    if (away && !upstream_ready(u) && u->queued >= b->service->conf->failover_queue) {
+        stats.not_executed++;
+        req_error(r, "CLUSTERDOWN not executed: too many requests wait for the node of slot %u (failover_queue)",
+                  (unsigned)r->slot);
+        return;
+    }
     if (r->flags & REQ_SCRIPT) {
         req_before_script(r, b);
     }
-    if (!upstream_ready(u)) {
-        bool away = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
-        if (away && u->queued >= b->service->conf->failover_queue) {
-            stats.not_executed++;
-            req_error(r, "CLUSTERDOWN not executed: too many requests wait for the node of slot %u (failover_queue)",
-                      (unsigned)r->slot);
-            return;
-        }
-        if (u->conn == NULL) {
-            upstream_put(u, r);
-            upstream_connect(u);
-            return;
-        }
-        upstream_put(u, r);
-        return;
-    }
     upstream_put(u, r);
-    conn_dirty(u->conn);
+    if (upstream_ready(u)) {
+        conn_dirty(u->conn);
+    } else if (u->conn == NULL) {
+        upstream_connect(u);
+    }
 }
 
 void req_route(struct req *r)
@@ -539,7 +534,7 @@ static bool overtakes(const struct req *r)
 {
     const struct req *whole = r->fan != NULL ? fan_whole(r->fan) : r;
     for (const struct req *e = r->client->head; e != NULL && e != whole; e = e->client_next) {
-        if (e->state != REQ_DONE && (e->fan != NULL || e->slot == r->slot)) {
+        if (e->state != REQ_DONE && (e->fan != NULL || req_meets(e, r))) {
             return true;
         }
     }
@@ -552,7 +547,7 @@ static bool later_under_way(const struct req *r, const struct upstream *u)
 {
     const struct req *whole = r->fan != NULL ? fan_whole(r->fan) : r;
     for (const struct req *e = whole->client_next; e != NULL; e = e->client_next) {
-        if (e->state == REQ_PARTS ? fan_under_way(e->fan, r->slot, u) : req_under_way(e, r->slot, u)) {
+        if (e->state == REQ_PARTS ? fan_under_way(e->fan, r, u) : req_under_way(e, r, u)) {
             return true;
         }
     }
@@ -615,7 +610,7 @@ static void give_up_earlier(struct req *r)
     struct req *w = rq.waiting;
     while (w != NULL && r->client != NULL) {
         bool both_read = (w->flags & r->flags & REQ_READONLY) != 0;
-        if (w->client == r->client && w->slot == r->slot && !both_read && stands_before(w, r)) {
+        if (w->client == r->client && req_meets(w, r) && !both_read && stands_before(w, r)) {
             waiting_cut(w);
             stats.not_executed++;
             req_error(w, "TRYAGAIN not executed: slot %u was being moved, and a later request has run, or may have",
@@ -667,6 +662,35 @@ static void follow(struct req *r, struct upstream *u, const struct slotmap_redir
     }
 }
 
+/* A script can answer with any error, and has run then: of one only the servers' own texts count. */
+static bool own_words(const struct req *r, const unsigned char *p, size_t n)
+{
+    static const char *const texts[] = {
+        "-TRYAGAIN Multiple keys request during rehashing of slot", "-CLUSTERDOWN The cluster is down",
+        "-CLUSTERDOWN Hash slot not served", "-MASTERDOWN Link with MASTER is down", "-LOADING Redis is loading",
+        "-LOADING Valkey is loading", "-READONLY You can't write against a read only replica",
+        "-NOSCRIPT No matching script",
+    };
+    if ((r->flags & REQ_SCRIPT) == 0) {
+        return true;
+    }
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        if (begins(p, n, texts[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* An error reply that its client is to see. */
+static void count_error(const struct req *r, const unsigned char *p, size_t n)
+{
+    if (r->command != NULL) {
+        stats_command(r->command)->failed++;
+        stats_error((const char *)p, n - 2);
+    }
+}
+
 /* Whether the error reply says that the node did not run the request and another try may. If so r, already out of
  * its queue, has been taken care of. */
 static bool turned_away(struct upstream *u, struct req *r, const unsigned char *p, size_t n)
@@ -695,6 +719,10 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
         follow(r, u, &to);
         return true;
     }
+    if (!own_words(r, p, n)) {
+        count_error(r, p, n);
+        return false;
+    }
     if ((r->flags & REQ_SCRIPT) && begins(p, n, "-NOSCRIPT") && !later_under_way(r, NULL) &&
         req_script_missing(r, u->backend)) {
         r->client->gate = true;
@@ -711,10 +739,7 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
     } else if (begins(p, n, "-LOADING")) {
         counter = &stats.redirect_loading;
     } else {
-        if (r->command != NULL) {
-            stats_command(r->command)->failed++;
-            stats_error((const char *)p, n - 2);
-        }
+        count_error(r, p, n);
         return false;
     }
     (*counter)++;
@@ -736,7 +761,7 @@ static bool written_since(const struct req *r)
 {
     const struct req *whole = r->fan != NULL ? fan_whole(r->fan) : r;
     for (const struct req *e = whole->client_next; e != NULL; e = e->client_next) {
-        if ((e->flags & REQ_READONLY) == 0 && e->command != NULL && (e->state == REQ_PARTS || e->slot == r->slot)) {
+        if ((e->flags & REQ_READONLY) == 0 && e->command != NULL && (e->state == REQ_PARTS || req_meets(e, r))) {
             return true;
         }
     }
@@ -802,7 +827,7 @@ static bool leaves_behind(const struct upstream *u, const struct req *r)
         if (e == u->unsent && u->unsent_off == 0) {
             return false; /* from here on all that comes before r has moved already */
         }
-        if (e->client == r->client && e->slot == r->slot) {
+        if (e->client == r->client && req_meets(e, r)) {
             return true;
         }
     }

@@ -13,7 +13,8 @@
  * by: where a node has the key but not yet the slot, nothing tells that it must be looked at again.
  *
  * service.gains counts the times that some node gained slots, backend.gained is the last of them that was its own. Both
- * are compared within 14 bits: a scan during which slots moved more than 8,000 times may miss keys.
+ * are compared within 14 bits: a scan during which slots moved more than 16,000 times may miss keys. A cursor means
+ * nothing to another Puerta, or to this one once it has been started again.
  */
 #include "redis.h"
 
@@ -70,11 +71,12 @@ static bool owns_slots(const struct service *s, uint32_t i)
     return b != NULL && b->service == s && b->slots > 0;
 }
 
-/* How long after `gains` the node gained slots; not positive: it did not. */
-static int32_t gained_after(const struct backend *b, uint32_t gains)
+/* How long after `gains` the node gained slots; negative: it did not. A cursor is never ahead of the service: so its few
+ * bits stand for the last such number up to now. */
+static int32_t gained_after(const struct service *s, const struct backend *b, uint32_t gains)
 {
-    uint32_t ahead = (b->gained - gains) & GAINS_MASK;
-    return ahead > GAINS_MASK / 2 ? -1 : (int32_t)ahead;
+    uint32_t from = s->gains - ((s->gains - gains) & GAINS_MASK);
+    return (int32_t)(b->gained - from);
 }
 
 /* The node that gained slots next after what the cursor has seen; false: there is none. */
@@ -83,7 +85,7 @@ static bool next_gained(const struct service *s, struct cursor *at)
     int32_t best = INT32_MAX;
     uint32_t found = 0;
     for (uint32_t i = 0; i < backend_cap(); i++) {
-        int32_t ahead = owns_slots(s, i) ? gained_after(backend_at((uint16_t)i), at->gains) : -1;
+        int32_t ahead = owns_slots(s, i) ? gained_after(s, backend_at((uint16_t)i), at->gains) : -1;
         bool later = ahead > 0 || (ahead == 0 && at->phase == GAINED && i > at->node);
         if (later && ahead < best) {
             best = ahead;
@@ -151,8 +153,9 @@ static size_t read_page_head(const unsigned char *p, size_t n, uint64_t *next)
     return (size_t)(end - p) + 2;
 }
 
-/* A node's page: its cursor becomes ours, the keys go on as they are. A page that comes from another node than was
- * meant (the one that took over its slots) is good, but its cursor is not: that node gained slots, and its turn comes. */
+/* A node's page: its cursor becomes ours, the keys go on as they are. A page that comes from another node than was meant
+ * (one that took over slots of it) is good, but its cursor is not: if the node still has slots it is begun anew; the
+ * other has gained some, so its turn comes. */
 static bool on_page(struct req *r, const unsigned char *p, size_t n, bool last)
 {
     struct cursor at = cursor_of((uint64_t)r->mark << AT_BITS);
@@ -160,6 +163,7 @@ static bool on_page(struct req *r, const unsigned char *p, size_t n, bool last)
     struct iovec parts[2] = { { head, 0 } };
     uint64_t own;
     size_t skip;
+    bool other;
     if (r->client == NULL || (n > 0 && *p == '-')) {
         return req_to_client(r, p, n, last);
     }
@@ -168,8 +172,9 @@ static bool on_page(struct req *r, const unsigned char *p, size_t n, bool last)
         static const char odd[] = "-ERR a node gave a cursor that this proxy cannot carry\r\n";
         return last ? req_to_client(r, (const unsigned char *)odd, sizeof odd - 1, true) : req_wrong_shape(r);
     }
-    at.at = own;
-    if ((own == 0 || r->upstream->backend->index != at.node) && !next_node(r->service, &at)) {
+    other = r->upstream->backend->index != at.node;
+    at.at = other ? 0 : own;
+    if ((other ? !owns_slots(r->service, at.node) : own == 0) && !next_node(r->service, &at)) {
         at = (struct cursor){ PASS, 0, 0, 0 };
     }
     parts[0].iov_len = put_page_head(head, number_of(&at), false);

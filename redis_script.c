@@ -118,7 +118,9 @@ void script_note(const struct request *q)
     const char *name = q->command->name;
     uint32_t body = name[0] == 's' ? 2 : 1; /* SCRIPT LOAD body; EVAL body */
     if (strcmp(name, "script|flush") == 0) {
-        forget_all();
+        if (q->argc == 2 || q->arg[2].len == 4 || q->arg[2].len == 5) { /* SYNC, ASYNC; else it is refused */
+            forget_all();
+        }
     } else if ((strcmp(name, "eval") == 0 || strcmp(name, "eval_ro") == 0 || strcmp(name, "script|load") == 0) && body < q->argc && q->arg[body].off + (size_t)q->arg[body].len <= q->len) {
         learn(q->p + q->arg[body].off, q->arg[body].len);
     }
@@ -182,7 +184,7 @@ static void before(const struct req *r, struct backend *b)
         req_free(load);
         return;
     }
-    *loaded = b->shared->conn != NULL ? mark_of(b) : 0;
+    *loaded = mark_of(b); /* also while there is no connection: one LOAD waits for it, not one for each EVALSHA */
     stats.scripts_loaded++;
     upstream_put(b->shared, load);
 }

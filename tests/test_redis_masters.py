@@ -214,6 +214,37 @@ def test_the_order_of_a_pipeline_holds(client):
     assert client.pipeline(commands) == wanted
 
 
+def test_keys_keeps_its_place_among_its_clients_requests(client, other):
+    """It goes over connections of its own, and neither overtakes what came before nor is overtaken."""
+    for i in range(20):
+        other.pipeline([("SET", "noise:%d" % n, "x" * 900) for n in range(100)])
+        own, keys, flushed, none = client.pipeline([("SET", "own", i), ("KEYS", "*"), ("FLUSHALL",), ("KEYS", "*")])
+        assert own == flushed == b"OK" and b"own" in keys and len(keys) == 101 and none == [], i
+
+
+def test_many_long_lists_of_keys_that_nobody_reads(cluster, puerta):
+    """Their merging must not need what all of them hold."""
+    with puerta.client() as client:
+        client.pipeline([("SET", b"%s%d" % (b"z" * 1000, i), 1) for i in range(11500)])
+        silent = [puerta.client(rcvbuf=16384) for _ in range(2)]
+        for c in silent:
+            c.send("KEYS", "*")
+        answer = client.try_ask("KEYS", "*", timeout=30)
+        assert isinstance(answer, RespError) or len(answer) == 11500
+        assert client.ask("DBSIZE") == 11500
+        for c in silent:
+            c.close()
+
+
+@pytest.mark.parametrize("text", ["TRYAGAIN later", "NOSCRIPT later", "LOADING later", "CLUSTERDOWN later", "READONLY later"])
+def test_an_error_of_a_script_itself_is_no_word_of_the_node(client, text):
+    body = "redis.call('INCR', KEYS[1]) return redis.error_reply('%s')" % text
+    digest = client.ask("SCRIPT", "LOAD", body)
+    assert client.try_ask("EVAL", body, 1, "ran").text == text
+    assert client.try_ask("EVALSHA", digest, 1, "ran").text == text
+    assert client.ask("GET", "ran") == b"2", "each ran once"
+
+
 def test_a_long_list_of_keys(client, other):
     keys = {b"%s%d" % (b"x" * 200, i) for i in range(20000)}
     client.pipeline([("SET", k, 1) for k in keys])

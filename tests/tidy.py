@@ -35,7 +35,7 @@ ROOMS = {
     "parent.c": (3, "parent", 450),
     "health.c": (4, "health", 600),
     "redis_upstream.c": (4, "redis", 800),
-    "redis_req.c": (4, "redis", 900),
+    "redis_req.c": (4, "redis", 950),
     "redis_pubsub.c": (4, "redis", 600),
     "redis_session.c": (4, "redis", 700),
     "redis_large.c": (4, "redis", 500),
