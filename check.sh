@@ -120,6 +120,11 @@ prepare() {
     need clang "the second compiler, and the fuzzer" clang clang clang llvm llvm
     need python3 "runs the integration tests" python3 python3 python3 python3 python3
     need ps "the tests look for child processes" procps procps procps-ng - -
+    if chosen "integration"; then
+        # Debian's npm brings some 350 small packages, 26 MB: about two minutes.
+        need node "runs ioredis, one of the clients that are tried" nodejs nodejs nodejs node node
+        need npm "installs ioredis" npm npm nodejs-npm node npm
+    fi
     have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null || need_package "python3-venv" "holds the test libraries in build/venv" python3-venv py3-pip python3-pip - -
     install_needed
     if ! fuzzer_works; then
@@ -134,6 +139,11 @@ prepare() {
     if ! build/venv/bin/python -c 'import pytest, redis' 2>/dev/null; then
         say "installing pytest and redis (from PyPI) into build/venv: the integration tests use them"
         python3 -m venv build/venv && build/venv/bin/pip install -q pytest redis || fail "pytest and redis could not be installed into build/venv"
+    fi
+    if chosen "integration" && ! NODE_PATH=$PWD/build/node/node_modules node -e 'require("ioredis")' 2>/dev/null; then
+        say "installing ioredis (from npm) into build/node: the clients' tests use it"
+        npm install --prefix build/node --cache build/node/cache --no-audit --no-fund --no-progress --no-update-notifier --ignore-scripts \
+            ioredis@5 </dev/null >$logs/npm.log 2>&1 || { tail -20 $logs/npm.log; fail "ioredis could not be installed into build/node"; }
     fi
 }
 
