@@ -32,7 +32,7 @@ struct fan {
     size_t bytes;            /* kept of answers so far; they count among those parked for the client */
     bool failed;
     bool odd;                /* an answer is no number */
-    bool over, crowded;      /* longer than merge_limit; than half of all chunks */
+    bool over, crowded;      /* longer than merge_limit; than half of all chunks, or than there was room for */
 };
 
 /* One slot's keys, while a request is being split. */
@@ -522,6 +522,17 @@ static bool room_to_merge(const struct fan *f, size_t n)
     return buf_free_chunks() * buf_chunk_size() >= (bytes < ends ? bytes : ends) + n + 6 * buf_chunk_size();
 }
 
+static bool is_error(const struct req *r, const unsigned char *p, bool last)
+{
+    return last && r->parked.len == 0 && *p == '-';
+}
+
+/* Whether the answers are put together at the end: errors are not, but for a command of which one success is enough. */
+static bool will_merge(const struct fan *f, bool error)
+{
+    return f->command->merge == MERGE_ONE_OK || (!f->failed && !error);
+}
+
 /* Keeps n bytes of a part's answer; false when there is no room now, for them or for what is done when they are there. */
 static bool keep(struct fan *f, struct req *r, const unsigned char *p, size_t n, bool last)
 {
@@ -530,8 +541,7 @@ static bool keep(struct fan *f, struct req *r, const unsigned char *p, size_t n,
     if (f->over || f->crowded || r->client == NULL) {
         return true;
     }
-    if (last && f->answered + 1 == f->count && (!f->failed || f->command->merge == MERGE_ONE_OK) &&
-        !room_to_merge(f, n)) {
+    if (last && f->answered + 1 == f->count && will_merge(f, is_error(r, p, last)) && !room_to_merge(f, n)) {
         return false;
     }
     if (last && r->parked.len == 0 ? !pen_write(&f->pen, BUF_REPLY, p, n, &r->parked)
@@ -546,8 +556,7 @@ static bool keep(struct fan *f, struct req *r, const unsigned char *p, size_t n,
 static bool take_part(struct req *r, const unsigned char *p, size_t n, bool last)
 {
     struct fan *f = r->fan;
-    bool error = n > 0 && *p == '-' && r->parked.len == 0 && last;
-    f->failed = f->failed || error;
+    bool error = n > 0 && is_error(r, p, last);
     if (n > 0 && (f->command->merge != MERGE_SUM || error) && !keep(f, r, p, n, last)) {
         return false;
     }
@@ -560,6 +569,7 @@ static bool take_part(struct req *r, const unsigned char *p, size_t n, bool last
                  value > INT64_MAX - f->sum;
         f->sum += f->odd ? 0 : value;
     }
+    f->failed = f->failed || error;
     slice_release(&r->bytes);
     req_settle(r);
     r->state = REQ_DONE;
