@@ -142,6 +142,11 @@ prepare() {
     fi
     if chosen "integration" && ! NODE_PATH=$PWD/build/node/node_modules node -e 'require("ioredis")' 2>/dev/null; then
         say "installing ioredis (from npm) into build/node: the clients' tests use it"
+        # Node trusts a list of its own; what the system trusts may be more, as behind a company's proxy.
+        if [ -z "${NODE_EXTRA_CA_CERTS:-}" ] && [ -r /etc/ssl/certs/ca-certificates.crt ]; then
+            NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt
+            export NODE_EXTRA_CA_CERTS
+        fi
         npm install --prefix build/node --cache build/node/cache --no-audit --no-fund --no-progress --no-update-notifier --ignore-scripts \
             ioredis@5 </dev/null >$logs/npm.log 2>&1 || { tail -20 $logs/npm.log; fail "ioredis could not be installed into build/node"; }
     fi

@@ -22,7 +22,8 @@
 #define FORGET_MS 60000      /* a source without a wrong guess for so long begins anew */
 #define GUESSES_FREE 3       /* wrong ones that cost no wait: fingers slip, and old configurations are about */
 #define WAIT_FIRST_MS 50     /* doubled with each wrong one... */
-#define WAIT_MAX_MS 1000     /* ... up to here: those who share an address with a guesser wait as long, to come in */
+#define WAIT_MAX_MS 400      /* ... up to here: those who share an address with a guesser wait as long, to come in, and
+                                clients give up after a second */
 #define STRANGER_ARGS 10     /* what Redis allows one that has not authenticated */
 #define STRANGER_BULK 16384
 
