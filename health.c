@@ -561,8 +561,8 @@ static void service_tick(struct timer *t)
     s->trouble_ms = !trouble ? 0 : s->trouble_ms == 0 ? loop_ms() : s->trouble_ms;
     if (trouble) {
         gap = loop_ms() - s->trouble_ms > TROUBLE_MS ? SLOW_TROUBLE_MS : DEBOUNCE_MS;
-        gap = gap > 10u * s->ask_took_ms ? gap : 10u * s->ask_took_ms;
         gap <<= s->misses < MISSES_MAX ? s->misses : MISSES_MAX;
+        gap = gap > 10u * s->ask_took_ms ? gap : 10u * s->ask_took_ms;
     }
     if (since < gap && s->ask_began_ms != 0 && !s->hurry) {
         loop_timer(&s->timer, loop_ms() + gap - since);
