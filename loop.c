@@ -29,8 +29,8 @@
 #define QUEUE_SLOT 1
 #define FIRST_SLOT 2
 
-/* An entry costs each poll about half of what an event from the kernel queue costs: one that is not ready every few
- * turns is better kept there. It stays when it speaks, and leaves when it wants more than to be read. */
+/* An entry costs each poll something, ready or not; one in the kernel queue costs only when it is ready. So one that was
+ * not for a while is kept there. It stays when it speaks, and leaves when it wants more than to be read. */
 #define COOL_AFTER_MS 2
 #define COOL_ABOVE 64   /* below this many entries a poll is as cheap as it gets */
 #define COOL_SHARE 64   /* one turn looks at this fraction of the entries */

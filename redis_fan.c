@@ -679,19 +679,28 @@ static bool room_for(const struct client *c, const struct request *q, uint32_t c
     return buf_may_take_many(client_use(c), q->len / buf_chunk_size() + nodes + 2);
 }
 
-static bool make_parts(struct fan *f, struct client *c, const struct request *q)
+/* The record of part i, of the slot that fn.parts names, behind those before it. NULL: there is none left. */
+static struct req *add_part(struct fan *f, struct client *c, const struct request *q, uint32_t i)
 {
-    for (uint32_t i = 0; i < f->count; i++) {
-        struct backend *b = service_owner(c->service, fn.parts[i].slot);
-        struct req *r = req_take(c, q->command, take_part);
-        if (r == NULL) {
-            return false;
-        }
+    struct req *r = req_take(c, q->command, take_part);
+    if (r != NULL) {
         *(f->last != NULL ? &f->last->client_next : &f->parts) = r;
         f->last = r;
         r->fan = f;
         r->slot = fn.parts[i].slot;
         r->part = (uint16_t)i;
+    }
+    return r;
+}
+
+static bool make_parts(struct fan *f, struct client *c, const struct request *q)
+{
+    for (uint32_t i = 0; i < f->count; i++) {
+        struct backend *b = service_owner(c->service, fn.parts[i].slot);
+        struct req *r = add_part(f, c, q, i);
+        if (r == NULL) {
+            return false;
+        }
         if (fn.parts[i].keys > 1) {
             r->flags |= REQ_FENCE;
         }
@@ -780,15 +789,10 @@ static uint32_t masters(const struct service *s)
 static bool repeat(struct fan *f, struct client *c, const struct request *q)
 {
     for (uint32_t i = 0; i < f->count; i++) {
-        struct req *r = req_take(c, q->command, take_part);
+        struct req *r = add_part(f, c, q, i);
         if (r == NULL) {
             return false;
         }
-        *(f->last != NULL ? &f->last->client_next : &f->parts) = r;
-        f->last = r;
-        r->fan = f;
-        r->slot = fn.parts[i].slot;
-        r->part = (uint16_t)i;
         r->flags |= REQ_ALL;
         if (!req_bytes(r, service_owner(c->service, r->slot), c, q->p, q->len, q->copied)) {
             return false;
