@@ -25,6 +25,7 @@
 #define DISTRUST_MS 2000      /* a node just back may still believe in an old map: others are asked first */
 #define FORGET_MS 60000       /* a node that no map names for so long loses its entry */
 #define BUSY_MS 5             /* all probes are waiting for an answer: look again then */
+#define SCRIPT_MS 50          /* a node that is busy with a script is asked so often whether it is done */
 #define RESOLVE_AGAIN_MS 1000
 
 enum question { ASK_NOTHING, ASK_LOGIN, ASK_PING, ASK_SLOTS };
@@ -169,6 +170,43 @@ struct backend *backend_get(struct service *s, const char *host, uint16_t port, 
     return b;
 }
 
+/* -------------------------------------------------------------- its scripts */
+
+/* A script holds the node up for longer than it bears: it refuses everything, in these words. */
+static void set_busy(struct backend *b, bool busy)
+{
+    size_t n = 0;
+    while (busy && n < b->head_len && b->head[n] != '\r') {
+        n++;
+    }
+    memcpy(b->busy_says, b->head, n);
+    b->busy_says[n < sizeof b->busy_says ? n : sizeof b->busy_says - 1] = '\0';
+    if (b->busy != busy) {
+        b->service->busy += busy ? 1u : -1u;
+        b->busy = busy;
+        log_info(busy ? "a script holds a node up" : "the script is done", "node=%s:%u", b->host, (unsigned)b->port);
+    }
+}
+
+void health_look(struct backend *b)
+{
+    if (b->probe != NULL && b->probe->state == CONN_OPEN && b->question == ASK_NOTHING) {
+        loop_timer(&b->timer, loop_ms());
+    }
+}
+
+const char *service_busy(const struct service *s)
+{
+    for (uint16_t i = 0; i < hb.cap && s->busy > 0; i++) {
+        if (hb.all[i].service == s && hb.all[i].busy && hb.all[i].slots > 0) {
+            return hb.all[i].busy_says;
+        }
+    }
+    return NULL;
+}
+
+/* ------------------------------------------------------- an entry's end */
+
 /* A node that nobody names any more: its entry can be used again once nothing hangs on it. */
 static void forget(struct backend *b)
 {
@@ -183,6 +221,7 @@ static void forget(struct backend *b)
         b->service->asked = NULL;
         loop_timer(&b->service->timer, loop_ms());
     }
+    set_busy(b, false);
     b->state = BACKEND_FREE;
     b->service->ops->on_backend(b);
 }
@@ -311,6 +350,7 @@ static void on_close(struct conn *c, const char *why)
     struct service *s = b->service;
     b->probe = NULL;
     b->question = ASK_NOTHING;
+    set_busy(b, false);
     log_debug("probe lost", "node=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
     if (s->asked == b) {
         s->asked = NULL;
@@ -402,14 +442,15 @@ static void short_answer(struct backend *b)
 {
     enum question asked = b->question;
     char text[160];
-    bool refused = b->head[0] == '-';
+    bool refused = b->head[0] == '-', busy = memcmp(b->head, "-BUSY ", 6) == 0;
     b->question = ASK_NOTHING;
     if (asked == ASK_LOGIN && !refused) {
         ask_ping(b);
         return;
     }
-    loop_timer(&b->timer, loop_ms() + b->service->conf->probe_interval_ms);
-    if (!refused || memcmp(b->head, "-BUSY", 5) == 0 || memcmp(b->head, "-MASTERDOWN", 11) == 0) {
+    set_busy(b, busy);
+    loop_timer(&b->timer, loop_ms() + (busy ? SCRIPT_MS : b->service->conf->probe_interval_ms));
+    if (!refused || busy || memcmp(b->head, "-MASTERDOWN", 11) == 0) {
         bool first = b->state == BACKEND_NEW;
         succeed(b);
         if (first || b->service->map.served == 0) {

@@ -420,7 +420,8 @@ struct backend {
     struct upstream *shared;    /* the connection that all clients share; owned by redis_upstream.c */
     struct service *service;
     uint16_t port, index;
-    uint8_t state;              /* up to here: what each request looks at */
+    uint8_t state;
+    bool busy;                  /* with a script: it refuses; up to here: what each request looks at */
     char host[HOST_CAP];
     bool seed, listed, resolving;
     uint8_t rises, fails;
@@ -436,8 +437,9 @@ struct backend {
     uint8_t question;           /* what the probe has asked: enum in health.c */
     uint64_t asked_ms;
     struct resp_reply reply;
-    unsigned char head[64];     /* how its answer begins */
+    unsigned char head[128];    /* how its answer begins */
     uint8_t head_len;
+    char busy_says[128];        /* its words then: an error line without CRLF */
     struct timer timer;
 };
 
@@ -456,6 +458,7 @@ struct service {
     struct slotmap_stage stage;
     struct slotmap_node *stage_nodes;
     struct backend *asked;      /* who is being asked for the map */
+    uint32_t busy;              /* nodes that are busy with a script */
     uint16_t ask_at;            /* rotation over the backends */
     bool refresh_wanted;
     char trouble[SLOTMAP_ERROR_CAP]; /* why there is no map, for the client's error */
@@ -483,6 +486,8 @@ void health_lost(struct backend *b);                      /* a connection that h
 void health_refused(struct backend *b);                   /* it could not be dialled, or did not let us in */
 void health_suspect(struct backend *b);                   /* requests in flight make no progress */
 void health_alive(struct backend *b);                     /* it answered a request */
+void health_look(struct backend *b);                      /* its probe does not wait for its time */
+const char *service_busy(const struct service *s);        /* what a node says that is busy with a script; NULL: none is */
 /* The AUTH request for a node's login, at most 2 * SECRET_CAP + 64 bytes; 0 when there is no password. */
 size_t health_login(const struct conf_redis *conf, unsigned char *out);
 

@@ -43,9 +43,11 @@ static void say_wrong_count(const struct request *q)
 static void ping(struct client *c, const struct request *q)
 {
     struct word text = request_word(q, 1);
-    (void)c;
+    const char *busy = service_busy(c->service);
     if (q->argc > 2) {
         say_wrong_count(q);
+    } else if (busy != NULL) { /* as one server would say: who asks wants to know whether he can work */
+        say_error("%s", busy + 1);
     } else if (q->argc == 2) {
         say_bulk(text.p, text.n);
     } else {

@@ -471,6 +471,10 @@ void req_send(struct req *r, struct backend *b)
                   (unsigned)r->slot);
         return;
     }
+    if (b->busy && r->client != NULL && (r->command == NULL || (r->command->flags & CMD_ALLOW_BUSY) == 0)) {
+        req_error(r, "%s", b->busy_says + 1); /* behind the script it would wait unheard */
+        return;
+    }
     if (r->flags & REQ_SCRIPT) {
         req_before_script(r, b);
     }

@@ -393,6 +393,9 @@ static void on_bytes(struct conn *conn)
             health_alive(u->backend);
             upstream_dirty(u);
         }
+        if (u->backend->busy) {
+            health_look(u->backend); /* the script that held it up may be done */
+        }
         upstream_parse(u);
     } else if (n == CONN_ENDED) {
         conn_fail(conn, "the node closed the connection");
@@ -659,6 +662,9 @@ static void on_tick(struct timer *t)
     if (sent && !u->leased && !u->held && idle >= conf->suspect_after_ms) {
         u->held = true;
         health_suspect(u->backend);
+    }
+    if (sent && idle >= TICK_MS) {
+        health_look(u->backend); /* a script may hold it up */
     }
     check_stuck(u, conf);
     check_sent(u, conf);

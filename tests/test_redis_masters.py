@@ -108,6 +108,24 @@ def test_one_success_is_enough_to_kill_a_script(client, other, cluster, where):
     thread.join()
 
 
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_a_script_that_holds_a_node_up_is_told_as_one_server_would(client, other, cluster, where):
+    """Once it is longer than the server bears, the server answers BUSY to everything; so does PING, and whatever is for that node."""
+    here, elsewhere = cluster.key_on(where), cluster.key_on((where + 1) % 3)
+    client.ask("SET", elsewhere, "v")
+    cluster.masters[where].ask("CONFIG", "SET", "busy-reply-threshold", 10)
+    other.send("EVAL", "while true do redis.call('get', KEYS[1]) end", 1, here)
+    wait_for("PING to say so", lambda: str(client.try_ask("PING")).startswith("BUSY "))
+    for request in (("PING", "x"), ("GET", here), ("SET", here, "v"), ("MGET", elsewhere, here), ("DBSIZE",)):
+        assert str(client.try_ask(*request)).startswith("BUSY Redis is busy running a script"), request
+    assert client.ask("GET", elsewhere) == b"v"
+    wait_for("the script to be killed", lambda: client.try_ask("SCRIPT", "KILL") == b"OK")
+    assert "killed" in other.read().text
+    wait_for("PING to answer again", lambda: client.try_ask("PING") == b"PONG")
+    assert client.ask("GET", here) is None
+    cluster.masters[where].ask("CONFIG", "SET", "busy-reply-threshold", 5000)
+
+
 def test_functions_are_on_every_node(client, cluster):
     code = "#!lua name=lib\nredis.register_function('f', function(keys) return 'f of ' .. keys[1] end)"
     assert client.ask("FUNCTION", "LOAD", code) == b"lib"
