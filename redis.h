@@ -138,6 +138,7 @@ struct client {
     bool ready;                 /* its next request is whole and waits */
     bool paused, resuming;
     bool starved;
+    bool resp3;                 /* it speaks RESP3 (HELLO 3): so do the answers made here, and the nodes for it */
     bool admitted;              /* it may ask for anything; else only what logs it in */
     const struct resp_limits *limits; /* of its requests: a stranger's are narrow */
     uint64_t patient_us;        /* since when its output waits for more answers; 0 = it does not */
