@@ -919,10 +919,13 @@ static struct req *nobody(const struct req *r)
     return in;
 }
 
-/* A reply too long for a shared connection may be asked again if that shows the same. */
+/* A reply too long for a shared connection may be asked again if that shows the same, on the lease of a client in whose
+ * order of answers it stands: not a part's, nor that of a question asked for a long request. Whoever takes it there sees
+ * it from its beginning, since nothing has been taken yet. */
 static bool may_repeat(const struct req *r)
 {
-    return r->take == req_to_client && (r->flags & REQ_READONLY) && r->bytes.len > 0 && !written_since(r);
+    bool in_order = r->fan == NULL && r != r->client->large;
+    return in_order && (r->flags & REQ_READONLY) && r->bytes.len > 0 && !written_since(r);
 }
 
 static void repeat(struct req *r)

@@ -301,6 +301,20 @@ def test_scan_with_a_long_page(client):
     assert set(scan_all(client, "COUNT", 100000)) == keys, "each page is some 300 KB"
 
 
+def test_a_long_page_that_is_read_slowly_holds_no_node(cluster):
+    """It passes over a connection of its own, as any long answer to a read."""
+    tag = cluster.key_on(0, "")
+    with Puerta(cluster, send_buffer="64k") as puerta, puerta.client(rcvbuf=16384) as slow, puerta.client() as other:
+        keys = {b"%s%s%d" % (tag.encode(), b"z" * 1000, i) for i in range(12000)}
+        other.pipeline([("SET", k, 1) for k in keys])
+        slow.send("SCAN", 0, "COUNT", 100000)
+        wait_for("the page to begin", lambda: not slow.silent(0))
+        assert other.ask("GET", tag + "none") is None, "it is stored where the page comes from"
+        cursor, page = slow.read()
+        assert set(page) == keys and cursor != b"0"
+        assert set(scan_all(slow, "COUNT", 100000)) == keys
+
+
 def test_scan_in_a_pipeline_keeps_its_place(client):
     fill(client, 100)
     answers = client.pipeline([("GET", "k:1"), ("SCAN", 0), ("GET", "k:2"), ("SCAN", 0, "COUNT", 50), ("PING",)])
