@@ -1,4 +1,5 @@
 """What concerns all keys is asked of all masters: one answer comes back, as one server would give it. And SCAN, node after node."""
+import re
 import threading
 import time
 
@@ -313,6 +314,24 @@ def test_a_long_page_that_is_read_slowly_holds_no_node(cluster):
         cursor, page = slow.read()
         assert set(page) == keys and cursor != b"0"
         assert set(scan_all(slow, "COUNT", 100000)) == keys
+
+
+def test_a_last_page_that_waits_asks_for_the_map_once(cluster):
+    """It waits for room on the shared connection, as it must not be asked again after the write behind it: each turn tries it again."""
+    with Puerta(cluster, send_buffer="64k") as puerta, puerta.client() as client, puerta.client(rcvbuf=16384) as slow:
+        keys = fill(client, 20000, "k" * 100)
+        client.ask("SET", "long", b"v" * 20000000)
+        cursor, _page = client.ask("SCAN", 0, "COUNT", 100000)
+        cursor, _page = client.ask("SCAN", cursor, "COUNT", 100000)
+        asked = refreshes(client)
+        slow.send_raw(b"".join(harness.encode(*c) for c in (
+            ("GET", "long"), ("SCAN", cursor, "COUNT", 100000), ["MSET"] + [x for k in list(keys)[:30] for x in (k, k)])))
+        wait_for("its client to be closed, as it reads nothing", lambda: b"connected_clients:1\r\n" in client.ask("INFO", "clients"))
+        assert refreshes(client) - asked < 10
+
+
+def refreshes(client):
+    return int(re.search(rb"refreshes:(\d+)", client.ask("INFO", "puerta")).group(1))
 
 
 def test_scan_in_a_pipeline_keeps_its_place(client):
