@@ -228,6 +228,35 @@ def test_keys_of_a_node_that_dies_in_the_middle_of_its_list(own_cluster, where):
         assert len(found) == len(keys) and set(found) == keys
 
 
+@pytest.mark.parametrize("password", [None, "secret"])
+def test_keys_of_a_node_that_freezes(own_cluster, password):
+    """Once its replica has taken over that one is asked, long before request_timeout, whether or not the request has gone out."""
+    master, replica = own_cluster.masters[0], own_cluster.replicas[0][0]
+    for node in own_cluster.nodes:
+        node.ask("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all")
+    login = {} if password is None else {"upstream_user": "app", "upstream_password": password}
+    with Puerta(own_cluster, request_timeout="100s", failover_wait="30s", **login) as puerta, puerta.client(timeout=60) as client:
+        keys = fill(client, 300)
+        wait_synced(own_cluster)
+        master.freeze()
+        client.send("KEYS", "*")
+        own_cluster.wait_promoted(replica)
+        assert set(client.read()) == keys
+
+
+def test_a_long_request_to_a_node_that_freezes(own_cluster):
+    """It goes over a connection of its own too, and its fate is told when that is given up."""
+    master, key, long = own_cluster.masters[0], own_cluster.key_on(0), b"v" * 400000
+    with Puerta(own_cluster, request_timeout="100s") as puerta, puerta.client(timeout=60) as client:
+        request = harness.encode("SET", key, long)
+        client.send_raw(request[:300000])
+        wait_for("it to be on its way", lambda: any(b"cmd=NULL" in c and b" qbuf=0 " not in c for c in master.ask("CLIENT", "LIST").split(b"\n")))
+        master.freeze()
+        client.send_raw(request[300000:])
+        own_cluster.wait_promoted(own_cluster.replicas[0][0])
+        assert client.read().text.startswith("ERR outcome unknown: the connection to %s was lost" % master.address)
+
+
 # ---- order, bounds ----
 
 def test_the_order_of_a_pipeline_holds(client):
