@@ -8,6 +8,8 @@
  *   EVALSHA digest to a node --> loaded[script][node] is the connection that has carried it: nothing to do
  *                                 else SCRIPT LOAD goes ahead of it, for nobody
  *
+ *   a long EVALSHA goes over a lease, and LOAD always goes ahead of the question who serves its key
+ *
  * What a client has loaded on "the server" is so on every node, also on one that was started again or has just joined.
  * A script whose body is not known any more gets the node's NOSCRIPT, on which clients send EVAL.
  */
@@ -133,18 +135,32 @@ static int hex_digit(unsigned char c)
     return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
-/* The script that an EVALSHA names; NULL: it is no EVALSHA, or its body is not known. */
+/* Whether r is the question who serves the key of a long request, which goes over another connection once that is
+ * answered. Then the script has to be there: what is not kept cannot be sent once more when it is not. */
+static bool is_question(const struct req *r)
+{
+    return r->client != NULL && r == r->client->large;
+}
+
+/* The script that an EVALSHA names; NULL: it is no EVALSHA, or its body is not known. That of a long one, whose head is
+ * still in the input, is the script of the question asked for it. */
 static struct script *named_by(const struct req *r)
 {
+    const struct command *command = is_question(r) ? r->client->large_command : r->command;
     unsigned char head[HEAD_CAP], digest[SHA1_BYTES];
     struct resp_slice name, arg;
-    size_t n = r->bytes.len < sizeof head ? r->bytes.len : sizeof head;
+    size_t n = is_question(r) ? r->client->in.len : r->bytes.len;
     struct script *s;
     uint32_t at = 0;
-    if (strncmp(r->command->name, "evalsha", 7) != 0) {
+    if (strncmp(command->name, "evalsha", 7) != 0) {
         return NULL;
     }
-    slice_copy(&r->bytes, 0, head, n);
+    n = n < sizeof head ? n : sizeof head;
+    if (is_question(r)) {
+        chain_copy(&r->client->in, head, n);
+    } else {
+        slice_copy(&r->bytes, 0, head, n);
+    }
     if (!resp_arg(head, n, &at, &name) || !resp_arg(head, n, &at, &arg) || arg.len != 2 * SHA1_BYTES) {
         return NULL;
     }
@@ -173,7 +189,7 @@ static void before(const struct req *r, struct backend *b)
     char head[64];
     struct req *load;
     int n;
-    if (loaded == NULL || *loaded == mark_of(b) || (load = req_take(NULL, NULL, req_drop)) == NULL) {
+    if (loaded == NULL || (*loaded == mark_of(b) && !is_question(r)) || (load = req_take(NULL, NULL, req_drop)) == NULL) {
         return;
     }
     load->service = r->service;

@@ -145,6 +145,27 @@ def test_a_script_is_on_every_node(client, cluster):
     assert client.try_ask("EVALSHA", "short", 0).text.startswith("NOSCRIPT ")
 
 
+def test_a_long_evalsha_finds_its_script(cluster):
+    """Longer than retain_bytes it cannot be sent once more, so the script is there before it."""
+    long, slot = b"v" * 300000, harness.SLOTS // 3 + 500
+    moving = "{%s}" % harness.tag_for_slot(slot)
+    with Puerta(cluster, retain_bytes="64k") as puerta, puerta.client() as client:
+        digest = client.ask("SCRIPT", "LOAD", "return {KEYS[1], #ARGV[1]}")
+        for command in ("EVALSHA", "EVALSHA_RO"):
+            for i in range(3):
+                cluster.masters[i].ask("SCRIPT", "FLUSH")
+                assert client.ask(command, digest, 1, cluster.key_on(i), long) == [cluster.key_on(i).encode(), len(long)]
+        cluster.masters[2].ask("SCRIPT", "FLUSH")
+        cluster.migrate_begin(slot, cluster.masters[1], cluster.masters[2])
+        try:
+            assert client.ask("EVALSHA", digest, 1, moving, long) == [moving.encode(), len(long)], "by ASK"
+        finally:
+            cluster.migrate_end(slot, cluster.masters[1], cluster.masters[2])
+            cluster.migrate_slot(slot, cluster.masters[2], cluster.masters[1])
+        assert client.try_ask("EVALSHA", "0" * 40, 1, moving, long).text.startswith("NOSCRIPT ")
+        assert client.try_ask("EVALSHA", "short", 1, moving, long).text.startswith("NOSCRIPT ")
+
+
 def test_scripts_survive_a_node_that_starts_again(own_cluster):
     with Puerta(own_cluster) as puerta, puerta.client(timeout=40) as client:
         digest = client.ask("SCRIPT", "LOAD", "return 7")
