@@ -389,6 +389,9 @@ enum verdict scan(struct client *c, const struct request *q);
 void redis_script_tables(const struct conf *conf);
 void redis_script_open(void);
 void script_note(const struct request *q);  /* one of GROUP_SCRIPTING goes by: its body, if it has one, is kept */
+bool script_is_flush(const struct command *command); /* SCRIPT FLUSH */
+void script_flush_begins(void);             /* it goes to the nodes */
+void script_flush_ends(bool done);          /* done: all have done it */
 
 /* --------------------------------------------------------- users.c */
 

@@ -498,6 +498,9 @@ static void merge(struct fan *f)
 static void finish(struct fan *f)
 {
     struct req *whole = f->whole;
+    if (script_is_flush(f->command)) {
+        script_flush_ends(!f->failed);
+    }
     if (whole->client == NULL) {
         whole->fan = NULL;
         fan_free(f);
@@ -837,14 +840,18 @@ static bool begin_all(struct client *c, const struct request *q)
     return begin(c, q, count, 0, repeat);
 }
 
-/* What goes over leases goes beside all else that its client has asked and will ask: it waits for that, and that for it. */
+/* What goes over leases goes beside all else that its client has asked and will ask: it waits for that, and that for it.
+ * So does SCRIPT FLUSH, as scripts are given to nodes meanwhile or not (redis_script.c). */
 enum verdict fan_all(struct client *c, const struct request *q)
 {
-    bool aside = q->command->merge == MERGE_APPEND;
+    bool aside = q->command->merge == MERGE_APPEND || script_is_flush(q->command);
     if ((aside && c->unsettled > 0) || !begin_all(c, q)) {
         return VERDICT_WAIT;
     }
     c->gate = c->gate || aside;
+    if (script_is_flush(q->command)) {
+        script_flush_begins();
+    }
     return send_parts(c, send_repeated);
 }
 

@@ -27,6 +27,7 @@
 struct script {
     unsigned char digest[SHA1_BYTES];
     uint32_t off, len;        /* in the ring; len 0: none here */
+    bool flushed;             /* a SCRIPT FLUSH is under way that came after it */
 };
 
 static struct {
@@ -91,7 +92,11 @@ static void learn(const unsigned char *body, size_t n)
     unsigned char digest[SHA1_BYTES];
     uint32_t look = look_of(body, n);
     struct script *s = &sp.all[sp.by_look[look]];
-    if (n == 0 || n > sp.size / 4 || (s->len == n && memcmp(sp.ring + s->off, body, n) == 0)) {
+    if (n == 0 || n > sp.size / 4) {
+        return;
+    }
+    if (s->len == n && memcmp(sp.ring + s->off, body, n) == 0) {
+        s->flushed = false;
         return;
     }
     sha1(body, n, digest);
@@ -104,14 +109,32 @@ static void learn(const unsigned char *body, size_t n)
         memcpy(s->digest, digest, SHA1_BYTES);
         not_loaded(s);
     }
+    s->flushed = false;
     sp.by_look[look] = (uint16_t)(s - sp.all);
 }
 
-/* SCRIPT FLUSH: no node has any. */
-static void forget_all(void)
+bool script_is_flush(const struct command *command)
+{
+    return command->group == GROUP_SCRIPTING && strcmp(command->name, "script|flush") == 0;
+}
+
+/* SCRIPT FLUSH: what is known so far is given to no node from now on, since one that has done it already must not get it
+ * back. But it is forgotten only when all have done it: they may refuse. redis_fan.c sends it when what its client asked
+ * before has been answered, and holds back what that asks behind it: so an EVALSHA ahead of it is still given its script,
+ * and one behind it gets NOSCRIPT, as on one server. To those of other clients either may happen, as there too. */
+void script_flush_begins(void)
 {
     for (uint32_t i = 0; i < SCRIPTS; i++) {
-        sp.all[i].len = 0;
+        sp.all[i].flushed = true;
+        not_loaded(&sp.all[i]);
+    }
+}
+
+void script_flush_ends(bool done)
+{
+    for (uint32_t i = 0; i < SCRIPTS; i++) {
+        sp.all[i].len = done && sp.all[i].flushed ? 0 : sp.all[i].len;
+        sp.all[i].flushed = false;
     }
 }
 
@@ -119,11 +142,8 @@ void script_note(const struct request *q)
 {
     const char *name = q->command->name;
     uint32_t body = name[0] == 's' ? 2 : 1; /* SCRIPT LOAD body; EVAL body */
-    if (strcmp(name, "script|flush") == 0) {
-        if (q->argc == 2 || q->arg[2].len == 4 || q->arg[2].len == 5) { /* SYNC, ASYNC; else it is refused */
-            forget_all();
-        }
-    } else if ((strcmp(name, "eval") == 0 || strcmp(name, "eval_ro") == 0 || strcmp(name, "script|load") == 0) && body < q->argc && q->arg[body].off + (size_t)q->arg[body].len <= q->len) {
+    bool has_body = strcmp(name, "eval") == 0 || strcmp(name, "eval_ro") == 0 || strcmp(name, "script|load") == 0;
+    if (has_body && body < q->argc && q->arg[body].off + (size_t)q->arg[body].len <= q->len) {
         learn(q->p + q->arg[body].off, q->arg[body].len);
     }
 }
@@ -172,7 +192,7 @@ static struct script *named_by(const struct req *r)
         digest[i] = (unsigned char)(high << 4 | low);
     }
     s = script_of(digest);
-    return s->len > 0 && memcmp(s->digest, digest, SHA1_BYTES) == 0 ? s : NULL;
+    return s->len > 0 && !s->flushed && memcmp(s->digest, digest, SHA1_BYTES) == 0 ? s : NULL;
 }
 
 /* The mark of b's connection in `loaded`; never 0. */

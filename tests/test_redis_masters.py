@@ -145,6 +145,35 @@ def test_a_script_is_on_every_node(client, cluster):
     assert client.try_ask("EVALSHA", "short", 0).text.startswith("NOSCRIPT ")
 
 
+def test_scripts_around_a_flush(client, other, cluster):
+    """An EVALSHA ahead of it has its script, also at nodes that lost it; one behind it has none, also while a node is slow to answer; a body behind it counts."""
+    keys = [cluster.key_on(i) for i in range(3)]
+    body = "return 8"
+    digest = client.ask("SCRIPT", "LOAD", body)
+    calls = [("EVALSHA", digest, 1, k) for k in keys]
+    for slow in (False, True):
+        assert client.pipeline(calls) == [8, 8, 8]
+        for node in cluster.masters:
+            node.ask("SCRIPT", "FLUSH")
+        if slow:
+            other.send("EVAL", "for i = 1, 20000000 do end", 1, keys[0])
+        answers = client.pipeline(calls + [("SCRIPT", "FLUSH")] + calls + [("EVAL", body, 1, keys[2])] + calls)
+        assert answers[:4] == [8, 8, 8, b"OK"] and answers[7:] == [8, 8, 8, 8]
+        assert [a.text.split()[0] for a in answers[4:7]] == ["NOSCRIPT"] * 3
+    assert other.read() is None
+
+
+def test_a_flush_that_is_refused_forgets_nothing(client, cluster):
+    keys = [cluster.key_on(i) for i in range(3)]
+    digest = client.ask("SCRIPT", "LOAD", "return 9")
+    for node in cluster.masters:
+        node.ask("SCRIPT", "FLUSH")
+        node.ask("ACL", "SETUSER", "default", "-script|flush")
+    assert client.try_ask("SCRIPT", "FLUSH").text.startswith("NOPERM ")
+    assert client.try_ask("SCRIPT", "FLUSH", "ASYNC").text.startswith("NOPERM ")
+    assert client.pipeline([("EVALSHA", digest, 1, k) for k in keys]) == [9, 9, 9]
+
+
 def test_a_long_evalsha_finds_its_script(cluster):
     """Longer than retain_bytes it cannot be sent once more, so the script is there before it."""
     long, slot = b"v" * 300000, harness.SLOTS // 3 + 500
