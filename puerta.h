@@ -203,7 +203,7 @@ size_t loop_cold(void);
     X(requests) X(replies) X(bytes_in) X(bytes_out) X(errors_sent) \
     X(redirect_moved) X(redirect_ask) X(redirect_tryagain) X(redirect_clusterdown) X(redirect_loading) \
     X(resent) X(outcome_unknown) X(not_executed) X(late) X(split_requests) X(split_parts) \
-    X(large_requests) X(large_replies) X(lease_waits) X(lease_refused) X(scripts_loaded) \
+    X(large_requests) X(large_replies) X(lease_waits) X(lease_refused) X(scripts_loaded) X(transactions) \
     X(pool_empty) X(requests_full) X(protocol_errors) \
     X(auth_failures) X(auth_delayed) X(clients_denied) \
     X(dials) X(dial_failures) X(upstream_lost) X(refreshes) X(refresh_failures) X(map_changes) \
@@ -523,7 +523,8 @@ struct conf_command { char name[COMMAND_NAME_CAP]; enum command_keys keys; uint3
 struct conf {
     size_t chunk_size, chunks, upstream_buffer;
     size_t script_cache;
-    uint32_t max_clients, max_backends, max_requests, max_leases, max_split_keys;
+    uint32_t max_clients, max_backends, max_requests, max_split_keys;
+    uint32_t max_leases, max_blocked, max_watching, max_own;
     int log_level;
     int prefault, supervise;             /* yes / no */
     uint32_t backlog, stop_timeout_ms;
@@ -540,6 +541,12 @@ bool conf_quick(struct conf *conf, int argc, char **argv);
 /* Options in force, then memory tables (call after the measuring run): the report of -t, on stdout. */
 void conf_report(const struct conf *conf);
 void conf_help(void);
+/* Connections that are lent to one client at a time, of all kinds. */
+static inline size_t conf_leases(const struct conf *conf)
+{
+    return (size_t)conf->max_leases + conf->max_blocked + conf->max_watching + conf->max_own;
+}
+
 /* How many descriptors the tables need when all are full. */
 size_t conf_descriptors(const struct conf *conf);
 

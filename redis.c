@@ -25,18 +25,7 @@ static const struct command unknown_command = {
     .name = "unknown", .flags = CMD_WRITE, .arity = -2, .keys = KEYS_FIRST, .route = ROUTE_SLOT,
 };
 
-/* --------------------------------------------------------------- ordering */
-
-/* Whether a request on `slot` (-1: several) must wait for earlier ones of its client: they may still be redirected,
- * or were sent by a map that has changed, and it would overtake them on another connection. */
-static bool must_wait(struct client *c, int32_t slot)
-{
-    if (c->unsettled == 0) {
-        return false;
-    }
-    return c->gate || c->epoch != c->service->map.epoch ||
-           (c->fences > 0 && (slot < 0 || c->fence_slot < 0 || c->fence_slot == slot));
-}
+/* ---------------------------------------------------------------- answers */
 
 static enum verdict say(struct client *c, bool done)
 {
@@ -57,7 +46,7 @@ static enum verdict forward(struct client *c, const struct request *q, uint16_t 
 {
     struct backend *b = service_owner(c->service, slot);
     struct req *r;
-    if (must_wait(c, slot)) {
+    if (client_must_wait(c, slot)) {
         return VERDICT_WAIT;
     }
     if (b == NULL && c->service->map.served == 0) {
@@ -178,7 +167,7 @@ static enum verdict by_keys(struct client *c, const struct request *q)
             if (c->service->map.served == 0) {
                 return no_map(c);
             }
-            return must_wait(c, -1) ? VERDICT_WAIT : fan_split(c, q, (uint32_t)count);
+            return client_must_wait(c, -1) ? VERDICT_WAIT : fan_split(c, q, (uint32_t)count);
         }
     }
     return forward(c, q, slot, count > 1);
@@ -241,7 +230,7 @@ static enum verdict by_masters(struct client *c, const struct request *q,
     if (c->service->map.served == 0) {
         return no_map(c);
     }
-    return must_wait(c, -1) ? VERDICT_WAIT : ask(c, q);
+    return client_must_wait(c, -1) ? VERDICT_WAIT : ask(c, q);
 }
 
 /* What changes servers or the cluster: to all masters if its row says how the answers become one, else by its keys if
@@ -268,7 +257,7 @@ static enum verdict decide(struct client *c, struct request *q)
     }
     if (command == NULL) {
         if (c->service->conf->unknown_commands == 0 || q->argc < 2) {
-            return unknown(c, q);
+            return multi_poison(c, unknown(c, q));
         }
         q->command = command = &unknown_command;
     }
@@ -278,6 +267,9 @@ static enum verdict decide(struct client *c, struct request *q)
     }
     if (command->group == GROUP_SCRIPTING) {
         script_note(q);
+    }
+    if (c->multi.state != MULTI_NONE && multi_holds(c, command)) {
+        return multi_queue(c, q);
     }
     switch (command->route) {
     case ROUTE_LOCAL:
@@ -307,7 +299,7 @@ static enum verdict decide(struct client *c, struct request *q)
     case ROUTE_ADMIN:
         return administer(c, q);
     default:
-        return unsupported(c, q);
+        return command->group == GROUP_TRANSACTIONS ? multi_command(c, q) : unsupported(c, q);
     }
 }
 

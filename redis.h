@@ -60,6 +60,18 @@ enum req_state {
 #define REQ_VIA_ASK 256u /* its last reply came from a node that was told ASKING */
 #define REQ_ALL 2048u    /* a part of what concerns all slots; its own is only the way to its node */
 #define REQ_MUTE 1024u   /* its client does not want to hear the answer (CLIENT REPLY) */
+#define REQ_LEASE 4096u  /* goes over a lease of the kind `lease`, wherever it goes */
+#define REQ_BLOCKS 8192u /* its answer may take as long as it likes */
+#define REQ_MULTI 16384u /* a transaction: answers of the node come before its own (`ahead`) */
+
+/* What a lease is for. Each kind has its own part of the table, so that none can starve another. */
+enum lease_kind {
+    LEASE_TRANSFER, /* a long request or a long answer */
+    LEASE_BLOCK,    /* a blocking command */
+    LEASE_WATCH,    /* WATCH, until its EXEC */
+    LEASE_OWN,      /* all that its client asks of a node */
+    LEASE_KINDS
+};
 
 struct client;
 struct upstream;
@@ -90,7 +102,10 @@ struct req {
     uint16_t part;              /* which part of its fan it is */
     uint16_t flags;
     uint8_t state, hops;
-    uint64_t since_ms;     /* of a SCAN that waits for the map */
+    uint8_t lease;              /* enum lease_kind, with REQ_LEASE */
+    uint16_t to;                /* waiting for a lease: to this node (its index + 1); 0 = to the owner of its slot */
+    uint32_t ahead;             /* of a transaction: answers still to come before its own */
+    uint64_t since_ms;          /* of a SCAN that waits for the map */
 };
 
 /* A connection to a node. Shared ones carry all clients' requests, pipelined; a leased one serves one client. */
@@ -112,6 +127,7 @@ struct upstream {
     struct timer timer;
     uint8_t greeting;           /* replies to its login still to come; nothing else is sent before */
     bool leased;
+    uint8_t kind;               /* of a lease: enum lease_kind */
     bool held;                  /* nothing more is sent for now */
     bool kept;                  /* a lease that its owner gives back itself */
     bool whole;                 /* [from, at) is whole */
@@ -121,6 +137,8 @@ struct upstream {
     bool stuck;
     bool served;                /* it has given an answer since it was dialled */
 };
+
+enum multi_state { MULTI_NONE, MULTI_OPEN, MULTI_POISONED };
 
 struct client {
     struct conn *conn;
@@ -150,7 +168,16 @@ struct client {
     size_t request_bytes;       /* of unsettled ones, kept for replay */
     uint32_t reply_bytes;       /* how long its replies are: a running mean */
     uint32_t window;            /* how many may be unsettled: grows with each reply, as their length becomes known */
-    struct upstream *lease;
+    struct upstream *lease;     /* for a long transfer, or a blocking command */
+    struct upstream *watch;     /* the one on which it WATCHes */
+    bool watch_lost;            /* that one has gone, and with it the word of what it watched */
+    struct {
+        struct slice block;     /* MULTI and what has been queued behind it */
+        uint32_t count;         /* commands queued */
+        uint16_t slot;          /* of its keys, or of what is watched */
+        uint8_t state;          /* enum multi_state */
+        bool keyed, writes, scripts;
+    } multi;
     struct client *next;        /* free list, or the list of those to be resumed */
     struct client *hungry;      /* the next that waits for a record or a chunk */
     struct req *large;          /* what redis_large.c asked on its behalf */
@@ -203,6 +230,23 @@ static inline void client_asked(struct client *c)
     }
 }
 
+/* Whether a request on `slot` (-1: several) must wait for earlier ones of its client: they may still be redirected,
+ * or were sent by a map that has changed, and it would overtake them on another connection. */
+static inline bool client_must_wait(const struct client *c, int32_t slot)
+{
+    if (c->unsettled == 0) {
+        return false;
+    }
+    return c->gate || c->epoch != c->service->map.epoch ||
+           (c->fences > 0 && (slot < 0 || c->fence_slot < 0 || c->fence_slot == slot));
+}
+
+/* A request of a transaction was refused: it will be discarded. */
+static inline void client_poison(struct client *c)
+{
+    c->multi.state = c->multi.state != MULTI_NONE ? MULTI_POISONED : MULTI_NONE;
+}
+
 /* Nobody waits for its reply any more. */
 static inline bool req_is_nobodys(const struct req *r)
 {
@@ -215,6 +259,7 @@ static inline bool req_is_nobodys(const struct req *r)
 struct upstream_events {
     /* An error reply. True: it says that r was not run, and r has been taken care of. */
     bool (*turned_away)(struct upstream *u, struct req *r, const unsigned char *p, size_t n);
+    void (*ahead)(struct req *r, const unsigned char *p, size_t n); /* an answer that comes before r's own (REQ_MULTI) */
     void (*ran)(struct req *r);                    /* its reply is about to be taken (still the queue's) */
     bool (*may_repeat)(const struct req *r);       /* may a reply too long for a shared connection be asked again? */
     void (*repeat)(struct req *r);                 /* do so, on a lease */
@@ -244,9 +289,13 @@ bool upstream_pending(void);
 /* Replies find no chunk: redis_fan.c lets go of what the largest merge has kept. */
 extern void (*upstream_on_shortage)(void);
 
-/* A lease is an upstream connection that serves one client. */
-struct upstream *lease_take(struct backend *b, struct client *c); /* NULL: none is free. c NULL: for one request */
+/* A lease is an upstream connection that serves one client. NULL: none of that kind is free. c NULL: for one request */
+struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind kind);
 void lease_return(struct upstream *u);
+void lease_release(struct upstream *u);      /* its client lets it go; it goes back when its last request is answered */
+bool lease_free_of(enum lease_kind kind);    /* whether there is one */
+/* The one of that kind whose client has asked nothing for longest, and for `ms` at least; NULL when there is none. */
+struct upstream *lease_idle(enum lease_kind kind, uint64_t ms);
 void lease_send(struct upstream *u, struct req *r);
 void lease_sent(struct upstream *u);         /* the last byte of a streamed request has been put out */
 void lease_break(struct upstream *u, const char *why); /* ends its connection: what is half said cannot be said on */
@@ -282,6 +331,8 @@ void req_send(struct req *r, struct backend *b);
 void req_route(struct req *r);
 /* Turned away unexecuted: tried again after REDIS_RETRY_MS. */
 void req_again(struct req *r);
+/* Gives r, which is in no queue, its last word: a whole reply. */
+void req_answer(struct req *r, const char *line, size_t n);
 /* Answers r, in whatever queue it is, with an error line made here ("-ERR ...", without CRLF). */
 void req_error(struct req *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The usual taker: in order to the client. */
@@ -320,6 +371,14 @@ size_t redis_req_in_flight(void);
 extern void (*req_on_large)(struct req *r);
 /* A lease became free. */
 extern void (*lease_on_free)(void);
+/* redis_lease.c: r goes over a lease, to b. */
+extern void (*req_on_lease)(struct req *r, struct backend *b);
+/* redis_multi.c: the transaction r is about to be sent to b; an answer that comes before its own; its own is an error:
+ * true if r has been taken care of; it was lost before all of it was sent, the same. */
+extern void (*multi_before)(struct req *r, struct backend *b);
+extern void (*multi_ahead)(struct req *r, const unsigned char *p, size_t n);
+extern bool (*multi_refused)(struct req *r, const unsigned char *p, size_t n);
+extern bool (*multi_unsent)(struct req *r);
 /* redis_script.c: r is about to be put in b's queue; its reply from b is NOSCRIPT: true if it may be sent again. */
 extern void (*req_before_script)(const struct req *r, struct backend *b);
 extern bool (*req_script_missing)(const struct req *r, const struct backend *b);
@@ -330,8 +389,16 @@ extern void (*fan_anew)(struct req *part); /* its answer broke off: what was kep
 extern bool (*fan_under_way)(const struct fan *f, const struct req *r, const struct upstream *u); /* a part of it */
 void service_set_owner(struct service *s, uint16_t slot, struct backend *b);
 extern const struct service_ops redis_service_ops;
+bool service_is_one(const struct service *s); /* one node owns all slots that are served */
 /* The map's owner of a slot; NULL when there is none. */
 struct backend *service_owner(const struct service *s, uint16_t slot);
+
+/* ---------------------------------------------------- redis_lease.c */
+
+void redis_lease_open(void);
+/* Sends r over a lease of the kind r->lease as soon as there is one and r's turn has come: to b, or if that is NULL to the
+ * owner of its slot. After lease_wait without one it is answered with an error. */
+void lease_want(struct req *r, struct backend *b);
 
 /* ---------------------------------------------------- redis_large.c */
 
@@ -380,6 +447,17 @@ size_t fan_part(const struct fan *f, uint32_t i, void *out, size_t cap);
 /* The table of key slices that fan_split reads; redis.c fills it. */
 struct resp_slice *fan_keys(uint32_t *cap);
 
+/* ---------------------------------------------------- redis_multi.c */
+
+void redis_multi_open(void);
+enum verdict multi_command(struct client *c, const struct request *q); /* MULTI, EXEC, DISCARD, WATCH, UNWATCH */
+/* Whether k is to be queued in a transaction, and so by multi_queue. */
+bool multi_holds(const struct client *c, const struct command *k);
+enum verdict multi_queue(struct client *c, const struct request *q);
+/* v, with which an error was answered: inside MULTI its EXEC will fail. */
+enum verdict multi_poison(struct client *c, enum verdict v);
+void multi_reset(struct client *c);         /* no MULTI, no WATCH: RESET, or the client has gone */
+
 /* ----------------------------------------------------- redis_scan.c */
 
 /* One SCAN, whose arity is right. There must be a map. */
@@ -389,6 +467,8 @@ enum verdict scan(struct client *c, const struct request *q);
 
 void redis_script_tables(const struct conf *conf);
 void redis_script_open(void);
+/* The scripts that the EVALSHAs of a transaction name are given to b ahead of it. */
+void script_before_block(const struct req *r, struct backend *b);
 void script_note(const struct request *q);  /* one of GROUP_SCRIPTING goes by: its body, if it has one, is kept */
 bool script_is_flush(const struct command *command); /* SCRIPT FLUSH */
 void script_flush_begins(void);             /* it goes to the nodes */

@@ -39,6 +39,7 @@ static void client_gone(struct client *c)
     stats.clients_closed++;
     req_orphan(c); /* first: the record on a lease must be nobody's when that is broken */
     large_gone(c);
+    multi_reset(c);
     chain_clear(&c->in);
     c->conn = NULL;
     client_fed(c);
@@ -382,7 +383,7 @@ static void relieve_requests(void)
                 continue;
             }
         }
-        if (c->in.len > 0 && !c->ready &&
+        if (((c->in.len > 0 && !c->ready) || c->multi.block.len > 0) &&
             (victim == NULL || c->conn->watch.active_ms < victim->conn->watch.active_ms)) {
             victim = c;
         }
@@ -446,6 +447,8 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_req_open();
     redis_fan_open();
     redis_script_open();
+    redis_lease_open();
+    redis_multi_open();
     redis_large_open();
     redis_local_open(rd.all, rd.total);
     client_on_resume = on_resume;

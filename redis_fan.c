@@ -817,7 +817,7 @@ static void send_repeated(struct req *r)
 {
     struct backend *b = service_owner(r->service, r->slot);
     bool apart = r->command->merge == MERGE_APPEND || (r->command->flags & CMD_ALLOW_BUSY) != 0;
-    struct upstream *u = apart && b != NULL ? lease_take(b, NULL) : NULL;
+    struct upstream *u = apart && b != NULL ? lease_take(b, NULL, LEASE_TRANSFER) : NULL;
     if (u != NULL && u->conn != NULL) {
         lease_send(u, r);
         return;

@@ -23,115 +23,21 @@
 enum client_mode { MODE_ORDINARY, MODE_DRAIN, MODE_ASK, MODE_LEASE, MODE_SEND, MODE_REPLY, MODE_SKIP };
 
 static struct {
-    struct req *waiting, *waiting_tail; /* long replies that wait for a lease */
-    struct timer timer;
-    unsigned char *head;                /* the head of a long request, in one piece */
+    unsigned char *head; /* the head of a long request, in one piece */
     size_t head_cap;
 } lg;
 
 /* ----------------------------------------------------------- long replies */
 
-static void on_tick(struct timer *t);
-
-static void wait_for_lease(struct req *r)
-{
-    r->state = REQ_WAITING;
-    r->next = NULL;
-    r->prev = lg.waiting_tail;
-    *(lg.waiting_tail != NULL ? &lg.waiting_tail->next : &lg.waiting) = r;
-    lg.waiting_tail = r;
-    r->waits_ms = (uint32_t)loop_ms();
-    stats.lease_waits++;
-    if (lg.timer.next == NULL) {
-        lg.timer.on_due = on_tick;
-        loop_timer(&lg.timer, loop_ms() + LEASE_TICK_MS);
-    }
-}
-
-static void waiting_cut(struct req *r)
-{
-    *(r->prev != NULL ? &r->prev->next : &lg.waiting) = r->next;
-    *(r->next != NULL ? &r->next->prev : &lg.waiting_tail) = r->prev;
-    r->next = r->prev = NULL;
-}
-
-/* Puts the request on a lease if one can be had: to the owner of its slot, or to the node that the slot is being moved
- * to if that was the one that answered. */
-static bool ask_again(struct req *r)
-{
-    bool asking = (r->flags & REQ_VIA_ASK) != 0;
-    struct backend *b = asking ? r->upstream->backend : service_owner(r->service, r->slot);
-    struct upstream *u;
-    if (b == NULL || b->state == BACKEND_DOWN || r->client->lease != NULL || r != r->client->head) {
-        return false; /* before its turn it would hold a lease that others, or its own client, need */
-    }
-    u = lease_take(b, r->client);
-    if (u == NULL) {
-        return false;
-    }
-    if (u->conn == NULL) {
-        lease_return(u);
-        return false;
-    }
-    if (asking) {
-        r->flags |= REQ_ASKING;
-    }
-    stats.resent++;
-    lease_send(u, r);
-    return true;
-}
-
+/* To the node that answered if the slot is being moved to that one, else to the owner. */
 static void on_large_reply(struct req *r)
 {
+    bool asking = (r->flags & REQ_VIA_ASK) != 0;
     r->client->gate = true; /* a later write must not overtake the second asking */
-    if (lg.waiting != NULL || !ask_again(r)) {
-        wait_for_lease(r);
-    }
-}
-
-/* Those that wait, the oldest first; a client that has a lease already waits for that one to end. */
-static void serve_waiting(void)
-{
-    uint32_t now = (uint32_t)loop_ms();
-    for (struct req *r = lg.waiting, *next; r != NULL; r = next) {
-        next = r->next;
-        if (r->client == NULL) {
-            waiting_cut(r);
-            r->take(r, NULL, 0, true);
-        } else if (r->client->lease != NULL || r != r->client->head) {
-            r->waits_ms = now; /* its turn has not come: the wait is its client's own */
-        } else if (now - r->waits_ms >= r->service->conf->lease_wait_ms) {
-            waiting_cut(r);
-            stats.lease_refused++;
-            req_error(r, "ERR no connection became free for a long answer within %u ms (max_leases, lease_wait)",
-                      r->service->conf->lease_wait_ms);
-            next = lg.waiting;
-        } else {
-            waiting_cut(r);
-            if (!ask_again(r)) {
-                /* Back to its place: before the one that came after it. */
-                r->next = next;
-                r->prev = next != NULL ? next->prev : lg.waiting_tail;
-                *(r->prev != NULL ? &r->prev->next : &lg.waiting) = r;
-                *(next != NULL ? &next->prev : &lg.waiting_tail) = r;
-            }
-        }
-    }
-}
-
-static void on_tick(struct timer *t)
-{
-    serve_waiting();
-    if (lg.waiting != NULL) {
-        loop_timer(t, loop_ms() + LEASE_TICK_MS);
-    }
-}
-
-static void on_lease_free(void)
-{
-    if (lg.waiting != NULL) {
-        loop_timer(&lg.timer, loop_ms());
-    }
+    r->lease = LEASE_TRANSFER;
+    r->flags |= asking ? REQ_ASKING : 0;
+    stats.resent++;
+    lease_want(r, asking ? r->upstream->backend : NULL);
 }
 
 /* --------------------------------------------------------- long requests */
@@ -213,6 +119,10 @@ static bool ask_owner(struct client *c)
     struct req *r;
     uint32_t i;
     uint64_t have = c->framing.used < lg.head_cap ? c->framing.used : lg.head_cap;
+    if (c->multi.state != MULTI_NONE) {
+        client_poison(c);
+        return refuse(c, "ERR not executed: a request longer than retain_bytes cannot be part of a transaction");
+    }
     if (!c->admitted) {
         return refuse(c, "NOAUTH Authentication required.");
     }
@@ -266,7 +176,7 @@ static bool take_lease(struct client *c)
         return refuse(c, "ERR not executed: no connection became free for a long request (max_leases, lease_wait)");
     }
     if (u == NULL) {
-        u = lease_take(c->large_to, c);
+        u = lease_take(c->large_to, c, LEASE_TRANSFER);
     }
     if (u != NULL && u->conn == NULL) {
         upstream_connect(u);
@@ -445,5 +355,4 @@ unsigned char *large_scratch(size_t *cap)
 void redis_large_open(void)
 {
     req_on_large = on_large_reply;
-    lease_on_free = on_lease_free;
 }

@@ -72,6 +72,7 @@ static void reset(struct client *c, const struct request *q)
 {
     (void)q;
     user_arrive(c);
+    multi_reset(c);
     c->name[0] = '\0';
     c->reply = REPLY_ON;
     say_text("+RESET\r\n");

@@ -36,6 +36,11 @@ static struct {
 void (*client_on_resume)(struct client *c);
 void (*req_on_large)(struct req *r);
 void (*lease_on_free)(void);
+void (*req_on_lease)(struct req *r, struct backend *b);
+void (*multi_before)(struct req *r, struct backend *b);
+void (*multi_ahead)(struct req *r, const unsigned char *p, size_t n);
+bool (*multi_refused)(struct req *r, const unsigned char *p, size_t n);
+bool (*multi_unsent)(struct req *r);
 void (*req_before_script)(const struct req *r, struct backend *b);
 bool (*req_script_missing)(const struct req *r, const struct backend *b);
 const struct req *(*fan_whole)(const struct fan *f);
@@ -405,8 +410,7 @@ bool client_error(struct client *c, const char *fmt, ...)
     return client_answer(c, line, n);
 }
 
-/* Gives r, which is in no queue, its last word. */
-static void answer(struct req *r, const char *line, size_t n)
+void req_answer(struct req *r, const char *line, size_t n)
 {
     slice_release(&r->bytes);
     if (!r->take(r, (const unsigned char *)line, n, true)) {
@@ -423,7 +427,7 @@ void req_error(struct req *r, const char *fmt, ...)
     va_start(args, fmt);
     n = error_line(line, fmt, args);
     va_end(args);
-    answer(r, line, n);
+    req_answer(r, line, n);
 }
 
 void req_orphan(struct client *c)
@@ -476,7 +480,13 @@ void req_send(struct req *r, struct backend *b)
         req_error(r, "%s", b->busy_says + 1); /* behind the script it would wait unheard */
         return;
     }
-    if (r->flags & REQ_SCRIPT) {
+    if (r->flags & REQ_LEASE) {
+        req_on_lease(r, b);
+        return;
+    }
+    if (r->flags & REQ_MULTI) {
+        multi_before(r, b);
+    } else if (r->flags & REQ_SCRIPT) {
         req_before_script(r, b);
     }
     upstream_put(u, r);
@@ -705,6 +715,13 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
     if (r->client == NULL) {
         return false; /* its client has gone: nothing keeps what it sent in order any more but the connection */
     }
+    if (r->flags & REQ_MULTI) {
+        bool again = multi_refused(r, p, n);
+        if (!again) {
+            count_error(r, p, n);
+        }
+        return again;
+    }
     if (r->flags & REQ_STREAMED) {
         if (begins(p, n, "-MOVED ") || begins(p, n, "-ASK ") || begins(p, n, "-TRYAGAIN")) {
             health_refresh(r->service);
@@ -792,6 +809,8 @@ static void lost_one(struct req *r, bool sent, bool given, const struct backend 
         give_up_earlier(r); /* it may have run: what was to run before it must not run now */
         req_error(r, "ERR outcome unknown: the connection to %s:%u was lost before it answered", b->host,
                   (unsigned)b->port);
+    } else if ((r->flags & REQ_MULTI) && multi_unsent(r)) {
+        return;
     } else if (r->flags & REQ_STREAMED) {
         stats.not_executed++;
         req_error(r, "TRYAGAIN not executed: the connection to %s:%u was lost while the request was sent", b->host,
@@ -804,7 +823,9 @@ static void lost_one(struct req *r, bool sent, bool given, const struct backend 
             r->waits_ms = now32();
             stats.resent++;
         }
-        if (++r->hops > REDIS_HOPS_MAX) {
+        if (r->flags & REQ_LEASE) {
+            req_again(r); /* a dial was refused, perhaps: failover_wait bounds how often */
+        } else if (++r->hops > REDIS_HOPS_MAX) {
             req_error(r, "CLUSTERDOWN not executed: %u connections were lost on the way", (unsigned)r->hops);
         } else if (later_under_way(r, NULL)) {
             req_again(r);
@@ -815,6 +836,12 @@ static void lost_one(struct req *r, bool sent, bool given, const struct backend 
 }
 
 /* ---------------------------------------------------- the map, the nodes */
+
+bool service_is_one(const struct service *s)
+{
+    const struct backend *b = service_owner(s, 0);
+    return b != NULL && b->slots == s->map.served;
+}
 
 void service_set_owner(struct service *s, uint16_t slot, struct backend *b)
 {
@@ -923,7 +950,8 @@ static struct req *nobody(const struct req *r)
     struct req *in = req_take(NULL, NULL, req_drop);
     if (in != NULL) {
         in->service = r->service;
-        in->flags = r->flags & REQ_ASKED;
+        in->flags = r->flags & (REQ_ASKED | REQ_MULTI);
+        in->ahead = r->ahead;
     }
     return in;
 }
@@ -942,6 +970,13 @@ static void repeat(struct req *r)
     req_on_large(r);
 }
 
+static void ahead(struct req *r, const unsigned char *p, size_t n)
+{
+    if (r->client != NULL) {
+        multi_ahead(r, p, n);
+    }
+}
+
 static void lease_free(void)
 {
     lease_on_free();
@@ -949,6 +984,7 @@ static void lease_free(void)
 
 static const struct upstream_events events = {
     .turned_away = turned_away,
+    .ahead = ahead,
     .ran = give_up_earlier,
     .may_repeat = may_repeat,
     .repeat = repeat,

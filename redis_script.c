@@ -162,25 +162,13 @@ static bool is_question(const struct req *r)
     return r->client != NULL && r == r->client->large;
 }
 
-/* The script that an EVALSHA names; NULL: it is no EVALSHA, or its body is not known. That of a long one, whose head is
- * still in the input, is the script of the question asked for it. */
-static struct script *named_by(const struct req *r)
+/* The script that an EVALSHA names, of which the first n bytes are here; NULL: its body is not known. */
+static struct script *named_in(const unsigned char *head, size_t n)
 {
-    const struct command *command = is_question(r) ? r->client->large_command : r->command;
-    unsigned char head[HEAD_CAP], digest[SHA1_BYTES];
+    unsigned char digest[SHA1_BYTES];
     struct resp_slice name, arg;
-    size_t n = is_question(r) ? r->client->in.len : r->bytes.len;
     struct script *s;
     uint32_t at = 0;
-    if (strncmp(command->name, "evalsha", 7) != 0) {
-        return NULL;
-    }
-    n = n < sizeof head ? n : sizeof head;
-    if (is_question(r)) {
-        chain_copy(&r->client->in, head, n);
-    } else {
-        slice_copy(&r->bytes, 0, head, n);
-    }
     if (!resp_arg(head, n, &at, &name) || !resp_arg(head, n, &at, &arg) || arg.len != 2 * SHA1_BYTES) {
         return NULL;
     }
@@ -195,34 +183,103 @@ static struct script *named_by(const struct req *r)
     return s->len > 0 && !s->flushed && memcmp(s->digest, digest, SHA1_BYTES) == 0 ? s : NULL;
 }
 
+/* That of r; NULL: it is no EVALSHA, or the body is not known. That of a long one, whose head is still in the input, is the
+ * script of the question asked for it. */
+static struct script *named_by(const struct req *r)
+{
+    const struct command *command = is_question(r) ? r->client->large_command : r->command;
+    unsigned char head[HEAD_CAP];
+    size_t n = is_question(r) ? r->client->in.len : r->bytes.len;
+    if (strncmp(command->name, "evalsha", 7) != 0) {
+        return NULL;
+    }
+    n = n < sizeof head ? n : sizeof head;
+    if (is_question(r)) {
+        chain_copy(&r->client->in, head, n);
+    } else {
+        slice_copy(&r->bytes, 0, head, n);
+    }
+    return named_in(head, n);
+}
+
+/* That of the command of a block that begins at `at`. */
+static struct script *named_at(const struct slice *block, size_t at)
+{
+    unsigned char head[HEAD_CAP];
+    size_t n = block->len - at < sizeof head ? block->len - at : sizeof head;
+    struct resp_slice name;
+    uint32_t from = 0;
+    const struct command *k;
+    slice_copy(block, at, head, n);
+    k = resp_arg(head, n, &from, &name) ? command_find(head + name.off, name.len) : NULL;
+    return k != NULL && strncmp(k->name, "evalsha", 7) == 0 ? named_in(head, n) : NULL;
+}
+
 /* The mark of b's connection in `loaded`; never 0. */
 static uint32_t mark_of(const struct backend *b)
 {
     return b->shared->conn != NULL ? (uint32_t)b->shared->conn->id | 1u << 31 : 1;
 }
 
+/* A SCRIPT LOAD for nobody goes into u's queue. */
+static bool load(struct script *s, struct service *service, struct upstream *u)
+{
+    struct req *r = req_take(NULL, NULL, req_drop);
+    struct pen *pen = &u->pen;
+    char head[64];
+    int n = snprintf(head, sizeof head, "*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$%u\r\n", (unsigned)s->len);
+    if (r == NULL) {
+        return false;
+    }
+    r->service = service;
+    if (!pen_more(pen, BUF_REQUEST, head, (size_t)n, &r->bytes) ||
+        !pen_more(pen, BUF_REQUEST, sp.ring + s->off, s->len, &r->bytes) ||
+        !pen_more(pen, BUF_REQUEST, "\r\n", 2, &r->bytes)) {
+        req_free(r);
+        return false;
+    }
+    stats.scripts_loaded++;
+    upstream_put(u, r);
+    return true;
+}
+
+/* b's shared connection gets the script unless it has carried it, or `anyway`. */
+static void load_once(struct script *s, struct service *service, struct backend *b, bool anyway)
+{
+    uint32_t *loaded = &sp.loaded[(size_t)(s - sp.all) * sp.nodes + b->index];
+    if ((anyway || *loaded != mark_of(b)) && load(s, service, b->shared)) {
+        *loaded = mark_of(b); /* also while there is no connection: one LOAD waits for it, not one for each EVALSHA */
+    }
+}
+
 static void before(const struct req *r, struct backend *b)
 {
     struct script *s = named_by(r);
-    uint32_t *loaded = s != NULL ? &sp.loaded[(size_t)(s - sp.all) * sp.nodes + b->index] : NULL;
-    struct pen *pen = &b->shared->pen;
-    char head[64];
-    struct req *load;
-    int n;
-    if (loaded == NULL || (*loaded == mark_of(b) && !is_question(r)) || (load = req_take(NULL, NULL, req_drop)) == NULL) {
-        return;
+    if (s != NULL) {
+        load_once(s, r->service, b, is_question(r));
     }
-    load->service = r->service;
-    n = snprintf(head, sizeof head, "*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$%u\r\n", (unsigned)s->len);
-    if (!pen_more(pen, BUF_REQUEST, head, (size_t)n, &load->bytes) ||
-        !pen_more(pen, BUF_REQUEST, sp.ring + s->off, s->len, &load->bytes) ||
-        !pen_more(pen, BUF_REQUEST, "\r\n", 2, &load->bytes)) {
-        req_free(load);
-        return;
+}
+
+void script_before_block(const struct req *r, struct backend *b)
+{
+    size_t at = 0;
+    while (at < r->bytes.len) {
+        struct resp_request framing;
+        enum resp_status status = RESP_MORE;
+        struct script *s = named_at(&r->bytes, at);
+        const unsigned char *p;
+        size_t n, begin = at;
+        if (s != NULL && r->lease == LEASE_WATCH) {
+            (void)load(s, r->service, r->client->watch);
+        } else if (s != NULL) {
+            load_once(s, r->service, b, false);
+        }
+        resp_request_start(&framing);
+        while (status == RESP_MORE && (n = slice_part(&r->bytes, &at, &p)) > 0) {
+            resp_request(&framing, p, n, &redis_limits, &status);
+        }
+        at = begin + (size_t)framing.used;
     }
-    *loaded = mark_of(b); /* also while there is no connection: one LOAD waits for it, not one for each EVALSHA */
-    stats.scripts_loaded++;
-    upstream_put(b->shared, load);
 }
 
 /* The node says NOSCRIPT. True: we can give it the script. */

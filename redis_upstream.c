@@ -24,9 +24,12 @@
 #define STUCK_SHARED_MS 1000  /* so does a streamed one that others wait behind, summed over its pauses */
 #define KEEPALIVE_IDLE_MS 15000
 
+#define SESSION_BUFFER 16384  /* receive buffer of a lease that is not for long transfers; longer answers pass through it */
+
 static struct {
     struct upstream *shared, *leases;
     uint32_t shared_count, lease_count;
+    uint32_t begin[LEASE_KINDS + 1]; /* of each kind, in `leases` */
     struct upstream *stuck;
     bool again;
 } up;
@@ -40,23 +43,37 @@ static const unsigned char asking_line[] = "*1\r\n$6\r\nASKING\r\n";
 static void on_room(struct conn *conn);
 static void on_tick(struct timer *t);
 
+static void give_buffers(struct upstream *list, uint32_t count, unsigned char *block, size_t size)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        list[i].buf = block + i * size;
+        list[i].cap = size;
+    }
+}
+
 void redis_upstream_tables(const struct conf *conf)
 {
-    unsigned char *block;
-    size_t size = conf->upstream_buffer;
+    const uint32_t most[LEASE_KINDS] = { conf->max_leases, conf->max_blocked, conf->max_watching, conf->max_own };
+    unsigned char *large, *small;
     up.shared_count = conf->max_backends;
-    up.lease_count = conf->max_leases;
+    up.lease_count = (uint32_t)conf_leases(conf);
     up.shared = arena_take("upstreams", up.shared_count, sizeof *up.shared);
     up.leases = arena_take("leases", up.lease_count, sizeof *up.leases);
-    block = arena_take("upstream buffers", (size_t)up.shared_count + up.lease_count, size);
-    if (block == NULL) {
+    large = arena_take("upstream buffers", (size_t)up.shared_count + conf->max_leases, conf->upstream_buffer);
+    small = arena_take("session buffers", up.lease_count - conf->max_leases, SESSION_BUFFER);
+    if (large == NULL) {
         return;
     }
-    for (uint32_t i = 0; i < up.shared_count + up.lease_count; i++) {
-        struct upstream *u = i < up.shared_count ? &up.shared[i] : &up.leases[i - up.shared_count];
-        u->buf = block + i * size;
-        u->cap = size;
-        u->leased = i >= up.shared_count;
+    give_buffers(up.shared, up.shared_count, large, conf->upstream_buffer);
+    give_buffers(up.leases, conf->max_leases, large + up.shared_count * conf->upstream_buffer, conf->upstream_buffer);
+    give_buffers(up.leases + conf->max_leases, up.lease_count - conf->max_leases, small, SESSION_BUFFER);
+    for (uint32_t kind = 0, at = 0; kind < LEASE_KINDS; kind++) {
+        up.begin[kind] = at;
+        for (uint32_t n = most[kind]; n > 0; n--, at++) {
+            up.leases[at].leased = true;
+            up.leases[at].kind = (uint8_t)kind;
+        }
+        up.begin[kind + 1] = at;
     }
 }
 
@@ -185,6 +202,21 @@ static void lease_done(struct upstream *u)
     }
 }
 
+/* What has come is not r's own answer yet, but one that stands before it. */
+static bool reply_ahead(struct upstream *u, struct req *r)
+{
+    if (r->flags & REQ_ASKED) {
+        r->flags = (uint16_t)((r->flags & ~REQ_ASKED) | REQ_VIA_ASK);
+    } else if (r->ahead == 0) {
+        return false;
+    } else {
+        r->ahead--;
+        upstream_events->ahead(r, u->buf + u->from, u->at - u->from);
+    }
+    reply_next(u);
+    return true;
+}
+
 /* The whole reply of the oldest request lies in [from, at). False: its taker has no room now. */
 static bool reply_whole(struct upstream *u)
 {
@@ -192,9 +224,7 @@ static bool reply_whole(struct upstream *u)
     const unsigned char *p = u->buf + u->from;
     size_t n = u->at - u->from;
     bool streamed = u->streaming;
-    if (r->flags & REQ_ASKED) {
-        r->flags = (uint16_t)((r->flags & ~REQ_ASKED) | REQ_VIA_ASK);
-        reply_next(u);
+    if ((r->flags & (REQ_ASKED | REQ_MULTI)) && reply_ahead(u, r)) {
         return true;
     }
     upstream_cut(u, r);
@@ -327,6 +357,14 @@ static void compact(struct upstream *u)
     }
 }
 
+/* Whether a reply may come though the oldest request has not been sent wholly: the ASKING ahead of it has been, or the first
+ * commands of a transaction. */
+static bool answers_early(const struct upstream *u)
+{
+    const struct req *r = u->head;
+    return r != NULL && ((r->flags & REQ_ASKED) || ((r->flags & REQ_MULTI) && r->ahead > 0 && u->unsent_off > 0));
+}
+
 /* One step on: a reply or a piece of one is passed on. False: no further now. */
 static bool reply_step(struct upstream *u)
 {
@@ -336,7 +374,7 @@ static bool reply_step(struct upstream *u)
     if (u->greeting > 0) {
         return u->whole && reply_greeting(u);
     }
-    if (u->head == u->unsent && (u->head == NULL || (u->head->flags & REQ_ASKED) == 0)) {
+    if (u->head == u->unsent && !answers_early(u)) {
         reply_unasked(u);
         return false;
     }
@@ -346,8 +384,8 @@ static bool reply_step(struct upstream *u)
     if (!too_large(u)) {
         return false;
     }
-    if (u->head->flags & REQ_ASKED) {
-        reply_unasked(u); /* no node says so much to ASKING */
+    if ((u->head->flags & REQ_ASKED) || ((u->head->flags & REQ_MULTI) && u->head->ahead > 0)) {
+        reply_unasked(u); /* no node says so much to ASKING, or to what it only queues */
         return false;
     }
     reply_large(u);
@@ -476,6 +514,19 @@ static void begin_anew(struct upstream *u)
     reply_next(u);
 }
 
+/* A lease is its client's no more. */
+static void disown(struct upstream *u)
+{
+    if (u->owner != NULL && u->kind == LEASE_WATCH) {
+        u->owner->watch = NULL;
+        u->owner->watch_lost = u->owner->watch_lost || u->kept;
+    } else if (u->owner != NULL) {
+        u->owner->lease = NULL;
+    }
+    u->owner = NULL;
+    u->kept = false;
+}
+
 static void upstream_lost(struct upstream *u, const char *why)
 {
     struct req *list = u->head, *unsent = u->unsent;
@@ -487,19 +538,15 @@ static void upstream_lost(struct upstream *u, const char *why)
                  "\"");
         stats.upstream_lost++;
     }
-    begin_anew(u);
     u->head = u->tail = u->unsent = NULL;
     u->unsent_off = 0;
     u->queued = 0;
     if (was_lease) {
-        u->owner = NULL;
-        if (owner != NULL) {
-            owner->lease = NULL;
-        }
-    } else if (served) {
-        health_lost(b);
+        disown(u);
+        begin_anew(u);
     } else {
-        health_refused(b);
+        begin_anew(u);
+        (served ? health_lost : health_refused)(b);
     }
     for (struct req *r = list; r != NULL; r = r->next) {
         r->upstream = NULL; /* none of them is under way any more, whichever is looked at first */
@@ -604,7 +651,7 @@ static void check_sent(struct upstream *u, const struct conf_redis *conf)
         if (now - r->started_ms < conf->request_timeout_ms) {
             return;
         }
-        if (r->client != NULL && !(r == u->head && (u->streaming || u->stuck))) {
+        if (r->client != NULL && !(r->flags & REQ_BLOCKS) && !(r == u->head && (u->streaming || u->stuck))) {
             late(u, r);
         }
     }
@@ -675,6 +722,7 @@ static void on_tick(struct timer *t)
     if (sent && idle >= TICK_MS) {
         health_look(u->backend); /* a script may hold it up */
     }
+    sent = sent && (u->head->flags & REQ_BLOCKS) == 0;
     check_stuck(u, conf);
     check_sent(u, conf);
     check_unsent(u, conf);
@@ -693,10 +741,10 @@ static void on_tick(struct timer *t)
 
 /* ---------------------------------------------------------------- leases */
 
-struct upstream *lease_take(struct backend *b, struct client *c)
+struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind kind)
 {
     struct upstream *found = NULL;
-    for (uint32_t i = 0; i < up.lease_count; i++) {
+    for (uint32_t i = up.begin[kind]; i < up.begin[kind + 1]; i++) {
         struct upstream *u = &up.leases[i];
         if (u->owner != NULL || u->head != NULL || u->dropping) {
             continue;
@@ -720,24 +768,51 @@ struct upstream *lease_take(struct backend *b, struct client *c)
     found->owner = c;
     found->held = false;
     if (c != NULL) {
-        c->lease = found;
+        *(kind == LEASE_WATCH ? &c->watch : &c->lease) = found;
     }
     upstream_connect(found);
     return found;
 }
 
+bool lease_free_of(enum lease_kind kind)
+{
+    for (uint32_t i = up.begin[kind]; i < up.begin[kind + 1]; i++) {
+        if (up.leases[i].owner == NULL && up.leases[i].head == NULL && !up.leases[i].dropping) {
+            return true;
+        }
+    }
+    return false;
+}
+
+struct upstream *lease_idle(enum lease_kind kind, uint64_t ms)
+{
+    struct upstream *longest = NULL;
+    for (uint32_t i = up.begin[kind]; i < up.begin[kind + 1]; i++) {
+        struct upstream *u = &up.leases[i];
+        uint64_t since = u->owner != NULL && u->head == NULL ? u->owner->conn->watch.active_ms : UINT64_MAX;
+        if (since != UINT64_MAX && since + ms <= loop_ms() &&
+            (longest == NULL || since < longest->owner->conn->watch.active_ms)) {
+            longest = u;
+        }
+    }
+    return longest;
+}
+
 void lease_return(struct upstream *u)
 {
     struct client *owner = u->owner;
-    u->owner = NULL;
     u->kept = false;
-    if (owner != NULL) {
-        owner->lease = NULL;
-        if (owner->paused) {
-            upstream_events->owner_room(owner);
-        }
+    disown(u);
+    if (owner != NULL && owner->paused) {
+        upstream_events->owner_room(owner);
     }
     upstream_events->lease_free();
+}
+
+void lease_release(struct upstream *u)
+{
+    u->kept = false;
+    disown(u);
 }
 
 /* Ends a lease in whatever state it is: what is half said on the connection cannot be said on for anybody else. */

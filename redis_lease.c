@@ -1,0 +1,162 @@
+/*
+ * redis_lease.c - requests that want a connection of their own wait here until there is one.
+ *
+ *   lease_want(r) --> is it r's turn, and is a lease of its kind free? --yes--> lease_send()
+ *                        | no                                                       to the owner of its slot, or to the
+ *                        v                                                          node that a redirect named
+ *                     waiting[kind]  --- a lease became free, or a tick ---> once more, the oldest first
+ *                        `- lease_wait is over: an error that names the option
+ *
+ * The leases themselves are redis_upstream.c's. The kinds wait apart: those that wait to block stand in nobody's way.
+ */
+#include "redis.h"
+
+#define TICK_MS 50
+
+struct waiting { struct req *head, *tail; };
+
+static struct {
+    struct waiting of[LEASE_KINDS];
+    struct timer timer;
+} ls;
+
+static const char *const refusals[LEASE_KINDS] = {
+    "ERR no connection became free for a long answer within %u ms (max_leases, lease_wait)",
+    "ERR not executed: no connection became free for a blocking command within %u ms (max_blocked, lease_wait)",
+    "ERR not executed: no connection became free for WATCH within %u ms (max_watching, lease_wait)",
+    "ERR not executed: no connection of its own became free for this client within %u ms (max_own, lease_wait)",
+};
+
+static void put_before(struct waiting *w, struct req *r, struct req *next)
+{
+    r->next = next;
+    r->prev = next != NULL ? next->prev : w->tail;
+    *(r->prev != NULL ? &r->prev->next : &w->head) = r;
+    *(next != NULL ? &next->prev : &w->tail) = r;
+}
+
+static void cut(struct waiting *w, struct req *r)
+{
+    *(r->prev != NULL ? &r->prev->next : &w->head) = r->next;
+    *(r->next != NULL ? &r->next->prev : &w->tail) = r->prev;
+    r->next = r->prev = NULL;
+}
+
+/* Where r is to go: the node that a redirect named, or the owner of its slot now. */
+static struct backend *goal(const struct req *r)
+{
+    return r->to != 0 ? backend_at((uint16_t)(r->to - 1)) : service_owner(r->service, r->slot);
+}
+
+/* Before its turn it would hold a lease that others, or its own client, need. */
+static bool its_turn(const struct req *r)
+{
+    return r == r->client->head && (r->lease == LEASE_WATCH || r->client->lease == NULL);
+}
+
+/* The lease for r. What a client watches is on one connection: if that is to another node than its next WATCH, the slot
+ * has moved, and what was watched is not any more. */
+static struct upstream *lease_for(struct req *r, struct backend *b)
+{
+    struct client *c = r->client;
+    struct upstream *u;
+    if (r->lease == LEASE_WATCH && c->watch != NULL) {
+        if (c->watch->backend == b) {
+            return c->watch;
+        }
+        lease_break(c->watch, "its client watches another node");
+    }
+    u = lease_take(b, c, (enum lease_kind)r->lease);
+    if (u != NULL && u->conn == NULL) {
+        lease_return(u);
+        u = NULL;
+    }
+    return u;
+}
+
+static bool try_to_send(struct req *r)
+{
+    struct backend *b = goal(r);
+    struct upstream *u;
+    if (b == NULL || b->state == BACKEND_DOWN || !its_turn(r) || (u = lease_for(r, b)) == NULL) {
+        return false;
+    }
+    r->to = 0;
+    if (r->flags & REQ_MULTI) {
+        multi_before(r, b);
+    }
+    lease_send(u, r);
+    return true;
+}
+
+static void serve(struct waiting *w)
+{
+    uint32_t now = (uint32_t)loop_ms();
+    for (struct req *r = w->head, *next; r != NULL; r = next) {
+        next = r->next;
+        if (r->client == NULL) {
+            cut(w, r);
+            r->take(r, NULL, 0, true);
+        } else if (!its_turn(r)) {
+            r->waits_ms = now; /* the wait is its client's own */
+        } else if (now - r->waits_ms >= r->service->conf->lease_wait_ms) {
+            cut(w, r);
+            stats.lease_refused++;
+            req_error(r, refusals[r->lease], r->service->conf->lease_wait_ms);
+            next = w->head;
+        } else {
+            cut(w, r);
+            if (!try_to_send(r)) {
+                put_before(w, r, next); /* its place again */
+            }
+        }
+    }
+}
+
+static void on_tick(struct timer *t)
+{
+    bool some = false;
+    for (int kind = 0; kind < LEASE_KINDS; kind++) {
+        serve(&ls.of[kind]);
+        some = some || ls.of[kind].head != NULL;
+    }
+    if (some) {
+        loop_timer(t, loop_ms() + TICK_MS);
+    }
+}
+
+static void on_free(void)
+{
+    for (int kind = 0; kind < LEASE_KINDS; kind++) {
+        if (ls.of[kind].head != NULL) {
+            loop_timer(&ls.timer, loop_ms());
+        }
+    }
+}
+
+void lease_want(struct req *r, struct backend *b)
+{
+    struct waiting *w = &ls.of[r->lease];
+    if (r->client == NULL) {
+        r->take(r, NULL, 0, true);
+        return;
+    }
+    r->to = b != NULL ? (uint16_t)(b->index + 1u) : 0;
+    if (w->head == NULL && try_to_send(r)) {
+        return;
+    }
+    r->state = REQ_WAITING;
+    r->waits_ms = (uint32_t)loop_ms();
+    put_before(w, r, NULL);
+    stats.lease_waits++;
+    if (ls.timer.next == NULL) {
+        loop_timer(&ls.timer, loop_ms() + TICK_MS);
+    }
+}
+
+void redis_lease_open(void)
+{
+    ls.timer.on_due = on_tick;
+    lease_on_free = on_free;
+    req_on_lease = lease_want;
+}
