@@ -319,12 +319,13 @@ size_t redis_req_in_flight(void);
 extern void (*req_on_large)(struct req *r);
 /* A lease became free. */
 extern void (*lease_on_free)(void);
-/* redis_fan.c: the request that a part is a part of; the client of a split request has gone. */
 /* redis_script.c: r is about to be put in b's queue; its reply from b is NOSCRIPT: true if it may be sent again. */
 extern void (*req_before_script)(const struct req *r, struct backend *b);
 extern bool (*req_script_missing)(const struct req *r, const struct backend *b);
+/* redis_fan.c: the request that a part is a part of; the client of a split request has gone. */
 extern const struct req *(*fan_whole)(const struct fan *f);
 extern void (*fan_orphan)(struct req *whole);
+extern void (*fan_anew)(struct req *part); /* its answer broke off: what was kept of it is let go */
 extern bool (*fan_under_way)(const struct fan *f, const struct req *r, const struct upstream *u); /* a part of it */
 void service_set_owner(struct service *s, uint16_t slot, struct backend *b);
 extern const struct service_ops redis_service_ops;
@@ -388,6 +389,9 @@ enum verdict scan(struct client *c, const struct request *q);
 void redis_script_tables(const struct conf *conf);
 void redis_script_open(void);
 void script_note(const struct request *q);  /* one of GROUP_SCRIPTING goes by: its body, if it has one, is kept */
+bool script_is_flush(const struct command *command); /* SCRIPT FLUSH */
+void script_flush_begins(void);             /* it goes to the nodes */
+void script_flush_ends(bool done);          /* done: all have done it */
 
 /* --------------------------------------------------------- users.c */
 

@@ -66,6 +66,16 @@ static void orphan(struct req *whole)
     }
 }
 
+/* What is kept of a part's answer is let go. */
+static void anew(struct req *part)
+{
+    part->fan->bytes -= part->parked.len;
+    if (part->client != NULL) {
+        part->client->parked_bytes -= part->parked.len;
+    }
+    slice_release(&part->parked);
+}
+
 static bool under_way(const struct fan *f, const struct req *than, const struct upstream *u)
 {
     for (const struct req *r = f->parts; r != NULL; r = r->client_next) {
@@ -87,13 +97,9 @@ static void give_up_largest(void)
     if (most->bytes < buf_total() / 16) {
         return;
     }
-    if (most->whole->client != NULL) {
-        most->whole->client->parked_bytes -= most->bytes;
-    }
     most->crowded = true;
-    most->bytes = 0;
     for (struct req *r = most->parts; r != NULL; r = r->client_next) {
-        slice_release(&r->parked);
+        anew(r);
     }
 }
 
@@ -115,6 +121,7 @@ void redis_fan_open(void)
 {
     fan_whole = whole_of;
     fan_orphan = orphan;
+    fan_anew = anew;
     fan_under_way = under_way;
     upstream_on_shortage = give_up_largest;
     for (uint32_t i = fn.total; i > 0; i--) {
@@ -491,6 +498,9 @@ static void merge(struct fan *f)
 static void finish(struct fan *f)
 {
     struct req *whole = f->whole;
+    if (script_is_flush(f->command)) {
+        script_flush_ends(!f->failed);
+    }
     if (whole->client == NULL) {
         whole->fan = NULL;
         fan_free(f);
@@ -830,14 +840,18 @@ static bool begin_all(struct client *c, const struct request *q)
     return begin(c, q, count, 0, repeat);
 }
 
-/* What goes over leases goes beside all else that its client has asked and will ask: it waits for that, and that for it. */
+/* What goes over leases goes beside all else that its client has asked and will ask: it waits for that, and that for it.
+ * So does SCRIPT FLUSH, as scripts are given to nodes meanwhile or not (redis_script.c). */
 enum verdict fan_all(struct client *c, const struct request *q)
 {
-    bool aside = q->command->merge == MERGE_APPEND;
+    bool aside = q->command->merge == MERGE_APPEND || script_is_flush(q->command);
     if ((aside && c->unsettled > 0) || !begin_all(c, q)) {
         return VERDICT_WAIT;
     }
     c->gate = c->gate || aside;
+    if (script_is_flush(q->command)) {
+        script_flush_begins();
+    }
     return send_parts(c, send_repeated);
 }
 

@@ -4,7 +4,8 @@
  *   a long request   DRAIN -> ASK -> LEASE -> SEND -> REPLY      its client does nothing else meanwhile
  *                      |       |       |        `- SKIP: its rest is read and dropped after an error
  *                      |       |       `- a connection to the node that said it serves the key
- *                      |       `- EXISTS key, a read without effect: follows redirects while nothing is at stake
+ *                      |       `- EXISTS key, a read without effect: follows redirects while nothing is at stake,
+ *                      |          and takes the script of an EVALSHA along (redis_script.c)
  *                      `- all its earlier requests are answered
  *
  *   a long reply     discarded on the shared connection, asked again on a lease, read at its client's pace
@@ -242,6 +243,7 @@ static bool ask_owner(struct client *c)
         client_starve(c);
         return false;
     }
+    r->flags |= command->group == GROUP_SCRIPTING ? REQ_SCRIPT : 0; /* the question goes behind a SCRIPT LOAD then */
     c->large = r;
     c->large_command = c->last = command;
     stats_command(command)->calls++;

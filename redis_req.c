@@ -40,6 +40,7 @@ void (*req_before_script)(const struct req *r, struct backend *b);
 bool (*req_script_missing)(const struct req *r, const struct backend *b);
 const struct req *(*fan_whole)(const struct fan *f);
 void (*fan_orphan)(struct req *whole);
+void (*fan_anew)(struct req *part);
 bool (*fan_under_way)(const struct fan *f, const struct req *r, const struct upstream *u);
 
 static const struct upstream_events events;
@@ -773,10 +774,14 @@ static bool written_since(const struct req *r)
 }
 
 /* Its connection is lost: what was sent and only reads, and what was not wholly sent, is tried elsewhere; of a sent
- * write nobody knows whether it ran. */
+ * write nobody knows whether it ran. Of a part nothing has reached the client, though some of its answer had come. */
 static void lost_one(struct req *r, bool sent, bool given, const struct backend *b)
 {
     r->flags &= (uint16_t)~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK);
+    if (given && r->fan != NULL) {
+        fan_anew(r);
+        given = false;
+    }
     if (r->client == NULL) {
         r->take(r, NULL, 0, true);
     } else if (given) {
@@ -923,10 +928,13 @@ static struct req *nobody(const struct req *r)
     return in;
 }
 
-/* A reply too long for a shared connection may be asked again if that shows the same. */
+/* A reply too long for a shared connection may be asked again if that shows the same, on the lease of a client in whose
+ * order of answers it stands: not a part's, nor that of a question asked for a long request. Whoever takes it there sees
+ * it from its beginning, since nothing has been taken yet. */
 static bool may_repeat(const struct req *r)
 {
-    return r->take == req_to_client && (r->flags & REQ_READONLY) && r->bytes.len > 0 && !written_since(r);
+    bool in_order = r->fan == NULL && r != r->client->large;
+    return in_order && (r->flags & REQ_READONLY) && r->bytes.len > 0 && !written_since(r);
 }
 
 static void repeat(struct req *r)

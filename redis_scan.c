@@ -99,8 +99,9 @@ static bool next_gained(const struct service *s, struct cursor *at)
     return true;
 }
 
-/* To the first node from `from` on that owns slots, or to the end of the pass. */
-static void next_in_pass(struct service *s, struct cursor *at, uint32_t from)
+/* To the first node from `from` on that owns slots, or to the end of the pass: then the caller asks for the map, once
+ * its answer is under way. */
+static void next_in_pass(const struct service *s, struct cursor *at, uint32_t from)
 {
     while (from < backend_cap() && !owns_slots(s, from)) {
         from++;
@@ -110,12 +111,11 @@ static void next_in_pass(struct service *s, struct cursor *at, uint32_t from)
     if (from >= backend_cap()) {
         /* An answer that is on its way now is not new enough, even if it was asked for in this millisecond. */
         *at = (struct cursor){ CONFIRM, at->gains, 0, loop_ms() + (s->asked != NULL) };
-        health_ask_now(s);
     }
 }
 
 /* The node of the cursor has nothing more. False: nor has any other. */
-static bool next_node(struct service *s, struct cursor *at)
+static bool next_node(const struct service *s, struct cursor *at)
 {
     if (at->phase == GAINED) {
         return next_gained(s, at);
@@ -159,6 +159,7 @@ static size_t read_page_head(const unsigned char *p, size_t n, uint64_t *next)
 static bool on_page(struct req *r, const unsigned char *p, size_t n, bool last)
 {
     struct cursor at = cursor_of((uint64_t)r->mark << AT_BITS);
+    struct service *s = r->service;
     char head[PAGE_HEAD];
     struct iovec parts[2] = { { head, 0 } };
     uint64_t own;
@@ -174,13 +175,16 @@ static bool on_page(struct req *r, const unsigned char *p, size_t n, bool last)
     }
     other = r->upstream->backend->index != at.node;
     at.at = other ? 0 : own;
-    if ((other ? !owns_slots(r->service, at.node) : own == 0) && !next_node(r->service, &at)) {
+    if ((other ? !owns_slots(s, at.node) : own == 0) && !next_node(s, &at)) {
         at = (struct cursor){ PASS, 0, 0, 0 };
     }
     parts[0].iov_len = put_page_head(head, number_of(&at), false);
     parts[1] = (struct iovec){ (void *)(uintptr_t)(p + skip), n - skip };
     if (!req_give_parts(r, parts, 2, last)) {
-        return false;
+        return false; /* the page comes again, and the map is to be asked for once */
+    }
+    if (at.phase == CONFIRM) {
+        health_ask_now(s);
     }
     if (!last) {
         r->take = req_to_client; /* the rest of a long page */
@@ -302,17 +306,27 @@ enum verdict scan(struct client *c, const struct request *q)
 {
     struct service *s = c->service;
     struct cursor at;
+    enum phase given;
+    enum verdict v;
     int64_t n;
     if (!resp_to_int(q->p + q->arg[1].off, q->arg[1].len, &n) || n < 0) {
         stats.errors_sent++;
         return say_line(c, "-ERR invalid cursor\r\n");
     }
     at = cursor_of((uint64_t)n);
+    given = at.phase;
     if (n == 0) {
         at.gains = s->gains;
         next_in_pass(s, &at, 0);
     } else if (at.phase != CONFIRM && !owns_slots(s, at.node) && !next_node(s, &at)) {
         return say_line(c, "*2\r\n$1\r\n0\r\n*0\r\n");
     }
-    return at.phase == CONFIRM ? confirm(c, q, &at) : ask_node(c, q, &at);
+    if (at.phase != CONFIRM) {
+        return ask_node(c, q, &at);
+    }
+    v = confirm(c, q, &at);
+    if (v == VERDICT_DONE && given != CONFIRM) {
+        health_ask_now(s);
+    }
+    return v;
 }

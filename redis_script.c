@@ -8,6 +8,8 @@
  *   EVALSHA digest to a node --> loaded[script][node] is the connection that has carried it: nothing to do
  *                                 else SCRIPT LOAD goes ahead of it, for nobody
  *
+ *   a long EVALSHA goes over a lease, and LOAD always goes ahead of the question who serves its key
+ *
  * What a client has loaded on "the server" is so on every node, also on one that was started again or has just joined.
  * A script whose body is not known any more gets the node's NOSCRIPT, on which clients send EVAL.
  */
@@ -25,6 +27,7 @@
 struct script {
     unsigned char digest[SHA1_BYTES];
     uint32_t off, len;        /* in the ring; len 0: none here */
+    bool flushed;             /* a SCRIPT FLUSH is under way that came after it */
 };
 
 static struct {
@@ -89,7 +92,11 @@ static void learn(const unsigned char *body, size_t n)
     unsigned char digest[SHA1_BYTES];
     uint32_t look = look_of(body, n);
     struct script *s = &sp.all[sp.by_look[look]];
-    if (n == 0 || n > sp.size / 4 || (s->len == n && memcmp(sp.ring + s->off, body, n) == 0)) {
+    if (n == 0 || n > sp.size / 4) {
+        return;
+    }
+    if (s->len == n && memcmp(sp.ring + s->off, body, n) == 0) {
+        s->flushed = false;
         return;
     }
     sha1(body, n, digest);
@@ -102,14 +109,32 @@ static void learn(const unsigned char *body, size_t n)
         memcpy(s->digest, digest, SHA1_BYTES);
         not_loaded(s);
     }
+    s->flushed = false;
     sp.by_look[look] = (uint16_t)(s - sp.all);
 }
 
-/* SCRIPT FLUSH: no node has any. */
-static void forget_all(void)
+bool script_is_flush(const struct command *command)
+{
+    return command->group == GROUP_SCRIPTING && strcmp(command->name, "script|flush") == 0;
+}
+
+/* SCRIPT FLUSH: what is known so far is given to no node from now on, since one that has done it already must not get it
+ * back. But it is forgotten only when all have done it: they may refuse. redis_fan.c sends it when what its client asked
+ * before has been answered, and holds back what that asks behind it: so an EVALSHA ahead of it is still given its script,
+ * and one behind it gets NOSCRIPT, as on one server. To those of other clients either may happen, as there too. */
+void script_flush_begins(void)
 {
     for (uint32_t i = 0; i < SCRIPTS; i++) {
-        sp.all[i].len = 0;
+        sp.all[i].flushed = true;
+        not_loaded(&sp.all[i]);
+    }
+}
+
+void script_flush_ends(bool done)
+{
+    for (uint32_t i = 0; i < SCRIPTS; i++) {
+        sp.all[i].len = done && sp.all[i].flushed ? 0 : sp.all[i].len;
+        sp.all[i].flushed = false;
     }
 }
 
@@ -117,11 +142,8 @@ void script_note(const struct request *q)
 {
     const char *name = q->command->name;
     uint32_t body = name[0] == 's' ? 2 : 1; /* SCRIPT LOAD body; EVAL body */
-    if (strcmp(name, "script|flush") == 0) {
-        if (q->argc == 2 || q->arg[2].len == 4 || q->arg[2].len == 5) { /* SYNC, ASYNC; else it is refused */
-            forget_all();
-        }
-    } else if ((strcmp(name, "eval") == 0 || strcmp(name, "eval_ro") == 0 || strcmp(name, "script|load") == 0) && body < q->argc && q->arg[body].off + (size_t)q->arg[body].len <= q->len) {
+    bool has_body = strcmp(name, "eval") == 0 || strcmp(name, "eval_ro") == 0 || strcmp(name, "script|load") == 0;
+    if (has_body && body < q->argc && q->arg[body].off + (size_t)q->arg[body].len <= q->len) {
         learn(q->p + q->arg[body].off, q->arg[body].len);
     }
 }
@@ -133,18 +155,32 @@ static int hex_digit(unsigned char c)
     return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
-/* The script that an EVALSHA names; NULL: it is no EVALSHA, or its body is not known. */
+/* Whether r is the question who serves the key of a long request, which goes over another connection once that is
+ * answered. Then the script has to be there: what is not kept cannot be sent once more when it is not. */
+static bool is_question(const struct req *r)
+{
+    return r->client != NULL && r == r->client->large;
+}
+
+/* The script that an EVALSHA names; NULL: it is no EVALSHA, or its body is not known. That of a long one, whose head is
+ * still in the input, is the script of the question asked for it. */
 static struct script *named_by(const struct req *r)
 {
+    const struct command *command = is_question(r) ? r->client->large_command : r->command;
     unsigned char head[HEAD_CAP], digest[SHA1_BYTES];
     struct resp_slice name, arg;
-    size_t n = r->bytes.len < sizeof head ? r->bytes.len : sizeof head;
+    size_t n = is_question(r) ? r->client->in.len : r->bytes.len;
     struct script *s;
     uint32_t at = 0;
-    if (strncmp(r->command->name, "evalsha", 7) != 0) {
+    if (strncmp(command->name, "evalsha", 7) != 0) {
         return NULL;
     }
-    slice_copy(&r->bytes, 0, head, n);
+    n = n < sizeof head ? n : sizeof head;
+    if (is_question(r)) {
+        chain_copy(&r->client->in, head, n);
+    } else {
+        slice_copy(&r->bytes, 0, head, n);
+    }
     if (!resp_arg(head, n, &at, &name) || !resp_arg(head, n, &at, &arg) || arg.len != 2 * SHA1_BYTES) {
         return NULL;
     }
@@ -156,7 +192,7 @@ static struct script *named_by(const struct req *r)
         digest[i] = (unsigned char)(high << 4 | low);
     }
     s = script_of(digest);
-    return s->len > 0 && memcmp(s->digest, digest, SHA1_BYTES) == 0 ? s : NULL;
+    return s->len > 0 && !s->flushed && memcmp(s->digest, digest, SHA1_BYTES) == 0 ? s : NULL;
 }
 
 /* The mark of b's connection in `loaded`; never 0. */
@@ -173,7 +209,7 @@ static void before(const struct req *r, struct backend *b)
     char head[64];
     struct req *load;
     int n;
-    if (loaded == NULL || *loaded == mark_of(b) || (load = req_take(NULL, NULL, req_drop)) == NULL) {
+    if (loaded == NULL || (*loaded == mark_of(b) && !is_question(r)) || (load = req_take(NULL, NULL, req_drop)) == NULL) {
         return;
     }
     load->service = r->service;

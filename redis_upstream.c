@@ -652,6 +652,15 @@ static void check_stuck(struct upstream *u, const struct conf_redis *conf)
     }
 }
 
+/* A lease to a node that has said nothing for suspect_after and has lost all its slots is given up as a shared connection
+ * is (on_map in redis_req.c), but here: the map may have come before the silence was long. A client that has been given
+ * part of an answer would be closed then, so for it the node has until request_timeout to wake. */
+static bool taken_over(const struct upstream *u, uint64_t idle)
+{
+    return u->leased && u->backend->slots == 0 && idle >= u->backend->service->conf->suspect_after_ms &&
+           !(u->given && u->owner != NULL);
+}
+
 static void on_tick(struct timer *t)
 {
     struct upstream *u = (struct upstream *)(void *)((char *)t - offsetof(struct upstream, timer));
@@ -671,6 +680,8 @@ static void on_tick(struct timer *t)
     check_unsent(u, conf);
     if (sent && u->conn == conn && idle >= conf->request_timeout_ms) {
         conn_fail(u->conn, "no progress within request_timeout");
+    } else if ((sent || u->greeting > 0) && u->conn == conn && taken_over(u, idle)) {
+        conn_fail(u->conn, "its slots were taken over while it did not answer");
     }
     if (u->queued > 0) {
         loop_timer(&u->timer, loop_ms() + TICK_MS);

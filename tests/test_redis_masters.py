@@ -1,4 +1,6 @@
 """What concerns all keys is asked of all masters: one answer comes back, as one server would give it. And SCAN, node after node."""
+import re
+import signal
 import threading
 import time
 
@@ -161,6 +163,56 @@ def test_a_script_is_on_every_node(client, cluster):
     assert client.try_ask("EVALSHA", "short", 0).text.startswith("NOSCRIPT ")
 
 
+def test_scripts_around_a_flush(client, other, cluster):
+    """An EVALSHA ahead of it has its script, also at nodes that lost it; one behind it has none, also while a node is slow to answer; a body behind it counts."""
+    keys = [cluster.key_on(i) for i in range(3)]
+    body = "return 8"
+    digest = client.ask("SCRIPT", "LOAD", body)
+    calls = [("EVALSHA", digest, 1, k) for k in keys]
+    for slow in (False, True):
+        assert client.pipeline(calls) == [8, 8, 8]
+        for node in cluster.masters:
+            node.ask("SCRIPT", "FLUSH")
+        if slow:
+            other.send("EVAL", "for i = 1, 20000000 do end", 1, keys[0])
+        answers = client.pipeline(calls + [("SCRIPT", "FLUSH")] + calls + [("EVAL", body, 1, keys[2])] + calls)
+        assert answers[:4] == [8, 8, 8, b"OK"] and answers[7:] == [8, 8, 8, 8]
+        assert [a.text.split()[0] for a in answers[4:7]] == ["NOSCRIPT"] * 3
+    assert other.read() is None
+
+
+def test_a_flush_that_is_refused_forgets_nothing(client, cluster):
+    keys = [cluster.key_on(i) for i in range(3)]
+    digest = client.ask("SCRIPT", "LOAD", "return 9")
+    for node in cluster.masters:
+        node.ask("SCRIPT", "FLUSH")
+        node.ask("ACL", "SETUSER", "default", "-script|flush")
+    assert client.try_ask("SCRIPT", "FLUSH").text.startswith("NOPERM ")
+    assert client.try_ask("SCRIPT", "FLUSH", "ASYNC").text.startswith("NOPERM ")
+    assert client.pipeline([("EVALSHA", digest, 1, k) for k in keys]) == [9, 9, 9]
+
+
+def test_a_long_evalsha_finds_its_script(cluster):
+    """Longer than retain_bytes it cannot be sent once more, so the script is there before it."""
+    long, slot = b"v" * 300000, harness.SLOTS // 3 + 500
+    moving = "{%s}" % harness.tag_for_slot(slot)
+    with Puerta(cluster, retain_bytes="64k") as puerta, puerta.client() as client:
+        digest = client.ask("SCRIPT", "LOAD", "return {KEYS[1], #ARGV[1]}")
+        for command in ("EVALSHA", "EVALSHA_RO"):
+            for i in range(3):
+                cluster.masters[i].ask("SCRIPT", "FLUSH")
+                assert client.ask(command, digest, 1, cluster.key_on(i), long) == [cluster.key_on(i).encode(), len(long)]
+        cluster.masters[2].ask("SCRIPT", "FLUSH")
+        cluster.migrate_begin(slot, cluster.masters[1], cluster.masters[2])
+        try:
+            assert client.ask("EVALSHA", digest, 1, moving, long) == [moving.encode(), len(long)], "by ASK"
+        finally:
+            cluster.migrate_end(slot, cluster.masters[1], cluster.masters[2])
+            cluster.migrate_slot(slot, cluster.masters[2], cluster.masters[1])
+        assert client.try_ask("EVALSHA", "0" * 40, 1, moving, long).text.startswith("NOSCRIPT ")
+        assert client.try_ask("EVALSHA", "short", 1, moving, long).text.startswith("NOSCRIPT ")
+
+
 def test_scripts_survive_a_node_that_starts_again(own_cluster):
     with Puerta(own_cluster) as puerta, puerta.client(timeout=40) as client:
         digest = client.ask("SCRIPT", "LOAD", "return 7")
@@ -218,6 +270,59 @@ def test_a_node_that_dies_gives_a_named_error_or_is_waited_for(own_cluster, wher
         wait_for("the replica to count", lambda: client.try_ask("DBSIZE") == 100)
         assert client.ask("FLUSHALL") == b"OK"
         assert client.ask("DBSIZE") == 0
+
+
+@pytest.mark.parametrize("where", [0, 2])
+def test_keys_of_a_node_that_dies_in_the_middle_of_its_list(own_cluster, where):
+    """Nothing of the merged answer has reached the client: the part is asked for once more, from the node's replica."""
+    master = own_cluster.masters[where]
+    tag = own_cluster.key_on(where, "")
+    with Puerta(own_cluster, supervise="no", receive_buffer="64k", merge_limit="64m", chunks=6000, failover_wait="30s") as puerta, \
+            puerta.client(timeout=60) as client:
+        keys = {b"%s%s%d" % (tag.encode(), b"z" * 10000, i) for i in range(1500)} | {own_cluster.key_on(i).encode() for i in range(3)}
+        client.pipeline([("SET", k, 1) for k in keys])
+        wait_synced(own_cluster)
+        others = [m for m in own_cluster.masters if m is not master]
+        master.freeze()
+        client.send("KEYS", "*")
+        wait_for("the other masters to be asked", lambda: all("cmdstat_keys" in m.info("commandstats") for m in others))
+        puerta.process.send_signal(signal.SIGSTOP)
+        master.thaw()
+        # It has said what the kernel takes for the one that does not read; the rest is lost with it.
+        wait_for("the list to begin", lambda: any(b"cmd=keys" in c and b" omem=0 " not in c for c in master.ask("CLIENT", "LIST").split(b"\n")))
+        master.kill()
+        puerta.process.send_signal(signal.SIGCONT)
+        found = client.read()
+        assert len(found) == len(keys) and set(found) == keys
+
+
+@pytest.mark.parametrize("password", [None, "secret"])
+def test_keys_of_a_node_that_freezes(own_cluster, password):
+    """Once its replica has taken over that one is asked, long before request_timeout, whether or not the request has gone out."""
+    master, replica = own_cluster.masters[0], own_cluster.replicas[0][0]
+    for node in own_cluster.nodes:
+        node.ask("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all")
+    login = {} if password is None else {"upstream_user": "app", "upstream_password": password}
+    with Puerta(own_cluster, request_timeout="100s", failover_wait="30s", **login) as puerta, puerta.client(timeout=60) as client:
+        keys = fill(client, 300)
+        wait_synced(own_cluster)
+        master.freeze()
+        client.send("KEYS", "*")
+        own_cluster.wait_promoted(replica)
+        assert set(client.read()) == keys
+
+
+def test_a_long_request_to_a_node_that_freezes(own_cluster):
+    """It goes over a connection of its own too, and its fate is told when that is given up."""
+    master, key, long = own_cluster.masters[0], own_cluster.key_on(0), b"v" * 400000
+    with Puerta(own_cluster, request_timeout="100s") as puerta, puerta.client(timeout=60) as client:
+        request = harness.encode("SET", key, long)
+        client.send_raw(request[:300000])
+        wait_for("it to be on its way", lambda: any(b"cmd=NULL" in c and b" qbuf=0 " not in c for c in master.ask("CLIENT", "LIST").split(b"\n")))
+        master.freeze()
+        client.send_raw(request[300000:])
+        own_cluster.wait_promoted(own_cluster.replicas[0][0])
+        assert client.read().text.startswith("ERR outcome unknown: the connection to %s was lost" % master.address)
 
 
 # ---- order, bounds ----
@@ -317,6 +422,38 @@ def test_scan_with_a_long_page(client):
     keys = {b"%s%d" % (b"y" * 300, i) for i in range(3000)}
     client.pipeline([("SET", k, 1) for k in keys])
     assert set(scan_all(client, "COUNT", 100000)) == keys, "each page is some 300 KB"
+
+
+def test_a_long_page_that_is_read_slowly_holds_no_node(cluster):
+    """It passes over a connection of its own, as any long answer to a read."""
+    tag = cluster.key_on(0, "")
+    with Puerta(cluster, send_buffer="64k") as puerta, puerta.client(rcvbuf=16384) as slow, puerta.client() as other:
+        keys = {b"%s%s%d" % (tag.encode(), b"z" * 1000, i) for i in range(12000)}
+        other.pipeline([("SET", k, 1) for k in keys])
+        slow.send("SCAN", 0, "COUNT", 100000)
+        wait_for("the page to begin", lambda: not slow.silent(0))
+        assert other.ask("GET", tag + "none") is None, "it is stored where the page comes from"
+        cursor, page = slow.read()
+        assert set(page) == keys and cursor != b"0"
+        assert set(scan_all(slow, "COUNT", 100000)) == keys
+
+
+def test_a_last_page_that_waits_asks_for_the_map_once(cluster):
+    """It waits for room on the shared connection, as it must not be asked again after the write behind it: each turn tries it again."""
+    with Puerta(cluster, send_buffer="64k") as puerta, puerta.client() as client, puerta.client(rcvbuf=16384) as slow:
+        keys = fill(client, 20000, "k" * 100)
+        client.ask("SET", "long", b"v" * 20000000)
+        cursor, _page = client.ask("SCAN", 0, "COUNT", 100000)
+        cursor, _page = client.ask("SCAN", cursor, "COUNT", 100000)
+        asked = refreshes(client)
+        slow.send_raw(b"".join(harness.encode(*c) for c in (
+            ("GET", "long"), ("SCAN", cursor, "COUNT", 100000), ["MSET"] + [x for k in list(keys)[:30] for x in (k, k)])))
+        wait_for("its client to be closed, as it reads nothing", lambda: b"connected_clients:1\r\n" in client.ask("INFO", "clients"))
+        assert refreshes(client) - asked < 10
+
+
+def refreshes(client):
+    return int(re.search(rb"refreshes:(\d+)", client.ask("INFO", "puerta")).group(1))
 
 
 def test_scan_in_a_pipeline_keeps_its_place(client):
