@@ -393,24 +393,49 @@ static void relieve_requests(void)
     }
 }
 
-/* Replies find no chunk: the client that holds most of them without reading gives them back. */
+static bool is_blocked(const struct client *c)
+{
+    return c->conn->blocked;
+}
+
+/* An answer whose turn has come has found no chunk to be passed on by for long. */
+static bool is_due(const struct client *c)
+{
+    return c->head != NULL && c->head->state == REQ_DONE && c->starved && loop_ms() - c->starved_ms > STARVING_MS;
+}
+
+/* Of the clients of which `is` is true, the one with most answers; NULL: none has any. */
+static struct client *holds_most(bool (*is)(const struct client *))
+{
+    struct client *found = NULL;
+    size_t most = 0;
+    for (uint32_t i = 0; i < rd.total; i++) {
+        struct client *c = &rd.all[i];
+        size_t held = c->conn != NULL && is(c) ? c->conn->out.len + c->parked_bytes : 0;
+        if (held > most) {
+            most = held;
+            found = c;
+        }
+    }
+    return found;
+}
+
+/* Replies find no chunk: the client that holds most of them without reading gives them back. If all read, but the chunks
+ * are full of answers that need another one to be passed on, nothing would ever free one: then one of those does. */
 static void relieve_replies(void)
 {
-    struct client *victim = NULL;
-    size_t most = 0;
+    struct client *victim;
     if (buf_free_chunks() > 0) {
         return;
     }
-    for (uint32_t i = 0; i < rd.total; i++) {
-        struct client *c = &rd.all[i];
-        size_t held = c->conn == NULL || !c->conn->blocked ? 0 : c->conn->out.len + c->parked_bytes;
-        if (held > most) {
-            most = held;
-            victim = c;
-        }
-    }
+    victim = holds_most(is_blocked);
     if (victim != NULL) {
         give_up_client(victim, "it holds most of the pool and does not read");
+        return;
+    }
+    victim = holds_most(is_due);
+    if (victim != NULL) {
+        give_up_client(victim, "it holds most of the pool in answers that find no chunk to go by");
     }
 }
 
