@@ -92,6 +92,8 @@ const struct option options[] = {
       "answers waiting for one client before its requests are no longer read" },
     { R(client_pipeline), "client_pipeline", COUNT, 1, 65536, "1024", NULL,
       "requests of one client in flight before further ones are no longer read" },
+    { R(transaction_limit), "transaction_limit", SIZE, KIB(4), MIB(16), "1m", NULL,
+      "bytes of the commands of one transaction (MULTI ... EXEC), which are kept until it is answered" },
     { R(merge_limit), "merge_limit", SIZE, KIB(64), MIB(1024), "16m", NULL,
       "bytes of one answer that is merged from several nodes" },
     { R(dial_timeout_ms), "dial_timeout", TIME, 1, DAY, "1s", NULL,

@@ -510,6 +510,7 @@ struct conf_redis {
     size_t retain_bytes, shared_reply_limit, client_window, merge_limit;
     uint32_t client_pipeline;
     uint32_t dial_timeout_ms, request_timeout_ms, failover_wait_ms, client_stall_ms, client_idle_ms;
+    size_t transaction_limit;
     uint32_t refresh_interval_ms, probe_interval_ms, probe_timeout_ms, suspect_after_ms, lease_wait_ms;
     uint32_t failover_queue;
     uint32_t rise, fall;

@@ -176,7 +176,7 @@ struct client {
         uint32_t count;         /* commands queued */
         uint16_t slot;          /* of its keys, or of what is watched */
         uint8_t state;          /* enum multi_state */
-        bool keyed, writes, scripts;
+        bool keyed, writes, scripts, all;
     } multi;
     struct client *next;        /* free list, or the list of those to be resumed */
     struct client *hungry;      /* the next that waits for a record or a chunk */
@@ -373,7 +373,7 @@ extern void (*req_on_large)(struct req *r);
 extern void (*lease_on_free)(void);
 /* redis_lease.c: r goes over a lease, to b. */
 extern void (*req_on_lease)(struct req *r, struct backend *b);
-/* redis_multi.c: the transaction r is about to be sent to b; an answer that comes before its own; its own is an error:
+/* redis_exec.c: the transaction r is about to be sent to b; an answer that comes before its own; its own is an error:
  * true if r has been taken care of; it was lost before all of it was sent, the same. */
 extern void (*multi_before)(struct req *r, struct backend *b);
 extern void (*multi_ahead)(struct req *r, const unsigned char *p, size_t n);
@@ -447,9 +447,15 @@ size_t fan_part(const struct fan *f, uint32_t i, void *out, size_t cap);
 /* The table of key slices that fan_split reads; redis.c fills it. */
 struct resp_slice *fan_keys(uint32_t *cap);
 
+/* ----------------------------------------------------- redis_exec.c */
+
+void redis_exec_open(void);
+/* c's block and EXEC go to the owner of its slot, or to the lease on which it watches. False: no room now. */
+bool exec_send(struct client *c, const struct command *exec, bool watched);
+const char *exec_null(const struct client *c);  /* what EXEC answers when something watched was touched */
+
 /* ---------------------------------------------------- redis_multi.c */
 
-void redis_multi_open(void);
 enum verdict multi_command(struct client *c, const struct request *q); /* MULTI, EXEC, DISCARD, WATCH, UNWATCH */
 /* Whether k is to be queued in a transaction, and so by multi_queue. */
 bool multi_holds(const struct client *c, const struct command *k);
@@ -467,8 +473,8 @@ enum verdict scan(struct client *c, const struct request *q);
 
 void redis_script_tables(const struct conf *conf);
 void redis_script_open(void);
-/* The scripts that the EVALSHAs of a transaction name are given to b ahead of it. */
-void script_before_block(const struct req *r, struct backend *b);
+/* If the command at `at` of the transaction r is an EVALSHA, its script is given to b ahead of r. */
+void script_before_block(const struct req *r, size_t at, struct backend *b);
 void script_note(const struct request *q);  /* one of GROUP_SCRIPTING goes by: its body, if it has one, is kept */
 bool script_is_flush(const struct command *command); /* SCRIPT FLUSH */
 void script_flush_begins(void);             /* it goes to the nodes */

@@ -473,7 +473,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_fan_open();
     redis_script_open();
     redis_lease_open();
-    redis_multi_open();
+    redis_exec_open();
     redis_large_open();
     redis_local_open(rd.all, rd.total);
     client_on_resume = on_resume;

@@ -8,21 +8,17 @@
  *   no WATCH   on the shared connection of the owner: the block stands in it in one piece, so nobody comes between
  *   WATCH      goes to a lease, which stays until EXEC, DISCARD, UNWATCH, RESET or the end; so does its EXEC
  *
- * Until EXEC the node has heard nothing. If it turns the block away (the slot has moved) nothing has run, and all of it is
- * run again on the new owner; with a WATCH nobody can vouch for what was watched any more, and the answer is a null, as if
- * it had been touched. A lease whose client keeps it idle is taken back when others need it, with the same answer.
+ * Until EXEC the node has heard nothing. A lease whose client keeps it idle is taken back when others need it: its EXEC is
+ * answered with a null, as if what it watched had been touched.
  */
 #include "redis.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define IDLE_MS 1000 /* a WATCH without a request for so long may lose its lease to another client */
 
-/* What the node said to the commands of a block when it queued them; the least hopeful counts. It is kept in the record
- * as `part`, and how many answers come before its own as `mark`. */
-enum word { WORD_QUEUED, WORD_MOVED, WORD_AGAIN, WORD_DOWN, WORD_ERROR };
-
-static const char multi_line[] = "*1\r\n$5\r\nMULTI\r\n", exec_line[] = "*1\r\n$4\r\nEXEC\r\n";
+static const char multi_line[] = "*1\r\n$5\r\nMULTI\r\n";
 
 static enum verdict said(struct client *c, bool done)
 {
@@ -161,7 +157,7 @@ static void close_block(struct client *c)
     slice_release(&c->multi.block);
     c->multi.state = MULTI_NONE;
     c->multi.count = 0;
-    c->multi.keyed = c->multi.writes = c->multi.scripts = false;
+    c->multi.keyed = c->multi.writes = c->multi.scripts = c->multi.all = false;
 }
 
 void multi_reset(struct client *c)
@@ -217,6 +213,7 @@ static void note(struct client *c, const struct request *q, int32_t slot)
 {
     c->multi.count++;
     c->multi.writes = c->multi.writes || (q->command->flags & CMD_READONLY) == 0;
+    c->multi.all = c->multi.all || (q->command->route == ROUTE_ALL && !service_is_one(c->service));
     c->multi.scripts = c->multi.scripts || q->command->group == GROUP_SCRIPTING;
     if (slot >= 0) {
         c->multi.keyed = true;
@@ -249,8 +246,8 @@ static const char *impossible(const struct client *c, const struct request *q)
     if (k->route == ROUTE_ADMIN && ((k->flags & CMD_TAKES_OVER) || !c->service->conf->allow_admin)) {
         return "NOPERM this command is refused by this proxy (allow_admin)";
     }
-    if ((k->route == ROUTE_ALL || k->route == ROUTE_SCAN) && !service_is_one(c->service)) {
-        return "ERR a command that concerns all nodes cannot be part of a transaction, which runs on one";
+    if ((k->route == ROUTE_ALL || k->route == ROUTE_SCAN) && k->merge != MERGE_ALL_OK && !service_is_one(c->service)) {
+        return "ERR a command that asks all nodes cannot be part of a transaction, which runs on one";
     }
     if (k->route == ROUTE_SESSION && k->group == GROUP_PUBSUB) {
         return "ERR subscriptions cannot change inside a transaction";
@@ -265,6 +262,7 @@ enum verdict multi_queue(struct client *c, const struct request *q)
 {
     const char *why = impossible(c, q);
     bool keyed = c->multi.keyed;
+    const struct backend *b;
     int32_t slot;
     if (!command_arity_ok(q->command, q->argc)) {
         return multi_poison(c, said(c, client_error(c, "ERR wrong number of arguments for '%s' command", q->command->name)));
@@ -276,8 +274,12 @@ enum verdict multi_queue(struct client *c, const struct request *q)
     if (slot == -2) {
         return multi_poison(c, crossslot(c));
     }
-    if (c->multi.block.len + q->len + sizeof exec_line > c->service->conf->retain_bytes) {
-        return multi_poison(c, said(c, client_error(c, "ERR a transaction must not be longer than retain_bytes")));
+    b = slot >= 0 ? service_owner(c->service, (uint16_t)slot) : NULL;
+    if (b != NULL && b->busy) {
+        return multi_poison(c, said(c, client_error(c, "%s", b->busy_says + 1)));
+    }
+    if (c->multi.block.len + q->len > c->service->conf->transaction_limit) {
+        return multi_poison(c, said(c, client_error(c, "ERR a transaction must not be longer than transaction_limit")));
     }
     if (!buf_may_take_many(client_use(c), q->len / buf_chunk_size() + 3) || !client_answer(c, "+QUEUED\r\n", 9)) {
         return said(c, false);
@@ -290,11 +292,6 @@ enum verdict multi_queue(struct client *c, const struct request *q)
 }
 
 /* -------------------------------------------------------------------- EXEC */
-
-static const char *null_of(const struct client *c)
-{
-    return c->resp3 ? "_\r\n" : "*-1\r\n";
-}
 
 /* An answer that needs no node; then all is as before MULTI. */
 static enum verdict end(struct client *c, const char *line)
@@ -309,180 +306,48 @@ static enum verdict end(struct client *c, const char *line)
     return VERDICT_DONE;
 }
 
-/* The block becomes a record. */
-static enum verdict execute(struct client *c, const struct request *q, bool watched)
+/* The node that is to run it is busy with a script: as a server, it refuses EXEC before it looks at what is queued. */
+static const char *says_busy(const struct client *c)
 {
-    uint16_t slot = c->multi.keyed || watched ? c->multi.slot : SLOTMAP_SLOTS - 1;
-    struct req *r;
-    if (client_must_wait(c, slot)) {
-        return VERDICT_WAIT;
+    static char line[256];
+    const struct backend *b = c->multi.keyed ? service_owner(c->service, c->multi.slot) : NULL;
+    if (b == NULL || !b->busy) {
+        return NULL;
     }
-    r = req_take(c, q->command, req_to_client);
-    if (r == NULL || !slice_extend(&c->multi.block, client_use(c), exec_line, sizeof exec_line - 1)) {
-        if (r != NULL) {
-            req_free(r);
-        }
-        return said(c, false);
-    }
-    r->bytes = c->multi.block;
-    memset(&c->multi.block, 0, sizeof c->multi.block);
-    r->slot = slot;
-    r->mark = c->multi.count + 1;
-    r->flags |= REQ_MULTI | REQ_FENCE;
-    r->flags |= c->multi.writes ? 0 : REQ_READONLY;
-    r->flags |= c->multi.scripts ? REQ_SCRIPT : 0;
-    r->lease = watched ? LEASE_WATCH : LEASE_TRANSFER;
-    close_block(c);
-    req_enqueue(r);
-    req_commit(r);
-    stats.transactions++;
-    if (watched) {
-        c->watch->kept = false;
-        multi_before(r, c->watch->backend);
-        lease_send(c->watch, r);
-    } else {
-        req_route(r);
-    }
-    return VERDICT_DONE;
+    snprintf(line, sizeof line, "-EXECABORT Transaction discarded because of: %s\r\n", b->busy_says + 1);
+    return line;
 }
 
 static enum verdict exec(struct client *c, const struct request *q)
 {
     bool watched = c->watch != NULL && c->watch->kept;
+    const char *busy;
     if (c->multi.state == MULTI_NONE) {
         return said(c, client_error(c, "ERR EXEC without MULTI"));
+    }
+    if ((busy = says_busy(c)) != NULL) {
+        return end(c, busy);
     }
     if (c->multi.state == MULTI_POISONED) {
         return end(c, "-EXECABORT Transaction discarded because of previous errors.\r\n");
     }
     if (c->watch_lost) {
-        return end(c, null_of(c));
+        return end(c, exec_null(c));
     }
     if (c->multi.count == 0 && !watched) {
         return end(c, "*0\r\n");
     }
-    return execute(c, q, watched);
-}
-
-/* Each time it goes to a node. */
-static void before(struct req *r, struct backend *b)
-{
-    r->ahead = r->mark;
-    r->part = WORD_QUEUED;
-    slice_release(&r->parked);
-    if (r->flags & REQ_SCRIPT) {
-        script_before_block(r, b);
+    if (!c->multi.keyed && !watched) {
+        c->multi.slot = SLOTMAP_SLOTS - 1;
     }
-}
-
-static bool begins(const unsigned char *p, size_t n, const char *word)
-{
-    size_t len = strlen(word);
-    return n >= len && memcmp(p, word, len) == 0;
-}
-
-/* An error that says that the block is for another node, or for later. */
-static enum word word_of(struct req *r, const unsigned char *p, size_t n)
-{
-    struct slotmap_redirect to;
-    if (begins(p, n, "-MOVED ") && slotmap_redirect(p, n, &to)) {
-        struct backend *b = backend_get(r->service, to.host, to.port, r->upstream->backend);
-        stats.redirect_moved++;
-        health_refresh(r->service);
-        if (b != NULL) {
-            service_set_owner(r->service, to.slot, b);
-        }
-        return WORD_MOVED;
+    if (client_must_wait(c, c->multi.slot)) {
+        return VERDICT_WAIT;
     }
-    if (begins(p, n, "-ASK ") || begins(p, n, "-TRYAGAIN")) {
-        return WORD_AGAIN; /* ASKING is for one command: a block has to wait until the whole slot has moved */
+    if (!exec_send(c, q->command, watched)) {
+        return said(c, false);
     }
-    if (begins(p, n, "-CLUSTERDOWN") || begins(p, n, "-MASTERDOWN") || begins(p, n, "-LOADING") ||
-        begins(p, n, "-READONLY")) {
-        return WORD_DOWN;
-    }
-    return WORD_ERROR;
-}
-
-/* The node has queued a command of the block, or says why not. */
-static void on_ahead(struct req *r, const unsigned char *p, size_t n)
-{
-    enum word word;
-    if (*p != '-') {
-        return;
-    }
-    word = word_of(r, p, n);
-    if (word == WORD_ERROR && r->parked.len == 0) {
-        size_t len = n - 3 < 256 ? n - 3 : 256;
-        (void)pen_write(&r->client->park, BUF_REPLY, p + 1, len, &r->parked); /* without it EXEC's error says less */
-    }
-    r->part = word > r->part ? (uint16_t)word : r->part;
-}
-
-/* The block was discarded because a command in it was refused: EXEC tells which error that was. */
-static void tell_why(struct req *r)
-{
-    char why[257];
-    size_t n = r->parked.len;
-    slice_copy(&r->parked, 0, why, n);
-    slice_release(&r->parked);
-    if (n == 0) {
-        req_error(r, "EXECABORT Transaction discarded because of previous errors.");
-    } else {
-        req_error(r, "EXECABORT Transaction discarded because of: %.*s", (int)n, why);
-    }
-}
-
-static void answer_null(struct req *r)
-{
-    const char *line = null_of(r->client);
-    slice_release(&r->parked);
-    stats.not_executed++;
-    req_answer(r, line, strlen(line));
-}
-
-/* EXEC itself is answered with an error: nothing of the block has run. */
-static bool refused(struct req *r, const unsigned char *p, size_t n)
-{
-    bool aborted = begins(p, n, "-EXECABORT");
-    enum word word = aborted ? (enum word)r->part : word_of(r, p, n);
-    if (word == WORD_ERROR || word == WORD_QUEUED) {
-        if (aborted) {
-            tell_why(r);
-        }
-        slice_release(&r->parked);
-        return aborted;
-    }
-    if (r->lease == LEASE_WATCH) {
-        answer_null(r);
-        return true;
-    }
-    r->client->gate = true;
-    if (word == WORD_MOVED && ++r->hops <= REDIS_HOPS_MAX) {
-        stats.resent++;
-        (r->hops <= REDIS_HOPS_FAST ? req_route : req_again)(r);
-        return true;
-    }
-    if (word == WORD_AGAIN) {
-        stats.redirect_tryagain++;
-        r->flags |= REQ_TRYAGAIN;
-    } else if ((r->flags & REQ_TURNED) == 0) {
-        r->flags |= REQ_TURNED;
-        r->waits_ms = (uint32_t)loop_ms();
-    }
-    health_refresh(r->service);
-    req_again(r);
-    return true;
-}
-
-/* Its lease was lost before all of it was sent, or it only reads: what was watched is nobody's word any more. */
-static bool unsent(struct req *r)
-{
-    if (r->lease != LEASE_WATCH) {
-        return false;
-    }
-    answer_null(r);
-    return true;
+    close_block(c);
+    return VERDICT_DONE;
 }
 
 enum verdict multi_command(struct client *c, const struct request *q)
@@ -509,12 +374,4 @@ bool multi_holds(const struct client *c, const struct command *k)
 {
     return c->multi.state != MULTI_NONE && (k->group != GROUP_TRANSACTIONS || k->name[0] == 'u') &&
            strcmp(k->name, "quit") != 0 && strcmp(k->name, "reset") != 0;
-}
-
-void redis_multi_open(void)
-{
-    multi_before = before;
-    multi_ahead = on_ahead;
-    multi_refused = refused;
-    multi_unsent = unsent;
 }

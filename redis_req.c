@@ -477,7 +477,8 @@ void req_send(struct req *r, struct backend *b)
         return;
     }
     if (b->busy && r->client != NULL && (r->command == NULL || (r->command->flags & CMD_ALLOW_BUSY) == 0)) {
-        req_error(r, "%s", b->busy_says + 1); /* behind the script it would wait unheard */
+        req_error(r, "%s%s", (r->flags & REQ_MULTI) ? "EXECABORT Transaction discarded because of: " : "",
+                  b->busy_says + 1); /* behind the script it would wait unheard */
         return;
     }
     if (r->flags & REQ_LEASE) {

@@ -260,25 +260,13 @@ static void before(const struct req *r, struct backend *b)
     }
 }
 
-void script_before_block(const struct req *r, struct backend *b)
+void script_before_block(const struct req *r, size_t at, struct backend *b)
 {
-    size_t at = 0;
-    while (at < r->bytes.len) {
-        struct resp_request framing;
-        enum resp_status status = RESP_MORE;
-        struct script *s = named_at(&r->bytes, at);
-        const unsigned char *p;
-        size_t n, begin = at;
-        if (s != NULL && r->lease == LEASE_WATCH) {
-            (void)load(s, r->service, r->client->watch);
-        } else if (s != NULL) {
-            load_once(s, r->service, b, false);
-        }
-        resp_request_start(&framing);
-        while (status == RESP_MORE && (n = slice_part(&r->bytes, &at, &p)) > 0) {
-            resp_request(&framing, p, n, &redis_limits, &status);
-        }
-        at = begin + (size_t)framing.used;
+    struct script *s = named_at(&r->bytes, at);
+    if (s != NULL && r->lease == LEASE_WATCH) {
+        (void)load(s, r->service, r->client->watch);
+    } else if (s != NULL) {
+        load_once(s, r->service, b, false);
     }
 }
 

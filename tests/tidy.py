@@ -43,7 +43,8 @@ ROOMS = {
     "redis_large.c": (4, "redis", 500),
 
     "redis_fan.c": (4, "redis", 750),
-    "redis_multi.c": (4, "redis", 480),
+    "redis_exec.c": (4, "redis", 320),
+    "redis_multi.c": (4, "redis", 350),
     "redis_scan.c": (4, "redis", 300),
     "redis_say.c": (4, "redis", 350),
     "redis_virtual.c": (4, "redis", 250),
