@@ -468,6 +468,9 @@ struct service {
     bool hurry;                 /* the next question does not wait for its time */
     uint32_t ask_took_ms, misses;
     struct timer timer;
+    uint64_t pause_until_ms;    /* CLIENT PAUSE: its clients' requests wait until then; 0 = no pause */
+    bool pause_all;             /* those that only read too */
+    struct timer pause_timer;
     struct listener listeners[MAX_LISTENS];
 };
 

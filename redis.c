@@ -103,6 +103,12 @@ static uint16_t script_slot(const struct client *c)
     return service_owner(c->service, last) != NULL ? last : any_slot(c);
 }
 
+/* CONFIG GET shows what one master has, each time the same one. */
+static uint16_t shown_slot(const struct client *c)
+{
+    return service_owner(c->service, 0) != NULL ? 0 : any_slot(c);
+}
+
 /* --------------------------------------------------------------- deciding */
 
 static enum verdict wrong_count(struct client *c, const struct request *q)
@@ -220,6 +226,22 @@ static enum verdict unknown(struct client *c, const struct request *q)
                                args));
 }
 
+/* What a CONFIG SET changes may belong to one node, as its port does: then it is changed on the one that CONFIG GET shows. */
+static bool is_of_one_node(const struct request *q)
+{
+    static const char *const names[] = { "port", "tls-port", "cluster-port", "bind", "unixsocket", "dir", "logfile", "pidfile" };
+    struct resp_slice arg;
+    uint32_t i = 0;
+    for (uint32_t at = 0; resp_arg(q->p, q->len, &at, &arg); i++) {
+        for (size_t k = 0; i >= 2 && i % 2 == 0 && k < sizeof names / sizeof *names; k++) {
+            if (equals(q, &arg, names[k])) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 /* What concerns all keys, by `ask`: it waits for whatever it could overtake on any node. */
 static enum verdict by_masters(struct client *c, const struct request *q,
                                enum verdict (*ask)(struct client *, const struct request *))
@@ -237,11 +259,15 @@ static enum verdict by_masters(struct client *c, const struct request *q,
  * it has any, else to one node, whichever. */
 static enum verdict administer(struct client *c, const struct request *q)
 {
-    if (q->command->flags & CMD_TAKES_OVER) {
+    bool monitor = strcmp(q->command->name, "monitor") == 0;
+    if ((q->command->flags & CMD_TAKES_OVER) && !monitor) {
         return unsupported(c, q);
     }
     if (!c->service->conf->allow_admin) {
         return say(c, client_error(c, "NOPERM '%s' is refused by this proxy (allow_admin)", q->command->name));
+    }
+    if (monitor) {
+        return monitor_command(c);
     }
     if (q->command->merge != MERGE_NONE) {
         return by_masters(c, q, fan_all);
@@ -268,6 +294,12 @@ static enum verdict decide(struct client *c, struct request *q)
     if (command->group == GROUP_SCRIPTING) {
         script_note(q);
     }
+    if (c->service->pause_until_ms != 0 && command_arity_ok(command, q->argc) && client_is_stopped(c, command)) {
+        return VERDICT_WAIT;
+    }
+    if (c->monitor != MONITOR_OFF && command->keys != KEYS_NONE) {
+        return say(c, client_error(c, "ERR Replica can't interact with the keyspace"));
+    }
     if (c->multi.state != MULTI_NONE && multi_holds(c, command)) {
         return multi_queue(c, q);
     }
@@ -278,7 +310,7 @@ static enum verdict decide(struct client *c, struct request *q)
         }
         return local_answer(c, q);
     case ROUTE_ANY:
-        return forward(c, q, any_slot(c), false);
+        return forward(c, q, strcmp(command->name, "config|get") == 0 ? shown_slot(c) : any_slot(c), false);
     case ROUTE_OWNER:
         return by_number(c, q);
     case ROUTE_SLOT:
@@ -292,6 +324,9 @@ static enum verdict decide(struct client *c, struct request *q)
     case ROUTE_ALL:
         if (strcmp(command->name, "config|resetstat") == 0) {
             stats_reset();
+        }
+        if (strcmp(command->name, "config|set") == 0 && is_of_one_node(q)) {
+            return forward(c, q, shown_slot(c), false);
         }
         return by_masters(c, q, fan_all);
     case ROUTE_SCAN:
@@ -376,6 +411,9 @@ static enum verdict counted(struct client *c, const struct request *q, enum verd
     if (v != VERDICT_WAIT && c->conn != NULL && q->command != NULL) {
         stats_command(q->command)->calls++;
         c->last = q->command;
+        if (monitors > 0 && q->command != &unknown_command) {
+            monitor_see(c, q);
+        }
     }
     return v;
 }

@@ -138,6 +138,8 @@ struct upstream {
     bool served;                /* it has given an answer since it was dialled */
 };
 
+enum monitor_state { MONITOR_OFF, MONITOR_WAITS, MONITOR_ON };
+
 enum multi_state { MULTI_NONE, MULTI_OPEN, MULTI_POISONED };
 
 struct client {
@@ -176,7 +178,7 @@ struct client {
         uint32_t count;         /* commands queued */
         uint16_t slot;          /* of its keys, or of what is watched */
         uint8_t state;          /* enum multi_state */
-        bool keyed, writes, scripts, all;
+        bool keyed, writes, replicates, scripts, all;
     } multi;
     struct client *next;        /* free list, or the list of those to be resumed */
     struct client *hungry;      /* the next that waits for a record or a chunk */
@@ -191,6 +193,8 @@ struct client {
     uint32_t guesses;           /* wrong ones since it last logged in */
     const struct command *last; /* the row of its last request; NULL: none, or an unknown one */
     uint64_t born_ms;
+    uint64_t monitor_ms;        /* since when its MONITOR waits for the nodes */
+    uint8_t monitor;            /* enum monitor_state */
     uint8_t reply;              /* enum reply_mode */
     char name[64];
     char lib_name[40], lib_ver[24];
@@ -535,6 +539,20 @@ void info_answer(struct client *c, const struct request *q);
 /* Whether it names the keyspace: then every master is to be asked, and there is a map to do so. */
 bool info_is_of_all(const struct client *c, const struct request *q);
 enum verdict info_of_all(struct client *c, const struct request *q);
+
+/* --------------------------------------------------- redis_monitor.c */
+
+extern uint32_t monitors;   /* clients that monitor */
+
+void redis_monitor_tables(const struct conf *conf);
+void redis_monitor_open(struct client *clients, uint32_t count);
+void monitor_see(struct client *c, const struct request *q); /* c's request is shown to those that monitor */
+enum verdict monitor_command(struct client *c);              /* MONITOR */
+void monitor_end(struct client *c);                          /* RESET, or it has gone */
+/* Whether a pause keeps c's request waiting; say_writers of CLIENT PAUSE and UNPAUSE. */
+bool client_is_stopped(const struct client *c, const struct command *k);
+void pause_answer(struct client *c, const struct request *q);
+void unpause_answer(struct client *c, const struct request *q);
 
 /* ---------------------------------------------------- redis_local.c */
 

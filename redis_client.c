@@ -40,6 +40,7 @@ static void client_gone(struct client *c)
     req_orphan(c); /* first: the record on a lease must be nobody's when that is broken */
     large_gone(c);
     multi_reset(c);
+    monitor_end(c);
     chain_clear(&c->in);
     c->conn = NULL;
     client_fed(c);
@@ -456,6 +457,7 @@ void redis_tables(const struct conf *conf)
     redis_fan_tables(conf);
     redis_script_tables(conf);
     redis_large_tables(conf);
+    redis_monitor_tables(conf);
 }
 
 void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
@@ -475,6 +477,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_lease_open();
     redis_exec_open();
     redis_large_open();
+    redis_monitor_open(rd.all, rd.total);
     redis_local_open(rd.all, rd.total);
     client_on_resume = on_resume;
     rd.service_count = conf->redis_count;

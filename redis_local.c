@@ -73,6 +73,7 @@ static void reset(struct client *c, const struct request *q)
     (void)q;
     user_arrive(c);
     multi_reset(c);
+    monitor_end(c);
     c->name[0] = '\0';
     c->reply = REPLY_ON;
     say_text("+RESET\r\n");
@@ -331,7 +332,7 @@ static void client_help(struct client *c, const struct request *q)
         "REPLY (ON|OFF|SKIP)", "    Control the replies sent to the current connection.",
         "SETINFO <option> <value>", "    Set client meta attributes: LIB-NAME, LIB-VER.",
         "SETNAME <name>", "    Assign the name <name> to the current connection.",
-        "UNPAUSE", "    Accepted: the proxy pauses nobody.", NULL,
+        "UNPAUSE", "    Resume the clients.", NULL,
     };
     (void)c, (void)q;
     say_help("CLIENT", lines);
@@ -570,7 +571,7 @@ static const struct { const char *name; say_writer write; } answers[] = {
     { "client|help", client_help }, { "client|id", client_id }, { "client|info", client_info },
     { "client|kill", client_kill }, { "client|list", client_list }, { "client|no-evict", client_switch },
     { "client|no-touch", client_switch }, { "client|reply", client_reply }, { "client|setinfo", client_setinfo },
-    { "client|setname", client_setname }, { "client|trackinginfo", client_trackinginfo }, { "client|unpause", ok },
+    { "client|pause", pause_answer }, { "client|setname", client_setname }, { "client|trackinginfo", client_trackinginfo }, { "client|unpause", unpause_answer },
     { "cluster", virtual_answer }, { "command", command_answer }, { "echo", echo }, { "hello", hello },
     { "info", info_answer }, { "lolwut", lolwut }, { "module|list", module_list }, { "ping", ping }, { "quit", quit },
     { "readonly", ok }, { "readwrite", ok }, { "reset", reset }, { "role", role }, { "select", select_db },

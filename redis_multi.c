@@ -157,7 +157,7 @@ static void close_block(struct client *c)
     slice_release(&c->multi.block);
     c->multi.state = MULTI_NONE;
     c->multi.count = 0;
-    c->multi.keyed = c->multi.writes = c->multi.scripts = c->multi.all = false;
+    c->multi.keyed = c->multi.writes = c->multi.replicates = c->multi.scripts = c->multi.all = false;
 }
 
 void multi_reset(struct client *c)
@@ -213,6 +213,7 @@ static void note(struct client *c, const struct request *q, int32_t slot)
 {
     c->multi.count++;
     c->multi.writes = c->multi.writes || (q->command->flags & CMD_READONLY) == 0;
+    c->multi.replicates = c->multi.replicates || (q->command->flags & (CMD_WRITE | CMD_MAY_REPLICATE)) != 0;
     c->multi.all = c->multi.all || (q->command->route == ROUTE_ALL && !service_is_one(c->service));
     c->multi.scripts = c->multi.scripts || q->command->group == GROUP_SCRIPTING;
     if (slot >= 0) {

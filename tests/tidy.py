@@ -50,6 +50,7 @@ ROOMS = {
     "redis_virtual.c": (4, "redis", 250),
     "redis_command.c": (4, "redis", 500),
     "redis_info.c": (4, "redis", 350),
+    "redis_monitor.c": (4, "redis", 350),
     "redis_local.c": (4, "redis", 700),
     "redis.c": (4, "redis", 500),
     "redis_client.c": (4, "redis", 500),
