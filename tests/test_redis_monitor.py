@@ -1,0 +1,132 @@
+"""MONITOR and CLIENT PAUSE: what one client does to see or to stop all others. Only with allow_admin."""
+import time
+
+import pytest
+
+from harness import Puerta, wait_for
+
+
+@pytest.fixture(scope="module")
+def admin(cluster):
+    with Puerta(cluster, allow_admin="yes", client_window="64k") as p:
+        yield p
+
+
+def lines(client, count):
+    """The next lines without their time and address."""
+    return [client.read().split(b"] ", 1)[1] for _ in range(count)]
+
+
+def watched(admin):
+    client = admin.client()
+    assert client.ask("MONITOR") == b"OK"
+    return client
+
+
+def test_they_are_refused_unless_allowed(client):
+    for request in (("MONITOR",), ("CLIENT", "PAUSE", 1)):
+        assert client.try_ask(*request).text.startswith("NOPERM "), request
+
+
+def test_what_others_ask_is_shown(admin, cluster):
+    with watched(admin) as monitor, admin.client() as c:
+        keys = [cluster.key_on(i) for i in range(3)]
+        for key in keys:
+            c.ask("SET", key, "v")
+        c.send_raw(b"ECHO 'a b'\r\n")
+        c.read()
+        c.ask("ECHO", b"\x00\n\r\t\a\b\\\"\xff")
+        c.try_ask("MGET", *keys)
+        assert lines(monitor, 6) == [b'"SET" "%s" "v"' % key.encode() for key in keys] + [
+            b'"ECHO" "a b"', b'"ECHO" "\\x00\\n\\r\\t\\a\\b\\\\\\"\\xff"', b'"MGET" "%s" "%s" "%s"' % tuple(k.encode() for k in keys)]
+
+
+def test_secrets_are_not_shown_and_scripts_are(admin, cluster):
+    requests = [("SET", "a", "1"), ("AUTH", "x"), ("AUTH", "u", "p"), ("HELLO", "2", "AUTH", "u", "p"), ("MULTI",), ("SET", "a", "2"),
+                ("EXEC",), ("EVAL", "return redis.call('set', KEYS[1], 'x')", 1, "a"), ("PING",)]
+    with watched(admin) as monitor, admin.client() as c:
+        for request in requests:
+            c.try_ask(*request)
+        shown = lines(monitor, len(requests) + 1)
+    assert b'"AUTH" "(redacted)"' in shown and b'"AUTH" "(redacted)" "(redacted)"' in shown
+    assert b'"HELLO" "2" "AUTH" "(redacted)" "(redacted)"' in shown
+    assert not any(b'"p"' in line for line in shown)
+    assert b'"set" "a" "x"' in shown  # what the script did, told by its node
+    assert shown.index(b'"MULTI"') < shown.index(b'"SET" "a" "2"') < shown.index(b'"EXEC"')
+
+
+def test_one_that_does_not_read_is_closed_and_nobody_waits(admin):
+    with watched(admin) as monitor, admin.client() as c:
+        value = b"x" * 8000
+        for _ in range(2000):
+            c.ask("SET", "a", value)
+        with pytest.raises((EOFError, ConnectionError)):
+            while True:
+                monitor.read()
+        assert c.ask("PING") == b"PONG"
+
+
+def test_a_monitor_that_leaves_is_forgotten(admin, cluster):
+    def heard():
+        return sum(b"cmd=monitor" in line for node in cluster.masters for line in node.ask("CLIENT", "LIST").split(b"\n"))
+
+    for end in ("close", "RESET"):
+        before = heard()
+        monitor = watched(admin)
+        assert heard() >= before + 3
+        if end == "close":
+            monitor.close()
+        else:
+            monitor.send("RESET")
+            wait_for("RESET", lambda: monitor.read() == b"RESET")
+        wait_for("the nodes to be let go", lambda: heard() == 0)
+
+
+def test_a_monitor_cannot_use_keys(admin):
+    with watched(admin) as monitor:
+        assert monitor.try_ask("GET", "a").text == "ERR Replica can't interact with the keyspace"
+
+
+# ---- CLIENT PAUSE ----
+
+def test_writes_wait_and_reads_go_on(admin):
+    with admin.client() as c, admin.client() as other:
+        c.ask("SET", "a", 1)
+        assert c.ask("CLIENT", "PAUSE", 100000, "WRITE") == b"OK"
+        other.send("SET", "a", 2)
+        for _ in range(50):
+            assert c.ask("GET", "a") == b"1"
+        assert c.try_ask("SET", "a").text.startswith("ERR wrong number of arguments")
+        assert c.ask("CLIENT", "UNPAUSE") == b"OK"
+        assert other.read() == b"OK"
+        assert c.ask("GET", "a") == b"2"
+
+
+def test_everything_waits_until_the_pause_is_over(admin):
+    with admin.client() as c, admin.client() as other:
+        begun = time.monotonic()
+        assert c.ask("CLIENT", "PAUSE", 400) == b"OK"
+        assert other.ask("PING") == b"PONG" and time.monotonic() - begun > 0.35
+
+
+def test_a_transaction_waits_as_its_writes_do(admin):
+    with admin.client() as c, admin.client() as other, admin.client() as reader:
+        other.ask("MULTI")
+        other.ask("SET", "a", 5)
+        reader.ask("MULTI")
+        reader.ask("GET", "a")
+        c.ask("CLIENT", "PAUSE", 100000, "WRITE")
+        other.send("EXEC")
+        assert len(reader.ask("EXEC")) == 1
+        c.ask("CLIENT", "UNPAUSE")
+        assert other.read() == [b"OK"]
+
+
+@pytest.mark.parametrize("request_, text", [
+    (("CLIENT", "PAUSE", "x"), "ERR timeout is not an integer or out of range"),
+    (("CLIENT", "PAUSE", "-1"), "ERR timeout is negative"),
+    (("CLIENT", "PAUSE", "1", "SOME"), "ERR CLIENT PAUSE mode must be WRITE or ALL"),
+])
+def test_errors(admin, request_, text):
+    with admin.client() as c:
+        assert c.try_ask(*request_).text == text
