@@ -278,6 +278,10 @@ static enum verdict decide(struct client *c, struct request *q)
     }
     if (command->group == GROUP_SCRIPTING) {
         script_note(q);
+        if (function_waits(c, q)) {
+            client_starve(c);
+            return VERDICT_WAIT;
+        }
     }
     switch (command->route) {
     case ROUTE_LOCAL:

@@ -454,6 +454,7 @@ void redis_tables(const struct conf *conf)
     redis_req_tables(conf);
     redis_fan_tables(conf);
     redis_script_tables(conf);
+    redis_function_tables(conf);
     redis_large_tables(conf);
 }
 
@@ -471,6 +472,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_req_open();
     redis_fan_open();
     redis_script_open();
+    redis_function_open();
     redis_large_open();
     redis_local_open(rd.all, rd.total);
     client_on_resume = on_resume;

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #define ERROR_CAP 512
+#define FUNCTION_NOT_FOUND "ERR Function not found"
 
 static struct {
     struct req *all, *free;
@@ -38,6 +39,8 @@ void (*req_on_large)(struct req *r);
 void (*lease_on_free)(void);
 void (*req_before_script)(const struct req *r, struct backend *b);
 bool (*req_script_missing)(const struct req *r, const struct backend *b);
+void (*req_on_owners)(struct service *s);
+bool (*req_function_missing)(const struct req *r, struct backend *b);
 const struct req *(*fan_whole)(const struct fan *f);
 void (*fan_orphan)(struct req *whole);
 void (*fan_anew)(struct req *part);
@@ -68,6 +71,17 @@ static uint32_t now32(void)
 size_t redis_req_in_flight(void)
 {
     return rq.in_use;
+}
+
+bool req_any(const struct service *s, bool (*such)(const struct command *))
+{
+    for (size_t i = 0; i < rq.total; i++) {
+        const struct req *r = &rq.all[i];
+        if (r->state != REQ_FREE && r->state != REQ_DONE && r->service == s && r->command != NULL && such(r->command)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 size_t redis_req_free(void)
@@ -618,8 +632,12 @@ static void give_up_earlier(struct req *r)
         if (w->client == r->client && req_meets(w, r) && !both_read && stands_before(w, r)) {
             waiting_cut(w);
             stats.not_executed++;
-            req_error(w, "TRYAGAIN not executed: slot %u was being moved, and a later request has run, or may have",
-                      (unsigned)r->slot);
+            if ((w->flags & (REQ_FUNCTION | REQ_TRYAGAIN)) == REQ_FUNCTION) {
+                req_error(w, FUNCTION_NOT_FOUND); /* the node's own words */
+            } else {
+                req_error(w, "TRYAGAIN not executed: slot %u was being moved, and a later request has run, or may have",
+                          (unsigned)r->slot);
+            }
             w = rq.waiting; /* the answer may have changed the list */
         } else {
             w = w->next;
@@ -724,6 +742,13 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
         follow(r, u, &to);
         return true;
     }
+    if ((r->flags & REQ_SCRIPT) && begins(p, n, "-" FUNCTION_NOT_FOUND) && req_function_missing(r, u->backend)) {
+        r->waits_ms = (r->flags & REQ_FUNCTION) ? r->waits_ms : now32();
+        r->flags = (uint16_t)((r->flags & ~REQ_TRYAGAIN) | REQ_FUNCTION);
+        r->hops = 0; /* the copy has a deadline of its own */
+        req_again(r);
+        return true;
+    }
     if (!own_words(r, p, n)) {
         count_error(r, p, n);
         return false;
@@ -826,6 +851,7 @@ void service_set_owner(struct service *s, uint16_t slot, struct backend *b)
         if (old != SLOTMAP_NONE && backend_at(old) != NULL) {
             backend_at(old)->slots--;
         }
+        req_on_owners(s);
     }
 }
 
@@ -865,6 +891,7 @@ static void reroute_unsent(struct upstream *u)
  * and all its requests go on in their order. Of others only what has not been sent moves. */
 static void on_map(struct service *s)
 {
+    req_on_owners(s);
     for (uint32_t i = 0; i < backend_cap(); i++) {
         struct upstream *u = upstream_at(i);
         if (u->backend == NULL || u->backend->service != s || u->queued == 0 || upstream_ready(u)) {
@@ -885,6 +912,7 @@ static void on_backend(struct backend *b)
         upstream_attach(b);
     } else if (b->state == BACKEND_FREE) {
         upstream_detach(b);
+        req_on_owners(b->service);
     } else if (u->conn != NULL && u->conn->state == CONN_OPEN && !u->streaming) {
         u->held = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
         upstream_dirty(u);

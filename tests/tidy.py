@@ -41,6 +41,7 @@ ROOMS = {
     "redis_session.c": (4, "redis", 700),
     "redis_large.c": (4, "redis", 500),
     "redis_fan.c": (4, "redis", 750),
+    "redis_function.c": (4, "redis", 280),
     "redis_scan.c": (4, "redis", 300),
     "redis_say.c": (4, "redis", 350),
     "redis_virtual.c": (4, "redis", 250),
