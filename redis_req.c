@@ -961,7 +961,7 @@ static struct req *nobody(const struct req *r)
  * it from its beginning, since nothing has been taken yet. */
 static bool may_repeat(const struct req *r)
 {
-    bool in_order = r->fan == NULL && r != r->client->large;
+    bool in_order = r->client != NULL && r->fan == NULL && r != r->client->large;
     return in_order && (r->flags & REQ_READONLY) && r->bytes.len > 0 && !written_since(r);
 }
 
