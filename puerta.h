@@ -204,6 +204,7 @@ size_t loop_cold(void);
     X(redirect_moved) X(redirect_ask) X(redirect_tryagain) X(redirect_clusterdown) X(redirect_loading) \
     X(resent) X(outcome_unknown) X(not_executed) X(late) X(split_requests) X(split_parts) \
     X(large_requests) X(large_replies) X(lease_waits) X(lease_refused) X(scripts_loaded) X(transactions) \
+    X(functions_copied) X(functions_too_long) \
     X(pool_empty) X(requests_full) X(protocol_errors) \
     X(auth_failures) X(auth_delayed) X(clients_denied) \
     X(dials) X(dial_failures) X(upstream_lost) X(refreshes) X(refresh_failures) X(map_changes) \

@@ -293,6 +293,10 @@ static enum verdict decide(struct client *c, struct request *q)
     }
     if (command->group == GROUP_SCRIPTING) {
         script_note(q);
+        if (function_waits(c, q)) {
+            client_starve(c);
+            return VERDICT_WAIT;
+        }
     }
     if (c->service->pause_until_ms != 0 && command_arity_ok(command, q->argc) && client_is_stopped(c, command)) {
         return VERDICT_WAIT;

@@ -15,6 +15,7 @@
  *        |
  *      conn.c  buf.c  health.c
  *
+ *      redis_script.c and redis_function.c stand beside them: what a node is given besides what clients ask of it
  *      users.c stands beside them: who may come in
  *
  *   client ---- req -> req -> req            in the order of its answers
@@ -59,6 +60,8 @@ enum req_state {
 #define REQ_SCRIPT 512u  /* may name a script that the node has not got */
 #define REQ_VIA_ASK 256u /* its last reply came from a node that was told ASKING */
 #define REQ_ALL 2048u    /* a part of what concerns all slots; its own is only the way to its node */
+#define REQ_OURS 32768u   /* asked by Puerta itself: its answer is wanted though nobody waits for it */
+#define REQ_FUNCTION 65536u /* a node had not got its function: it has waited for that to be copied there */
 #define REQ_MUTE 1024u   /* its client does not want to hear the answer (CLIENT REPLY) */
 #define REQ_LEASE 4096u  /* goes over a lease of the kind `lease`, wherever it goes */
 #define REQ_BLOCKS 8192u /* its answer may take as long as it likes */
@@ -100,7 +103,7 @@ struct req {
     uint32_t mark;              /* its taker's own */
     uint16_t slot;
     uint16_t part;              /* which part of its fan it is */
-    uint16_t flags;
+    uint32_t flags;
     uint8_t state, hops;
     uint8_t lease;              /* enum lease_kind, with REQ_LEASE */
     uint16_t to;                /* waiting for a lease: to this node (its index + 1); 0 = to the owner of its slot */
@@ -254,7 +257,7 @@ static inline void client_poison(struct client *c)
 /* Nobody waits for its reply any more. */
 static inline bool req_is_nobodys(const struct req *r)
 {
-    return r->client == NULL && r->fan == NULL;
+    return r->client == NULL && r->fan == NULL && (r->flags & REQ_OURS) == 0;
 }
 
 /* ------------------------------------------------- redis_upstream.c */
@@ -368,6 +371,8 @@ void redis_req_turn(void);
 /* There is more to do at once. */
 bool redis_req_pending(void);
 void redis_req_relieve(void); /* those that starve try again in this turn */
+/* Whether a request of such a command is unanswered, of whomever. It looks at all records: not for every request. */
+bool req_any(const struct service *s, bool (*such)(const struct command *));
 /* Unanswered requests of all clients, for a stop that finishes what is in flight. */
 size_t redis_req_in_flight(void);
 
@@ -386,6 +391,9 @@ extern bool (*multi_unsent)(struct req *r);
 /* redis_script.c: r is about to be put in b's queue; its reply from b is NOSCRIPT: true if it may be sent again. */
 extern void (*req_before_script)(const struct req *r, struct backend *b);
 extern bool (*req_script_missing)(const struct req *r, const struct backend *b);
+/* redis_function.c: slots have changed hands; b has not got the function of r: true if r may be sent again. */
+extern void (*req_on_owners)(struct service *s);
+extern bool (*req_function_missing)(const struct req *r, struct backend *b);
 /* redis_fan.c: the request that a part is a part of; the client of a split request has gone. */
 extern const struct req *(*fan_whole)(const struct fan *f);
 extern void (*fan_orphan)(struct req *whole);
@@ -483,6 +491,13 @@ void script_note(const struct request *q);  /* one of GROUP_SCRIPTING goes by: i
 bool script_is_flush(const struct command *command); /* SCRIPT FLUSH */
 void script_flush_begins(void);             /* it goes to the nodes */
 void script_flush_ends(bool done);          /* done: all have done it */
+
+/* ------------------------------------------------- redis_function.c */
+
+void redis_function_tables(const struct conf *conf);
+void redis_function_open(void);
+/* One of GROUP_SCRIPTING goes by. True: it changes the functions, and must wait while a new master gets them. */
+bool function_waits(const struct client *c, const struct request *q);
 
 /* --------------------------------------------------------- users.c */
 

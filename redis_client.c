@@ -456,6 +456,7 @@ void redis_tables(const struct conf *conf)
     redis_req_tables(conf);
     redis_fan_tables(conf);
     redis_script_tables(conf);
+    redis_function_tables(conf);
     redis_large_tables(conf);
     redis_monitor_tables(conf);
 }
@@ -476,6 +477,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_script_open();
     redis_lease_open();
     redis_exec_open();
+    redis_function_open();
     redis_large_open();
     redis_monitor_open(rd.all, rd.total);
     redis_local_open(rd.all, rd.total);

@@ -197,7 +197,7 @@ static bool take_lease(struct client *c)
     }
     u->kept = true;
     r->slot = c->large_slot;
-    r->flags = (uint16_t)((r->flags & ~REQ_READONLY) | REQ_STREAMED | (c->large_ask ? REQ_ASKED : 0));
+    r->flags = ((r->flags & ~REQ_READONLY) | REQ_STREAMED | (c->large_ask ? REQ_ASKED : 0));
     req_enqueue(r);
     req_commit(r);
     c->forwarded = 0;

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #define ERROR_CAP 512
+#define FUNCTION_NOT_FOUND "ERR Function not found"
 
 static struct {
     struct req *all, *free;
@@ -43,6 +44,8 @@ bool (*multi_refused)(struct req *r, const unsigned char *p, size_t n);
 bool (*multi_unsent)(struct req *r);
 void (*req_before_script)(const struct req *r, struct backend *b);
 bool (*req_script_missing)(const struct req *r, const struct backend *b);
+void (*req_on_owners)(struct service *s);
+bool (*req_function_missing)(const struct req *r, struct backend *b);
 const struct req *(*fan_whole)(const struct fan *f);
 void (*fan_orphan)(struct req *whole);
 void (*fan_anew)(struct req *part);
@@ -73,6 +76,17 @@ static uint32_t now32(void)
 size_t redis_req_in_flight(void)
 {
     return rq.in_use;
+}
+
+bool req_any(const struct service *s, bool (*such)(const struct command *))
+{
+    for (size_t i = 0; i < rq.total; i++) {
+        const struct req *r = &rq.all[i];
+        if (r->state != REQ_FREE && r->state != REQ_DONE && r->service == s && r->command != NULL && such(r->command)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 size_t redis_req_free(void)
@@ -162,7 +176,7 @@ void req_settle(struct req *r)
     if (c == NULL || (r->flags & REQ_COUNTED) == 0) {
         return;
     }
-    r->flags &= (uint16_t)~REQ_COUNTED;
+    r->flags &= ~REQ_COUNTED;
     c->unsettled--;
     c->request_bytes -= r->size;
     if (r->flags & REQ_FENCE) {
@@ -502,7 +516,7 @@ void req_route(struct req *r)
 {
     struct service *s = r->service;
     struct backend *b = service_owner(s, r->slot);
-    r->flags &= (uint16_t)~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK);
+    r->flags &= ~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK);
     if (b == NULL) {
         health_refresh(s);
         req_again(r);
@@ -518,7 +532,7 @@ static void on_waiting_due(struct timer *t);
 void req_again(struct req *r)
 {
     r->state = REQ_WAITING;
-    r->flags &= (uint16_t)~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK);
+    r->flags &= ~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK);
     r->due_ms = now32() + REDIS_RETRY_MS;
     r->next = NULL;
     r->prev = rq.waiting_tail;
@@ -629,8 +643,12 @@ static void give_up_earlier(struct req *r)
         if (w->client == r->client && req_meets(w, r) && !both_read && stands_before(w, r)) {
             waiting_cut(w);
             stats.not_executed++;
-            req_error(w, "TRYAGAIN not executed: slot %u was being moved, and a later request has run, or may have",
-                      (unsigned)r->slot);
+            if ((w->flags & (REQ_FUNCTION | REQ_TRYAGAIN)) == REQ_FUNCTION) {
+                req_error(w, FUNCTION_NOT_FOUND); /* the node's own words */
+            } else {
+                req_error(w, "TRYAGAIN not executed: slot %u was being moved, and a later request has run, or may have",
+                          (unsigned)r->slot);
+            }
             w = rq.waiting; /* the answer may have changed the list */
         } else {
             w = w->next;
@@ -651,7 +669,7 @@ static void follow(struct req *r, struct upstream *u, const struct slotmap_redir
 {
     struct service *s = r->service;
     struct backend *b = backend_get(s, to->host, to->port, u->backend);
-    r->flags &= (uint16_t)~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK | REQ_TRYAGAIN);
+    r->flags &= ~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK | REQ_TRYAGAIN);
     r->client->gate = true;
     if (b == NULL) {
         stats.not_executed++;
@@ -742,6 +760,13 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
         follow(r, u, &to);
         return true;
     }
+    if ((r->flags & REQ_SCRIPT) && begins(p, n, "-" FUNCTION_NOT_FOUND) && req_function_missing(r, u->backend)) {
+        r->waits_ms = (r->flags & REQ_FUNCTION) ? r->waits_ms : now32();
+        r->flags = ((r->flags & ~REQ_TRYAGAIN) | REQ_FUNCTION);
+        r->hops = 0; /* the copy has a deadline of its own */
+        req_again(r);
+        return true;
+    }
     if (!own_words(r, p, n)) {
         count_error(r, p, n);
         return false;
@@ -795,7 +820,7 @@ static bool written_since(const struct req *r)
  * write nobody knows whether it ran. Of a part nothing has reached the client, though some of its answer had come. */
 static void lost_one(struct req *r, bool sent, bool given, const struct backend *b)
 {
-    r->flags &= (uint16_t)~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK);
+    r->flags &= ~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK);
     if (given && r->fan != NULL) {
         fan_anew(r);
         given = false;
@@ -854,6 +879,7 @@ void service_set_owner(struct service *s, uint16_t slot, struct backend *b)
         if (old != SLOTMAP_NONE && backend_at(old) != NULL) {
             backend_at(old)->slots--;
         }
+        req_on_owners(s);
     }
 }
 
@@ -893,6 +919,7 @@ static void reroute_unsent(struct upstream *u)
  * and all its requests go on in their order. Of others only what has not been sent moves. */
 static void on_map(struct service *s)
 {
+    req_on_owners(s);
     for (uint32_t i = 0; i < backend_cap(); i++) {
         struct upstream *u = upstream_at(i);
         if (u->backend == NULL || u->backend->service != s || u->queued == 0 || upstream_ready(u)) {
@@ -913,6 +940,7 @@ static void on_backend(struct backend *b)
         upstream_attach(b);
     } else if (b->state == BACKEND_FREE) {
         upstream_detach(b);
+        req_on_owners(b->service);
     } else if (u->conn != NULL && u->conn->state == CONN_OPEN && !u->streaming) {
         u->held = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
         upstream_dirty(u);
@@ -962,7 +990,7 @@ static struct req *nobody(const struct req *r)
  * it from its beginning, since nothing has been taken yet. */
 static bool may_repeat(const struct req *r)
 {
-    bool in_order = r->fan == NULL && r != r->client->large;
+    bool in_order = r->client != NULL && r->fan == NULL && r != r->client->large;
     return in_order && (r->flags & REQ_READONLY) && r->bytes.len > 0 && !written_since(r);
 }
 

@@ -206,7 +206,7 @@ static void lease_done(struct upstream *u)
 static bool reply_ahead(struct upstream *u, struct req *r)
 {
     if (r->flags & REQ_ASKED) {
-        r->flags = (uint16_t)((r->flags & ~REQ_ASKED) | REQ_VIA_ASK);
+        r->flags = (r->flags & ~REQ_ASKED) | REQ_VIA_ASK;
     } else if (r->ahead == 0) {
         return false;
     } else {
@@ -492,7 +492,7 @@ static void on_sent(struct conn *conn, size_t n)
         }
         n -= left;
         if (r->flags & REQ_ASKING) {
-            r->flags = (uint16_t)((r->flags & ~REQ_ASKING) | REQ_ASKED);
+            r->flags = ((r->flags & ~REQ_ASKING) | REQ_ASKED);
         }
         u->unsent = r->next;
         u->unsent_off = 0;

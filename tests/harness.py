@@ -416,6 +416,18 @@ class RedisCluster:
         lines = node.ask("CLUSTER", "NODES").decode().splitlines()
         return len(lines) == len(self.nodes) and not any("handshake" in line for line in lines)
 
+    def add_master(self):
+        """One more node that all know, without slots; nothing is copied to it, as with a bare CLUSTER MEET."""
+        node = RedisNode(self.folder, free_port(), self.options)
+        self.nodes.append(node)
+        node.start()
+        node.id = node.ask("CLUSTER", "MYID").decode()
+        self.masters[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port)
+        wait_for("all nodes to know the new one", lambda: all(self._knows_all(n) for n in self.nodes))
+        wait_for("the new node to be well", lambda: b"cluster_state:ok" in node.ask("CLUSTER", "INFO"))
+        self.masters.append(node)
+        return node
+
     def alive(self):
         return [n for n in self.nodes if n.process is not None and n.process.poll() is None]
 
