@@ -24,7 +24,7 @@
 #define STUCK_SHARED_MS 1000  /* so does a streamed one that others wait behind, summed over its pauses */
 #define KEEPALIVE_IDLE_MS 15000
 
-#define SESSION_BUFFER 16384  /* receive buffer of a lease that is not for long transfers; longer answers pass through it */
+#define SESSION_BUFFER_MIN 4096 /* receive buffer of a lease that is not for long transfers; longer answers pass through it */
 
 static struct {
     struct upstream *shared, *leases;
@@ -54,19 +54,20 @@ static void give_buffers(struct upstream *list, uint32_t count, unsigned char *b
 void redis_upstream_tables(const struct conf *conf)
 {
     const uint32_t most[LEASE_KINDS] = { conf->max_leases, conf->max_blocked, conf->max_watching, conf->max_own };
+    size_t size = conf->upstream_buffer / 8 > SESSION_BUFFER_MIN ? conf->upstream_buffer / 8 : SESSION_BUFFER_MIN;
     unsigned char *large, *small;
     up.shared_count = conf->max_backends;
     up.lease_count = (uint32_t)conf_leases(conf);
     up.shared = arena_take("upstreams", up.shared_count, sizeof *up.shared);
     up.leases = arena_take("leases", up.lease_count, sizeof *up.leases);
     large = arena_take("upstream buffers", (size_t)up.shared_count + conf->max_leases, conf->upstream_buffer);
-    small = arena_take("session buffers", up.lease_count - conf->max_leases, SESSION_BUFFER);
+    small = arena_take("session buffers", up.lease_count - conf->max_leases, size);
     if (large == NULL) {
         return;
     }
     give_buffers(up.shared, up.shared_count, large, conf->upstream_buffer);
     give_buffers(up.leases, conf->max_leases, large + up.shared_count * conf->upstream_buffer, conf->upstream_buffer);
-    give_buffers(up.leases + conf->max_leases, up.lease_count - conf->max_leases, small, SESSION_BUFFER);
+    give_buffers(up.leases + conf->max_leases, up.lease_count - conf->max_leases, small, size);
     for (uint32_t kind = 0, at = 0; kind < LEASE_KINDS; kind++) {
         up.begin[kind] = at;
         for (uint32_t n = most[kind]; n > 0; n--, at++) {
