@@ -59,6 +59,7 @@ enum req_state {
 #define REQ_SCRIPT 512u  /* may name a script that the node has not got */
 #define REQ_VIA_ASK 256u /* its last reply came from a node that was told ASKING */
 #define REQ_ALL 2048u    /* a part of what concerns all slots; its own is only the way to its node */
+#define REQ_RESP3 4096u  /* its client speaks RESP3: so must the connection that it goes over */
 #define REQ_MUTE 1024u   /* its client does not want to hear the answer (CLIENT REPLY) */
 
 struct client;
@@ -111,6 +112,7 @@ struct upstream {
     uint64_t stuck_ms, stuck_sum_ms; /* since when, and for how long before in this reply */
     struct timer timer;
     uint8_t greeting;           /* replies to its login still to come; nothing else is sent before */
+    bool resp3;                 /* greeted with HELLO 3; of a shared one for life */
     bool leased;
     bool held;                  /* nothing more is sent for now */
     bool kept;                  /* a lease that its owner gives back itself */
@@ -119,6 +121,7 @@ struct upstream {
     bool given;                 /* part of it has been */
     bool dropping;              /* the reply under way is nobody's */
     bool stuck;
+    bool refused;               /* the node does not speak RESP3 with us */
     bool served;                /* it has given an answer since it was dialled */
 };
 
@@ -181,6 +184,18 @@ static inline bool req_under_way(const struct req *e, const struct req *r, const
     return req_meets(e, r) && e->state == REQ_QUEUED && e->upstream != NULL && e->upstream != u;
 }
 
+/* The connection of b that r goes over: its client's own protocol decides. */
+static inline struct upstream *req_upstream(const struct req *r, const struct backend *b)
+{
+    return b->shared[(r->flags & REQ_RESP3) != 0];
+}
+
+/* Whether a reply of this type is an error. */
+static inline bool reply_is_error(unsigned char type)
+{
+    return type == '-' || type == '!';
+}
+
 /* What a client hears (CLIENT REPLY). */
 enum reply_mode {
     REPLY_ON,
@@ -221,6 +236,7 @@ struct upstream_events {
     void (*lost)(struct req *r, bool sent, bool given, const struct backend *b); /* given: part of its reply was */
     void (*late)(struct req *r, const struct backend *b);     /* no reply within request_timeout */
     void (*expired)(struct req *r, const struct backend *b, uint32_t limit_ms); /* nothing of it could be sent */
+    void (*refused)(struct req *r, const struct backend *b);  /* neither will be: the node refuses HELLO 3 */
     struct req *(*nobody)(const struct req *r);    /* a record for the place of a late one; NULL: none left */
     void (*owner_room)(struct client *c);          /* its lease is open, has room again, or is gone */
     void (*lease_free)(void);
@@ -228,7 +244,8 @@ struct upstream_events {
 extern const struct upstream_events *upstream_events;
 
 void redis_upstream_tables(const struct conf *conf);
-struct upstream *upstream_at(uint32_t i);          /* the shared one of backend i */
+struct upstream *upstream_at(uint32_t i);          /* the shared ones of all nodes; NULL past the last */
+uint32_t upstream_classes(void);                   /* to a node: 2, one a protocol; with resp3 = no 1 */
 void upstream_attach(struct backend *b);
 void upstream_detach(struct backend *b);
 bool upstream_in_use(const struct backend *b);
@@ -244,8 +261,8 @@ bool upstream_pending(void);
 /* Replies find no chunk: redis_fan.c lets go of what the largest merge has kept. */
 extern void (*upstream_on_shortage)(void);
 
-/* A lease is an upstream connection that serves one client. */
-struct upstream *lease_take(struct backend *b, struct client *c); /* NULL: none is free. c NULL: for one request */
+/* A lease is an upstream connection that serves one client. c NULL: for one request; NULL: none is free. */
+struct upstream *lease_take(struct backend *b, struct client *c, bool resp3);
 void lease_return(struct upstream *u);
 void lease_send(struct upstream *u, struct req *r);
 void lease_sent(struct upstream *u);         /* the last byte of a streamed request has been put out */

@@ -32,18 +32,18 @@ static struct {
     size_t size, at;
     struct script *all;
     uint16_t *by_look;        /* place in `all` */
-    uint32_t *loaded;         /* [script][backend]: low bits of the id of the connection that has carried it */
-    uint32_t nodes;
+    uint32_t *loaded;         /* [script][backend][protocol]: low bits of the id of the connection that has carried it */
+    uint32_t marks;           /* of one script */
 } sp;
 
 void redis_script_tables(const struct conf *conf)
 {
     sp.size = conf->script_cache;
-    sp.nodes = conf->max_backends;
+    sp.marks = conf->max_backends * upstream_classes();
     sp.ring = arena_take("script bodies", sp.size, 1);
     sp.all = arena_take("scripts", SCRIPTS, sizeof *sp.all);
     sp.by_look = arena_take("scripts by look", SCRIPTS, sizeof *sp.by_look);
-    sp.loaded = arena_take("scripts loaded", (size_t)SCRIPTS * sp.nodes, sizeof *sp.loaded);
+    sp.loaded = arena_take("scripts loaded", (size_t)SCRIPTS * sp.marks, sizeof *sp.loaded);
 }
 
 /* ------------------------------------------------------------- the bodies */
@@ -66,7 +66,13 @@ static struct script *script_of(const unsigned char digest[SHA1_BYTES])
 
 static void not_loaded(const struct script *s)
 {
-    memset(&sp.loaded[(size_t)(s - sp.all) * sp.nodes], 0, sp.nodes * sizeof *sp.loaded);
+    memset(&sp.loaded[(size_t)(s - sp.all) * sp.marks], 0, sp.marks * sizeof *sp.loaded);
+}
+
+/* The marks of b's connections. */
+static uint32_t *loaded_at(const struct script *s, const struct backend *b)
+{
+    return &sp.loaded[(size_t)(s - sp.all) * sp.marks + (size_t)b->index * upstream_classes()];
 }
 
 /* Room for n bytes: what lay there is forgotten. */
@@ -159,21 +165,22 @@ static struct script *named_by(const struct req *r)
     return s->len > 0 && memcmp(s->digest, digest, SHA1_BYTES) == 0 ? s : NULL;
 }
 
-/* The mark of b's connection in `loaded`; never 0. */
-static uint32_t mark_of(const struct backend *b)
+/* The mark of a connection in `loaded`; never 0. */
+static uint32_t mark_of(const struct upstream *u)
 {
-    return b->shared->conn != NULL ? (uint32_t)b->shared->conn->id | 1u << 31 : 1;
+    return u->conn != NULL ? (uint32_t)u->conn->id | 1u << 31 : 1;
 }
 
 static void before(const struct req *r, struct backend *b)
 {
     struct script *s = named_by(r);
-    uint32_t *loaded = s != NULL ? &sp.loaded[(size_t)(s - sp.all) * sp.nodes + b->index] : NULL;
-    struct pen *pen = &b->shared->pen;
+    struct upstream *u = req_upstream(r, b);
+    uint32_t *loaded = s != NULL ? loaded_at(s, b) + u->resp3 : NULL;
+    struct pen *pen = &u->pen;
     char head[64];
     struct req *load;
     int n;
-    if (loaded == NULL || *loaded == mark_of(b) || (load = req_take(NULL, NULL, req_drop)) == NULL) {
+    if (loaded == NULL || *loaded == mark_of(u) || (load = req_take(NULL, NULL, req_drop)) == NULL) {
         return;
     }
     load->service = r->service;
@@ -184,9 +191,9 @@ static void before(const struct req *r, struct backend *b)
         req_free(load);
         return;
     }
-    *loaded = mark_of(b); /* also while there is no connection: one LOAD waits for it, not one for each EVALSHA */
+    *loaded = mark_of(u); /* also while there is no connection: one LOAD waits for it, not one for each EVALSHA */
     stats.scripts_loaded++;
-    upstream_put(b->shared, load);
+    upstream_put(u, load);
 }
 
 /* The node says NOSCRIPT. True: we can give it the script. */
@@ -196,7 +203,7 @@ static bool missing(const struct req *r, const struct backend *b)
     if (s == NULL || r->hops >= TRIES_MAX) {
         return false;
     }
-    sp.loaded[(size_t)(s - sp.all) * sp.nodes + b->index] = 0;
+    memset(loaded_at(s, b), 0, upstream_classes() * sizeof *sp.loaded); /* it is the node that has not got it */
     return true;
 }
 

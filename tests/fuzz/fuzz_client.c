@@ -725,8 +725,8 @@ static void check_all_free(void)
     size_t pens = 0, open = 0;
     for (uint16_t i = 0; i < backend_cap(); i++) {
         const struct backend *b = backend_at(i);
-        if (b != NULL && b->shared->pen.chunk != NULL) {
-            MUST(b->shared->pen.chunk->refs == 1);
+        if (b != NULL && b->shared[0]->pen.chunk != NULL) {
+            MUST(b->shared[0]->pen.chunk->refs == 1);
             pens++;
         }
     }
