@@ -267,7 +267,7 @@ static void say_row(const struct command *row)
         say_set(0);
         return;
     }
-    say_set(count_in(row));
+    say_header('*', count_in(row)); /* no set, though none of them is one */
     for (uint32_t i = 0; i < command_count(); i++) {
         if (stands_in(command_at(i), row)) {
             say_row_head(command_at(i));
@@ -305,7 +305,7 @@ static void say_named(const struct request *q)
         if (row != NULL) {
             say_row(row);
         } else {
-            say_null_array();
+            say_null();
         }
     }
 }

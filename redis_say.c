@@ -152,11 +152,6 @@ void say_null(void)
     say_text(resp3() ? "_\r\n" : "$-1\r\n");
 }
 
-void say_null_array(void)
-{
-    say_text(resp3() ? "_\r\n" : "*-1\r\n");
-}
-
 void say_format(const char *fmt, ...)
 {
     char text[1024];

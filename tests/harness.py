@@ -204,6 +204,9 @@ class RespClient:
     of replies.
     """
 
+    marks = None
+    attributes = ()
+
     def __init__(self, port, host="127.0.0.1", timeout=20.0, rcvbuf=None):
         self.timeout = timeout * SLOW
         self.sock = socket.socket()
@@ -213,8 +216,6 @@ class RespClient:
         self.sock.connect((host, port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buf = bytearray()
-        self.marks = None
-        self.attributes = []
 
     def __enter__(self):
         return self
@@ -306,7 +307,7 @@ class RespClient:
         if mark in b"~>":
             return (RespSet if mark == b"~" else RespPush)(self._read(deadline) for _ in range(int(rest)))
         if mark == b"|":
-            self.attributes.append({self._read(deadline): self._read(deadline) for _ in range(int(rest))})
+            self.attributes = [*self.attributes, {self._read(deadline): self._read(deadline) for _ in range(int(rest))}]
             return self._read(deadline)
         raise AssertionError("not RESP: %r" % (mark + rest)[:200])
 

@@ -94,7 +94,7 @@ def test_hello(client):
     assert told[b"server"] == b"redis" and told[b"proto"] == 2 and told[b"mode"] == b"standalone" and told[b"role"] == b"master"
     assert told[b"id"] == client.ask("CLIENT", "ID")
     assert client.ask("CLIENT", "GETNAME") == b"me"
-    assert error_of(client, "HELLO", "3") == "NOPROTO unsupported protocol version"
+    assert error_of(client, "HELLO", "4") == "NOPROTO unsupported protocol version"
     assert error_of(client, "HELLO", "2", "SETNAME", "a b").startswith("ERR Client names cannot contain spaces")
     assert error_of(client, "HELLO", "2", "SETNAME", "other", "AUTH", "nobody", "x").startswith("WRONGPASS ")
     assert client.ask("CLIENT", "GETNAME") == b"me", "a HELLO that fails changes nothing"

