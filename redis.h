@@ -121,7 +121,7 @@ struct upstream {
     bool given;                 /* part of it has been */
     bool dropping;              /* the reply under way is nobody's */
     bool stuck;
-    bool refused;               /* the node does not speak RESP3 with us */
+    bool refused;               /* the node has refused HELLO 3, and will again */
     bool served;                /* it has given an answer since it was dialled */
 };
 
@@ -236,7 +236,7 @@ struct upstream_events {
     void (*lost)(struct req *r, bool sent, bool given, const struct backend *b); /* given: part of its reply was */
     void (*late)(struct req *r, const struct backend *b);     /* no reply within request_timeout */
     void (*expired)(struct req *r, const struct backend *b, uint32_t limit_ms); /* nothing of it could be sent */
-    void (*refused)(struct req *r, const struct backend *b);  /* neither will be: the node refuses HELLO 3 */
+    void (*refused)(struct req *r, const struct backend *b, const char *words); /* nor will be: of HELLO 3, by the node */
     struct req *(*nobody)(const struct req *r);    /* a record for the place of a late one; NULL: none left */
     void (*owner_room)(struct client *c);          /* its lease is open, has room again, or is gone */
     void (*lease_free)(void);

@@ -924,11 +924,10 @@ static void expired(struct req *r, const struct backend *b, uint32_t limit_ms)
               limit_ms);
 }
 
-static void refused(struct req *r, const struct backend *b)
+static void refused(struct req *r, const struct backend *b, const char *words)
 {
     stats.not_executed++;
-    req_error(r, "ERR not executed: %s:%u refuses HELLO 3: it is older than Redis 6, or does not permit it; HELLO 2 works",
-              b->host, (unsigned)b->port);
+    req_error(r, "ERR not executed: %s:%u refuses RESP3, HELLO 2 may work: %s", b->host, (unsigned)b->port, words);
 }
 
 /* Takes the place of a late record, and swallows what it would have got. */

@@ -28,6 +28,7 @@
 static struct {
     struct upstream *shared, *leases; /* shared: of all nodes those of RESP2, then those of RESP3 */
     uint32_t shared_count, lease_count, nodes;
+    char refusal[160];                /* of HELLO 3, in the node's words: the last one */
     struct upstream *stuck;
     bool again;
 } up;
@@ -296,16 +297,28 @@ static bool reply_piece(struct upstream *u)
     return true;
 }
 
+/* Whether the error means HELLO 3 and will be the same next time; others come and go, such as that of too many clients. */
+static bool is_refusal(const char *p, size_t n)
+{
+    static const char *const texts[] = { "-ERR unknown command", "-NOPROTO ", "-NOPERM ", "-NOAUTH " };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        if (n >= strlen(texts[i]) && memcmp(p, texts[i], strlen(texts[i])) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* The answer to our own login, or behind that to HELLO 3. */
 static bool reply_greeting(struct upstream *u)
 {
     const unsigned char *p = u->buf + u->from;
     if (reply_is_error(*p)) {
-        char text[160];
-        u->refused = u->resp3 && u->greeting == 1;
+        size_t n = u->at - u->from;
+        u->refused = u->resp3 && u->greeting == 1 && is_refusal((const char *)p, n);
         log_error(u->refused ? "a node refuses HELLO 3" : "a node refuses our login", "node=%s:%u error=%s",
                   u->backend->host, (unsigned)u->backend->port,
-                  log_quote((const char *)p, u->at - u->from, text, sizeof text));
+                  log_quote((const char *)p, n, up.refusal, sizeof up.refusal));
         conn_fail(u->conn, "login refused");
         return false;
     }
@@ -534,7 +547,7 @@ static void upstream_lost(struct upstream *u, const char *why)
         r->next = r->prev = NULL;
         sent = sent && r != unsent;
         if (refused) {
-            upstream_events->refused(r, b); /* asked again it would say the same */
+            upstream_events->refused(r, b, up.refusal);
         } else {
             upstream_events->lost(r, sent, given, b);
         }
@@ -687,7 +700,7 @@ static bool heard_elsewhere(const struct upstream *u, uint32_t within_ms)
 {
     for (uint32_t i = 0; i < upstream_classes(); i++) {
         const struct upstream *other = u->backend->shared[i];
-        if (other != u && other->conn != NULL && other->head != NULL && loop_ms() - other->progress_ms < within_ms) {
+        if (other != u && other->conn != NULL && loop_ms() - other->progress_ms < within_ms) {
             return true;
         }
     }

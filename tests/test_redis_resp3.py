@@ -603,13 +603,33 @@ def test_a_server_that_knows_no_resp3():
             for _ in range(5):
                 began = time.monotonic()
                 replies = c.pipeline([("GET", "a"), ("SET", "a", "b"), ("MGET", "a", "b"), ("PING",)])
-                assert [r.text.split(":")[0] for r in replies[:3]] == ["ERR not executed"] * 3 and "refuses HELLO 3" in replies[0].text
+                assert [r.text.split(":")[0] for r in replies[:3]] == ["ERR not executed"] * 3 and "refuses RESP3, HELLO 2 may work: " in replies[0].text and "unknown command `HELLO`" in replies[0].text
                 assert replies[3] == b"PONG" and time.monotonic() - began < 2 * harness.SLOW
                 assert two.pipeline([("GET", "a"), ("SET", "a", "b")]) == [b"v", b"OK"]
             assert node.dials < 20
             assert info_of(two)["not_executed"] == "15"
             assert b"state=up" in two.ask("INFO", "puerta")
             assert c.ask("HELLO", 2)[5] == 2 and c.ask("GET", "a") == b"v"
+
+
+@pytest.mark.parametrize("quiet_s", [0, 0.8], ids=["busy", "idle"])
+def test_one_silent_connection_does_not_hold_the_other(quiet_s):
+    """The node still answers those of RESP2 while its connection of RESP3 is dead: they wait for a probe at most."""
+    with Fake(lambda words: b"" if words[:2] == [b"GET", b"silent"] else plainly(words)) as node, \
+            Puerta([node.address], topology="single", wait=False, request_timeout="3s") as p:
+        wait_for("puerta", lambda: serves_open(p.port))
+        with p.client() as two, speaking(p.port, 3) as c:
+            assert two.ask("GET", "a") == c.ask("GET", "a") == b"v"
+            c.send("GET", "silent")
+            time.sleep(quiet_s * harness.SLOW)
+            began, slowest = time.monotonic(), 0.0
+            while time.monotonic() - began < 1.5:
+                at = time.monotonic()
+                assert two.ask("GET", "a") == b"v"
+                slowest = max(slowest, time.monotonic() - at)
+            assert slowest < 0.4 * harness.SLOW
+            assert "no answer from" in c.read().text
+            assert c.ask("GET", "a") == b"v" and "state=up" in two.ask("INFO", "puerta").decode()
 
 
 def test_pushes_are_no_answers():

@@ -34,7 +34,7 @@ ROOMS = {
     "tls.c": (3, "waist", 450),
     "parent.c": (3, "parent", 450),
     "health.c": (4, "health", 600),
-    "redis_upstream.c": (4, "redis", 800),
+    "redis_upstream.c": (4, "redis", 850),
     "redis_req.c": (4, "redis", 950),
     "redis_pubsub.c": (4, "redis", 600),
     "redis_session.c": (4, "redis", 700),
