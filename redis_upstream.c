@@ -514,6 +514,18 @@ static void begin_anew(struct upstream *u)
     reply_next(u);
 }
 
+/* Whether the node serves the clients of the other protocol: then it is well, whatever keeps this connection away. */
+static bool serves_elsewhere(const struct upstream *u)
+{
+    for (uint32_t i = 0; i < upstream_classes(); i++) {
+        const struct upstream *other = u->backend->shared[i];
+        if (!u->leased && other != u && other->conn != NULL && other->served && !other->held) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void upstream_lost(struct upstream *u, const char *why)
 {
     struct req *list = u->head, *unsent = u->unsent;
@@ -526,6 +538,9 @@ static void upstream_lost(struct upstream *u, const char *why)
         stats.upstream_lost++;
     }
     begin_anew(u);
+    if (!served && !refused && unsent == list && u->unsent_off == 0 && serves_elsewhere(u)) {
+        return; /* nothing was sent: it waits here, and on_tick dials again */
+    }
     u->head = u->tail = u->unsent = NULL;
     u->unsent_off = 0;
     u->queued = 0;
@@ -618,7 +633,7 @@ void upstream_connect(struct upstream *u)
     }
     if (!conn_dial(u->conn, a, conf->dial_timeout_ms, &sizes)) {
         u->conn = NULL;
-        if (!u->leased) {
+        if (!u->leased && !serves_elsewhere(u)) {
             health_refused(b);
         }
     }

@@ -612,6 +612,33 @@ def test_a_server_that_knows_no_resp3():
             assert c.ask("HELLO", 2)[5] == 2 and c.ask("GET", "a") == b"v"
 
 
+def test_a_node_that_takes_no_more_connections_still_serves_those_it_has():
+    """HELLO 3 gets an error that passes: those of RESP3 wait for it to pass, those of RESP2 notice nothing."""
+    full = []
+
+    def say(words):
+        return b"-ERR max number of clients reached\r\n" if words[0] == b"HELLO" and full else plainly(words)
+
+    with Fake(say) as node, Puerta([node.address], topology="single", wait=False, failover_wait="600ms") as p:
+        wait_for("puerta", lambda: serves_open(p.port))
+        with p.client() as two, speaking(p.port, 3) as c:
+            assert two.ask("GET", "a") == b"v"
+            full.append(True)
+            c.send("GET", "a")
+            began, slowest = time.monotonic(), 0.0
+            while time.monotonic() - began < 1.2:
+                at = time.monotonic()
+                assert two.ask("GET", "a") == b"v"
+                slowest = max(slowest, time.monotonic() - at)
+            assert slowest < 0.2 * harness.SLOW
+            assert c.read().text.startswith("CLUSTERDOWN not executed")
+            c.send("GET", "b")
+            time.sleep(0.2)
+            full.clear()
+            assert c.read() == b"v"
+            assert "state=up" in two.ask("INFO", "puerta").decode() and node.dials < 100
+
+
 @pytest.mark.parametrize("quiet_s", [0, 0.8], ids=["busy", "idle"])
 def test_one_silent_connection_does_not_hold_the_other(quiet_s):
     """The node still answers those of RESP2 while its connection of RESP3 is dead: they wait for a probe at most."""

@@ -477,7 +477,7 @@ static bool node_answer(struct sock *s)
     s->asking = named(p, &f.arg[0], "asking");
     if (named(p, &f.arg[0], "cluster")) {
         say_slots(s);
-    } else if (f.argc == 1 || !say_elsewhere(s, p, len, node_slot(s, &f), asking)) {
+    } else if (f.argc == 1 || named(p, &f.arg[0], "hello") || !say_elsewhere(s, p, len, node_slot(s, &f), asking)) {
         serve(p, len, f.argc, &t);
         if (t.full) {
             say_line(s, "-ERR too long\r\n");
