@@ -405,7 +405,7 @@ def test_answers_never_reach_another_client(puerta):
 def test_redis_py_works_as_with_one_server(puerta):
     import redis
 
-    with redis.Redis(port=puerta.port, decode_responses=True, protocol=2) as r:
+    with redis.Redis(port=puerta.port, decode_responses=True) as r:
         assert r.ping()
         assert r.mset({"py:%d" % i: "v%d" % i for i in range(100)})
         assert r.mget(["py:%d" % i for i in range(100)]) == ["v%d" % i for i in range(100)]

@@ -458,7 +458,7 @@ def test_a_unix_socket_has_no_address_to_tell(cluster, tmp_path):
 def test_redis_py_cluster_works_through_one_node(puerta):
     import redis
 
-    with redis.RedisCluster(host="127.0.0.1", port=puerta.port, decode_responses=True, protocol=2) as r:
+    with redis.RedisCluster(host="127.0.0.1", port=puerta.port, decode_responses=True) as r:
         assert [n.port for n in r.get_nodes()] == [puerta.port]
         for i in range(200):
             assert r.set("rc:%d" % i, "v%d" % i)
