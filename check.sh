@@ -140,15 +140,15 @@ prepare() {
         say "installing pytest and redis (from PyPI) into build/venv: the integration tests use them"
         python3 -m venv build/venv && build/venv/bin/pip install -q pytest redis || fail "pytest and redis could not be installed into build/venv"
     fi
-    if chosen "integration" && ! NODE_PATH=$PWD/build/node/node_modules node -e 'require("ioredis")' 2>/dev/null; then
-        say "installing ioredis (from npm) into build/node: the clients' tests use it"
+    if chosen "integration" && ! NODE_PATH=$PWD/build/node/node_modules node -e 'require("ioredis"); require("redis")' 2>/dev/null; then
+        say "installing ioredis and redis (from npm) into build/node: the clients' tests use it"
         # Node trusts a list of its own; what the system trusts may be more, as behind a company's proxy.
         if [ -z "${NODE_EXTRA_CA_CERTS:-}" ] && [ -r /etc/ssl/certs/ca-certificates.crt ]; then
             NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt
             export NODE_EXTRA_CA_CERTS
         fi
         npm install --prefix build/node --cache build/node/cache --no-audit --no-fund --no-progress --no-update-notifier --ignore-scripts \
-            ioredis@5 </dev/null >$logs/npm.log 2>&1 || { tail -20 $logs/npm.log; fail "ioredis could not be installed into build/node"; }
+            ioredis@5 redis@5 </dev/null >$logs/npm.log 2>&1 || { tail -20 $logs/npm.log; fail "ioredis and redis could not be installed into build/node"; }
     fi
 }
 

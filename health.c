@@ -261,6 +261,7 @@ static void fail(struct backend *b, uint32_t weight)
 static void succeed(struct backend *b)
 {
     b->fails = 0;
+    b->heard_ms = b->asked_ms;
     b->backoff_ms = BACKOFF_MIN_MS;
     if (b->rises < 250) {
         b->rises++;

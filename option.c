@@ -49,6 +49,8 @@ const struct option options[] = {
       "keys of one request that spans several slots (MGET, MSET, DEL and the like)" },
     { P(script_cache), "script_cache", SIZE, KIB(16), MIB(64), "256k", NULL,
       "bodies of scripts kept, so that a node that has not got one can be given it" },
+    { P(resp3), "resp3", BOOL, 0, 1, "yes", "no|yes",
+      "whether clients may speak RESP3 (HELLO 3), over a second connection to each server; no: saves its buffers" },
     { P(log_level), "log_level", ENUM, 0, 3, "info", "error|warn|info|debug",
       "the least important lines that are still written to stderr" },
     { P(prefault), "prefault", BOOL, 0, 1, "no", "no|yes",

@@ -203,7 +203,7 @@ size_t loop_cold(void);
     X(requests) X(replies) X(bytes_in) X(bytes_out) X(errors_sent) \
     X(redirect_moved) X(redirect_ask) X(redirect_tryagain) X(redirect_clusterdown) X(redirect_loading) \
     X(resent) X(outcome_unknown) X(not_executed) X(late) X(split_requests) X(split_parts) \
-    X(large_requests) X(large_replies) X(lease_waits) X(lease_refused) X(scripts_loaded) X(transactions) \
+    X(large_requests) X(large_replies) X(lease_waits) X(lease_refused) X(scripts_loaded) X(transactions) X(pushes_dropped) \
     X(functions_copied) X(functions_too_long) \
     X(pool_empty) X(requests_full) X(protocol_errors) \
     X(auth_failures) X(auth_delayed) X(clients_denied) \
@@ -418,7 +418,8 @@ enum backend_state {
 
 /* One node. Keeps its index in the table for life, whatever its address becomes. */
 struct backend {
-    struct upstream *shared;    /* the connection that all clients share; owned by redis_upstream.c */
+    struct upstream *shared[2]; /* the connections that all clients share: of those that speak RESP2, and RESP3 (NULL
+                                   with resp3 = no); owned by redis_upstream.c */
     struct service *service;
     uint16_t port, index;
     uint8_t state;
@@ -437,6 +438,7 @@ struct backend {
     struct conn *probe;
     uint8_t question;           /* what the probe has asked: enum in health.c */
     uint64_t asked_ms;
+    uint64_t heard_ms;          /* when it was asked what it has answered last */
     struct resp_reply reply;
     unsigned char head[128];    /* how its answer begins */
     uint8_t head_len;
@@ -531,7 +533,7 @@ struct conf {
     uint32_t max_clients, max_backends, max_requests, max_split_keys;
     uint32_t max_leases, max_blocked, max_watching, max_own;
     int log_level;
-    int prefault, supervise;             /* yes / no */
+    int prefault, supervise, resp3;      /* yes / no */
     uint32_t backlog, stop_timeout_ms;
     struct conf_command commands[COMMAND_DECLARED_MAX];
     int command_count;

@@ -62,6 +62,7 @@ enum req_state {
 #define REQ_ALL 2048u    /* a part of what concerns all slots; its own is only the way to its node */
 #define REQ_OURS 32768u   /* asked by Puerta itself: its answer is wanted though nobody waits for it */
 #define REQ_FUNCTION 65536u /* a node had not got its function: it has waited for that to be copied there */
+#define REQ_RESP3 131072u /* its client speaks RESP3: so must the connection that it goes over */
 #define REQ_MUTE 1024u   /* its client does not want to hear the answer (CLIENT REPLY) */
 #define REQ_LEASE 4096u  /* goes over a lease of the kind `lease`, wherever it goes */
 #define REQ_BLOCKS 8192u /* its answer may take as long as it likes */
@@ -129,6 +130,7 @@ struct upstream {
     uint64_t stuck_ms, stuck_sum_ms; /* since when, and for how long before in this reply */
     struct timer timer;
     uint8_t greeting;           /* replies to its login still to come; nothing else is sent before */
+    bool resp3;                 /* greeted with HELLO 3; of a shared one for life */
     bool leased;
     uint8_t kind;               /* of a lease: enum lease_kind */
     bool held;                  /* nothing more is sent for now */
@@ -138,6 +140,7 @@ struct upstream {
     bool given;                 /* part of it has been */
     bool dropping;              /* the reply under way is nobody's */
     bool stuck;
+    bool refused;               /* the node has refused HELLO 3, and will again */
     bool served;                /* it has given an answer since it was dialled */
 };
 
@@ -215,6 +218,18 @@ static inline bool req_under_way(const struct req *e, const struct req *r, const
     return req_meets(e, r) && e->state == REQ_QUEUED && e->upstream != NULL && e->upstream != u;
 }
 
+/* The connection of b that r goes over: its client's own protocol decides. */
+static inline struct upstream *req_upstream(const struct req *r, const struct backend *b)
+{
+    return b->shared[(r->flags & REQ_RESP3) != 0];
+}
+
+/* Whether a reply of this type is an error. */
+static inline bool reply_is_error(unsigned char type)
+{
+    return type == '-' || type == '!';
+}
+
 /* What a client hears (CLIENT REPLY). */
 enum reply_mode {
     REPLY_ON,
@@ -273,6 +288,7 @@ struct upstream_events {
     void (*lost)(struct req *r, bool sent, bool given, const struct backend *b); /* given: part of its reply was */
     void (*late)(struct req *r, const struct backend *b);     /* no reply within request_timeout */
     void (*expired)(struct req *r, const struct backend *b, uint32_t limit_ms); /* nothing of it could be sent */
+    void (*refused)(struct req *r, const struct backend *b, const char *words); /* nor will be: of HELLO 3, by the node */
     struct req *(*nobody)(const struct req *r);    /* a record for the place of a late one; NULL: none left */
     void (*owner_room)(struct client *c);          /* its lease is open, has room again, or is gone */
     void (*lease_free)(void);
@@ -280,7 +296,8 @@ struct upstream_events {
 extern const struct upstream_events *upstream_events;
 
 void redis_upstream_tables(const struct conf *conf);
-struct upstream *upstream_at(uint32_t i);          /* the shared one of backend i */
+struct upstream *upstream_at(uint32_t i);          /* the shared ones of all nodes; NULL past the last */
+uint32_t upstream_classes(void);                   /* to a node: 2, one a protocol; with resp3 = no 1 */
 void upstream_attach(struct backend *b);
 void upstream_detach(struct backend *b);
 bool upstream_in_use(const struct backend *b);
@@ -296,8 +313,8 @@ bool upstream_pending(void);
 /* Replies find no chunk: redis_fan.c lets go of what the largest merge has kept. */
 extern void (*upstream_on_shortage)(void);
 
-/* A lease is an upstream connection that serves one client. NULL: none of that kind is free. c NULL: for one request */
-struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind kind);
+/* A lease is an upstream connection that serves one client. c NULL: for one request; NULL: none of that kind is free. */
+struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind kind, bool resp3);
 void lease_return(struct upstream *u);
 void lease_release(struct upstream *u);      /* its client lets it go; it goes back when its last request is answered */
 bool lease_free_of(enum lease_kind kind);    /* whether there is one */

@@ -86,14 +86,14 @@ static uint32_t categories(const struct command *row)
     return all;
 }
 
-/* The names of the bits that are set, as an array of status lines. */
+/* The names of the bits that are set, as a set of status lines. */
 static void say_bits(uint32_t bits, const struct bit *names, size_t count, const char *before)
 {
     int64_t set = 0;
     for (size_t i = 0; i < count; i++) {
         set += (bits & names[i].bit) != 0;
     }
-    say_header('*', set);
+    say_set(set);
     for (size_t i = 0; i < count; i++) {
         if (bits & names[i].bit) {
             say_format("+%s%s\r\n", before, names[i].name);
@@ -121,7 +121,7 @@ static void say_tips(const struct command *row)
     };
     const char *request = row->flags & CMD_SPLIT ? "multi_shard" : row->route == ROUTE_ALL ? "all_shards" : NULL;
     const char *response = request != NULL ? responses[row->merge] : NULL;
-    say_header('*', (request != NULL) + (response != NULL));
+    say_set((request != NULL) + (response != NULL));
     if (request != NULL) {
         say_header('$', (int64_t)(strlen("request_policy:") + strlen(request)));
         say_format("request_policy:%s\r\n", request);
@@ -161,13 +161,9 @@ static const struct spec key_specs[KEYS_SHAPES][SPECS_MAX] = {
 
 static void say_key_flags(const struct command *row)
 {
-    if (row->flags & CMD_NOT_KEY) {
-        say_text("*1\r\n+not_key\r\n");
-    } else if (row->flags & CMD_READONLY) {
-        say_text("*2\r\n+RO\r\n+access\r\n");
-    } else {
-        say_text("*3\r\n+RW\r\n+access\r\n+update\r\n");
-    }
+    bool channel = (row->flags & CMD_NOT_KEY) != 0, reads = (row->flags & CMD_READONLY) != 0;
+    say_set(channel ? 1 : reads ? 2 : 3);
+    say_text(channel ? "+not_key\r\n" : reads ? "+RO\r\n+access\r\n" : "+RW\r\n+access\r\n+update\r\n");
 }
 
 static void say_number(const char *name, int64_t n)
@@ -176,28 +172,37 @@ static void say_number(const char *name, int64_t n)
     say_header(':', n);
 }
 
+/* "name", and as its value the map { type: kind, spec: a map of so many pairs }, which follow. */
+static void say_kind(const char *name, const char *kind, int64_t pairs)
+{
+    say_name(name);
+    say_map(2);
+    say_name("type");
+    say_name(kind);
+    say_name("spec");
+    say_map(pairs);
+}
+
 /* A map of three: flags, begin_search, find_keys. */
 static void say_spec(const struct command *row, const struct spec *spec)
 {
-    say_text("*6\r\n$5\r\nflags\r\n");
+    say_map(3);
+    say_name("flags");
     say_key_flags(row);
-    say_text("$12\r\nbegin_search\r\n*4\r\n$4\r\ntype\r\n");
+    say_kind("begin_search", spec->word == NULL ? "index" : "keyword", spec->word == NULL ? 1 : 2);
     if (spec->word == NULL) {
-        say_text("$5\r\nindex\r\n$4\r\nspec\r\n*2\r\n");
         say_number("index", spec->from);
     } else {
-        say_text("$7\r\nkeyword\r\n$4\r\nspec\r\n*4\r\n$7\r\nkeyword\r\n");
+        say_name("keyword");
         say_name(spec->word);
         say_number("startfrom", spec->from);
     }
-    say_text("$9\r\nfind_keys\r\n*4\r\n$4\r\ntype\r\n");
+    say_kind("find_keys", spec->find == FIND_RANGE ? "range" : "keynum", 3);
     if (spec->find == FIND_RANGE) {
-        say_text("$5\r\nrange\r\n$4\r\nspec\r\n*6\r\n");
         say_number("lastkey", spec->last);
         say_number("keystep", spec->step);
         say_number("limit", spec->limit);
     } else {
-        say_text("$6\r\nkeynum\r\n$4\r\nspec\r\n*6\r\n");
         say_number("keynumidx", 0);
         say_number("firstkey", 1);
         say_number("keystep", spec->step);
@@ -211,7 +216,7 @@ static void say_specs(const struct command *row)
     while (count < SPECS_MAX && specs[count].find != FIND_NONE) {
         count++;
     }
-    say_header('*', count);
+    say_set(count);
     for (int64_t i = 0; i < count; i++) {
         say_spec(row, &specs[i]);
     }
@@ -259,14 +264,14 @@ static void say_row(const struct command *row)
 {
     say_row_head(row);
     if ((row->flags & CMD_CONTAINER) == 0) {
-        say_text("*0\r\n");
+        say_set(0);
         return;
     }
-    say_header('*', count_in(row));
+    say_header('*', count_in(row)); /* no set, though none of them is one */
     for (uint32_t i = 0; i < command_count(); i++) {
         if (stands_in(command_at(i), row)) {
             say_row_head(command_at(i));
-            say_text("*0\r\n");
+            say_set(0);
         }
     }
 }
@@ -300,7 +305,7 @@ static void say_named(const struct request *q)
         if (row != NULL) {
             say_row(row);
         } else {
-            say_text("*-1\r\n");
+            say_null();
         }
     }
 }

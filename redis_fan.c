@@ -295,8 +295,9 @@ static void give_part(struct fan *f, struct req *r)
     merge_done(f, &pen);
 }
 
-/* How many elements the part's answer, an array, has; its header is let go. -1: it is none. */
-static int64_t array_opens(struct req *r)
+/* How many elements the part's answer has, an array or in RESP3 a set or a map; its header is let go. -1: it is none, or
+ * not of the type that another part has (*type; 0: the first one says). */
+static int64_t array_opens(struct req *r, char *type)
 {
     unsigned char head[24];
     size_t n = r->parked.len < sizeof head ? r->parked.len : sizeof head;
@@ -304,7 +305,8 @@ static int64_t array_opens(struct req *r)
     int64_t count;
     slice_copy(&r->parked, 0, head, n);
     end = memchr(head, '\r', n);
-    if (end == NULL || head[0] != '*' || !resp_to_int(head + 1, (size_t)(end - head) - 1, &count)) {
+    *type = *type == 0 && n > 0 && memchr("*~%", head[0], 3) != NULL ? (char)head[0] : *type;
+    if (end == NULL || head[0] != *type || !resp_to_int(head + 1, (size_t)(end - head) - 1, &count)) {
         return -1;
     }
     slice_drop(&r->parked, (size_t)(end - head) + 2);
@@ -317,15 +319,16 @@ static void merge_append(struct fan *f)
     unsigned char header[24];
     struct pen pen = { NULL };
     int64_t sum = 0;
+    char type = 0;
     for (struct req *r = f->parts; r != NULL; r = r->client_next) {
-        int64_t count = array_opens(r);
+        int64_t count = array_opens(r, &type);
         if (count < 0) {
             give_text(f, WRONG_SHAPE);
             return;
         }
         sum += count;
     }
-    merged(f->whole, &pen, header, resp_put_header(header, '*', sum));
+    merged(f->whole, &pen, header, resp_put_header(header, type, sum));
     for (struct req *r = f->parts; r != NULL; r = r->client_next) {
         merge_rest(f->whole, &pen, r);
     }
@@ -338,8 +341,9 @@ static void merge_and(struct fan *f)
     unsigned char header[24], digit[4] = ":?\r\n";
     struct pen pen = { NULL };
     int64_t count = -1;
+    char type = '*';
     for (struct req *r = f->parts; r != NULL; r = r->client_next) {
-        int64_t n = array_opens(r);
+        int64_t n = array_opens(r, &type);
         if (n < 0 || (count >= 0 && n != count) || r->parked.len != (size_t)n * sizeof digit) {
             give_text(f, WRONG_SHAPE);
             return;
@@ -386,18 +390,30 @@ static bool part_begins(const struct req *r, const char *text)
     return memcmp(head, text, n) == 0;
 }
 
+static bool part_fails(const struct req *r)
+{
+    return part_begins(r, "-") || part_begins(r, "!");
+}
+
 /* SCRIPT KILL: the node that did it; else the one that says why it could not, rather than that it had nothing to do. */
 static void merge_one_ok(struct fan *f)
 {
     struct req *best = f->parts;
     for (struct req *r = f->parts; r != NULL; r = r->client_next) {
-        if (!part_begins(r, "-")) {
+        if (!part_fails(r)) {
             best = r;
             break;
         }
         best = part_begins(best, "-NOTBUSY") ? r : best;
     }
     give_part(f, best);
+}
+
+/* A node that has no key, or where no function runs, in either protocol. */
+static bool part_is_idle(const struct req *r)
+{
+    return part_begins(r, "$-1") || part_begins(r, "_") || part_begins(r, "*4\r\n$14\r\nrunning_script\r\n$-1") ||
+           part_begins(r, "%2\r\n$14\r\nrunning_script\r\n_");
 }
 
 /* RANDOMKEY: a node that has a key, each in its turn. FUNCTION STATS: a node where something runs. */
@@ -407,8 +423,7 @@ static void merge_special(struct fan *f)
     struct req *best = f->parts;
     uint32_t first = turn++ % f->count;
     for (struct req *r = f->parts; r != NULL; r = r->client_next) {
-        bool idle = part_begins(r, "$-1") || part_begins(r, "*4\r\n$14\r\nrunning_script\r\n$-1");
-        if (!idle && (r->part >= first || part_begins(best, "$-1") || best == f->parts)) {
+        if (!part_is_idle(r) && (r->part >= first || part_is_idle(best) || best == f->parts)) {
             best = r;
             if (r->part >= first) {
                 break;
@@ -424,17 +439,15 @@ static void give_error(struct fan *f)
     static char line[1024];
     for (struct req *r = f->parts; r != NULL; r = r->client_next) {
         size_t n = r->parked.len < sizeof line ? r->parked.len : sizeof line;
-        if (n == 0) {
-            continue;
-        }
         slice_copy(&r->parked, 0, line, n);
-        if (line[0] == '-') {
-            if (n == sizeof line) {
-                memcpy(line + n - 2, "\r\n", 2);
-            }
-            give(f, line, n);
-            return;
+        if (n == 0 || !reply_is_error((unsigned char)line[0]) || (line[0] == '!' && n == sizeof line)) {
+            continue; /* "!" says how long it is: one so long cannot be cut */
         }
+        if (n == sizeof line) {
+            memcpy(line + n - 2, "\r\n", 2);
+        }
+        give(f, line, n);
+        return;
     }
     give_text(f, "-ERR a part of the request failed, and its error did not fit (chunks)\r\n");
 }
@@ -534,7 +547,7 @@ static bool room_to_merge(const struct fan *f, size_t n)
 
 static bool is_error(const struct req *r, const unsigned char *p, bool last)
 {
-    return last && r->parked.len == 0 && *p == '-';
+    return last && r->parked.len == 0 && reply_is_error(*p);
 }
 
 /* Whether the answers are put together at the end: errors are not, but for a command of which one success is enough. */
@@ -714,7 +727,7 @@ static bool make_parts(struct fan *f, struct client *c, const struct request *q)
         if (fn.parts[i].keys > 1) {
             r->flags |= REQ_FENCE;
         }
-        if (!write_part(r, q, &fn.parts[i], b != NULL ? &b->shared->pen : &f->pen)) {
+        if (!write_part(r, q, &fn.parts[i], b != NULL ? &req_upstream(r, b)->pen : &f->pen)) {
             return false;
         }
     }
@@ -817,7 +830,7 @@ static void send_repeated(struct req *r)
 {
     struct backend *b = service_owner(r->service, r->slot);
     bool apart = r->command->merge == MERGE_APPEND || (r->command->flags & CMD_ALLOW_BUSY) != 0;
-    struct upstream *u = apart && b != NULL ? lease_take(b, NULL, LEASE_TRANSFER) : NULL;
+    struct upstream *u = apart && b != NULL ? lease_take(b, NULL, LEASE_TRANSFER, (r->flags & REQ_RESP3) != 0) : NULL;
     if (u != NULL && u->conn != NULL) {
         lease_send(u, r);
         return;

@@ -280,7 +280,7 @@ static void ask(struct backend *b)
     if (r == NULL) {
         return;
     }
-    if (!pen_write(&b->shared->pen, BUF_REQUEST, dump, sizeof dump - 1, &r->bytes) ||
+    if (!pen_write(&b->shared[0]->pen, BUF_REQUEST, dump, sizeof dump - 1, &r->bytes) ||
         !slice_extend(&fc.restore, BUF_REQUEST, head, sizeof head - 1)) {
         req_free(r);
         return;

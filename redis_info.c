@@ -222,7 +222,8 @@ static void puerta(const struct client *c)
         const struct backend *b = backend_at(i);
         if (b != NULL && b->service == c->service) {
             say_format("node%u:address=%s:%u,state=%s,slots=%u,queued=%u\r\n", (unsigned)i, b->host,
-                       (unsigned)b->port, states[b->state], b->slots, b->shared->queued);
+                       (unsigned)b->port, states[b->state], b->slots,
+                       b->shared[0]->queued + (b->shared[1] != NULL ? b->shared[1]->queued : 0));
         }
     }
 }
@@ -299,7 +300,7 @@ static void put_info(const struct client *c, uint32_t wanted)
 
 void info_answer(struct client *c, const struct request *q)
 {
-    say_as_bulk();
+    say_as_text();
     memset(sums, 0, sizeof sums); /* without a map there is nobody to ask */
     put_info(c, info_sections(q));
 }
@@ -315,8 +316,8 @@ static bool tell_of_all(struct req *whole, const struct fan *f)
         text[n] = '\0';
         add_node(text);
     }
-    say_begin();
-    say_as_bulk();
+    say_begin(whole->client);
+    say_as_text();
     if (whole->client != NULL) {
         put_info(whole->client, whole->mark);
     }

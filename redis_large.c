@@ -72,7 +72,7 @@ static bool on_asked(struct req *r, const unsigned char *p, size_t n, bool last)
             return false;
         }
         r->client = NULL;
-    } else if (n > 0 && *p == '-') {
+    } else if (n > 0 && reply_is_error(*p)) {
         if (!client_answer(c, p, n)) {
             return false;
         }
@@ -142,10 +142,10 @@ static bool ask_owner(struct client *c)
     }
     r->slot = slotmap_slot(lg.head + key->off, key->len);
     b = service_owner(c->service, r->slot);
-    if (b == NULL || !pen_more(&b->shared->pen, client_use(c), exists, sizeof exists - 1, &r->bytes) ||
-        !pen_more(&b->shared->pen, client_use(c), header, resp_put_header(header, '$', key->len), &r->bytes) ||
-        (key->len > 0 && !pen_more(&b->shared->pen, client_use(c), lg.head + key->off, key->len, &r->bytes)) ||
-        !pen_more(&b->shared->pen, client_use(c), "\r\n", 2, &r->bytes)) {
+    if (b == NULL || !pen_more(&req_upstream(r, b)->pen, client_use(c), exists, sizeof exists - 1, &r->bytes) ||
+        !pen_more(&req_upstream(r, b)->pen, client_use(c), header, resp_put_header(header, '$', key->len), &r->bytes) ||
+        (key->len > 0 && !pen_more(&req_upstream(r, b)->pen, client_use(c), lg.head + key->off, key->len, &r->bytes)) ||
+        !pen_more(&req_upstream(r, b)->pen, client_use(c), "\r\n", 2, &r->bytes)) {
         req_free(r);
         if (b == NULL) {
             return refuse(c, "CLUSTERDOWN not executed: no node serves the slot of a request longer than retain_bytes");
@@ -176,7 +176,7 @@ static bool take_lease(struct client *c)
         return refuse(c, "ERR not executed: no connection became free for a long request (max_leases, lease_wait)");
     }
     if (u == NULL) {
-        u = lease_take(c->large_to, c, LEASE_TRANSFER);
+        u = lease_take(c->large_to, c, LEASE_TRANSFER, c->resp3);
     }
     if (u != NULL && u->conn == NULL) {
         upstream_connect(u);

@@ -66,7 +66,7 @@ static struct upstream *lease_for(struct req *r, struct backend *b)
         }
         lease_break(c->watch, "its client watches another node");
     }
-    u = lease_take(b, c, (enum lease_kind)r->lease);
+    u = lease_take(b, c, (enum lease_kind)r->lease, (r->flags & REQ_RESP3) != 0);
     if (u != NULL && u->conn == NULL) {
         lease_return(u);
         u = NULL;

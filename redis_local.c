@@ -76,6 +76,7 @@ static void reset(struct client *c, const struct request *q)
     monitor_end(c);
     c->name[0] = '\0';
     c->reply = REPLY_ON;
+    c->resp3 = false;
     say_text("+RESET\r\n");
 }
 
@@ -110,7 +111,7 @@ static void time_now(struct client *c, const struct request *q)
 static void lolwut(struct client *c, const struct request *q)
 {
     (void)c, (void)q;
-    say_as_bulk();
+    say_as_text();
     say_text("   _____________\n"
              "  |  _________  |\n"
              "  | |    |    | |     one door,\n"
@@ -193,12 +194,29 @@ static bool greeting_read(const struct request *q, struct greeting *g)
     return true;
 }
 
+/* Whether HELLO may name this version of the protocol. */
+static bool is_spoken(int64_t version)
+{
+    return version == 2 || (version == 3 && upstream_classes() > 1);
+}
+
+/* Whether the request changes its client's protocol. Then it waits until all that came before it has been answered:
+ * what comes after it goes to the nodes over other connections, and must not overtake it. */
+static bool changes_protocol(const struct client *c, const struct request *q)
+{
+    int64_t version = 0;
+    if (strcmp(q->command->name, "reset") == 0) {
+        return c->resp3;
+    }
+    return q->argc > 1 && word_number(request_word(q, 1), &version) && is_spoken(version) && (version == 3) != c->resp3;
+}
+
 /* Before HELLO is answered: whether its AUTH lets the client in. What is wrong otherwise, hello() says. */
 static enum login hello_login(struct client *c, const struct request *q)
 {
     struct greeting g;
     int64_t version;
-    if (q->argc < 2 || !word_number(request_word(q, 1), &version) || version != 2 || !greeting_read(q, &g) ||
+    if (q->argc < 2 || !word_number(request_word(q, 1), &version) || !is_spoken(version) || !greeting_read(q, &g) ||
         g.user.p == NULL) {
         return LOGIN_DONE;
     }
@@ -208,12 +226,12 @@ static enum login hello_login(struct client *c, const struct request *q)
 static void hello(struct client *c, const struct request *q)
 {
     struct greeting g;
-    int64_t version;
+    int64_t version = 0;
     if (q->argc > 1 && !word_number(request_word(q, 1), &version)) {
         say_error("ERR Protocol version is not an integer or out of range");
         return;
     }
-    if (q->argc > 1 && version != 2) {
+    if (q->argc > 1 && !is_spoken(version)) {
         say_error("NOPROTO unsupported protocol version");
         return;
     }
@@ -233,9 +251,11 @@ static void hello(struct client *c, const struct request *q)
     if (g.name.p != NULL) {
         name_keep(c->name, g.name);
     }
-    say_text("*14\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n");
+    c->resp3 = version == 0 ? c->resp3 : version == 3;
+    say_map(7);
+    say_text("$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n");
     say_name(REDIS_VERSION);
-    say_text("$5\r\nproto\r\n:2\r\n$2\r\nid\r\n");
+    say_format("$5\r\nproto\r\n:%d\r\n$2\r\nid\r\n", c->resp3 ? 3 : 2);
     say_header(':', (int64_t)c->conn->id);
     say_text("$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n");
 }
@@ -252,7 +272,7 @@ static void client_getname(struct client *c, const struct request *q)
 {
     (void)q;
     if (c->name[0] == '\0') {
-        say_text("$-1\r\n");
+        say_null();
     } else {
         say_name(c->name);
     }
@@ -314,7 +334,10 @@ static void client_getredir(struct client *c, const struct request *q)
 static void client_trackinginfo(struct client *c, const struct request *q)
 {
     (void)c, (void)q;
-    say_text("*6\r\n$5\r\nflags\r\n*1\r\n$3\r\noff\r\n$8\r\nredirect\r\n:-1\r\n$8\r\nprefixes\r\n*0\r\n");
+    say_map(3);
+    say_name("flags");
+    say_set(1);
+    say_text("$3\r\noff\r\n$8\r\nredirect\r\n:-1\r\n$8\r\nprefixes\r\n*0\r\n");
 }
 
 static void client_help(struct client *c, const struct request *q)
@@ -399,15 +422,15 @@ static void say_client(const struct client *c)
     say_format("qbuf=%zu qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=%zu oll=%lu omem=%zu tot-mem=%zu events=%s ",
                c->in.len, conn->out.len, (unsigned long)c->queued, c->parked_bytes,
                sizeof *c + c->in.len + c->request_bytes + conn->out.len + c->parked_bytes, conn->blocked ? "rw" : "r");
-    say_format("cmd=%s user=default redir=-1 resp=2 lib-name=%s lib-ver=%s\n", c->last != NULL ? c->last->name : "NULL",
-               c->lib_name, c->lib_ver);
+    say_format("cmd=%s user=default redir=-1 resp=%d lib-name=%s lib-ver=%s\n", c->last != NULL ? c->last->name : "NULL",
+               c->resp3 ? 3 : 2, c->lib_name, c->lib_ver);
 }
 
 /* Its own line tells the request at hand. */
 static void client_info(struct client *c, const struct request *q)
 {
     c->last = q->command;
-    say_as_bulk();
+    say_as_text();
     say_client(c);
 }
 
@@ -468,7 +491,7 @@ static void client_list(struct client *c, const struct request *q)
     if (!list_choice(q, &which)) {
         return;
     }
-    say_as_bulk();
+    say_as_text();
     for (uint32_t i = 0; i < all.count && !say_overlong(); i++) {
         if (chosen(&all.clients[i], c, &which)) {
             say_client(&all.clients[i]);
@@ -600,8 +623,12 @@ enum verdict local_answer(struct client *c, const struct request *q)
 {
     bool fits = command_arity_ok(q->command, q->argc);
     say_writer write = fits ? writer_of(q->command) : wrong_count;
-    enum login login = write == hello ? hello_login(c, q) : LOGIN_DONE;
+    enum login login;
     enum verdict v;
+    if ((write == hello || write == reset) && (c->unsettled > 0 || c->head != NULL) && changes_protocol(c, q)) {
+        return VERDICT_WAIT;
+    }
+    login = write == hello ? hello_login(c, q) : LOGIN_DONE;
     if (login != LOGIN_DONE) {
         return login == LOGIN_LATER ? VERDICT_WAIT : VERDICT_DONE;
     }

@@ -127,6 +127,9 @@ struct req *req_take(struct client *c, const struct command *command, req_taker 
     if (c != NULL && client_is_mute(c)) {
         r->flags |= REQ_MUTE;
     }
+    if (c != NULL && c->resp3) {
+        r->flags |= REQ_RESP3;
+    }
     return r;
 }
 
@@ -471,7 +474,7 @@ bool req_bytes(struct req *r, struct backend *b, struct client *c, const unsigne
         chain_slice(&c->in, len, &r->bytes);
         return true;
     }
-    return pen_write(&b->shared->pen, client_use(c), p, len, &r->bytes);
+    return pen_write(&req_upstream(r, b)->pen, client_use(c), p, len, &r->bytes);
 }
 
 struct backend *service_owner(const struct service *s, uint16_t slot)
@@ -482,7 +485,7 @@ struct backend *service_owner(const struct service *s, uint16_t slot)
 
 void req_send(struct req *r, struct backend *b)
 {
-    struct upstream *u = b->shared;
+    struct upstream *u = req_upstream(r, b);
     bool away = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
     if (away && !upstream_ready(u) && u->queued >= b->service->conf->failover_queue) {
         stats.not_executed++;
@@ -719,9 +722,10 @@ static bool own_words(const struct req *r, const unsigned char *p, size_t n)
 /* An error reply that its client is to see. */
 static void count_error(const struct req *r, const unsigned char *p, size_t n)
 {
-    if (r->command != NULL) {
+    const unsigned char *text = *p == '!' ? memchr(p, '\n', n) : p; /* "!21", and in the next line the error */
+    if (r->command != NULL && text != NULL) {
         stats_command(r->command)->failed++;
-        stats_error((const char *)p, n - 2);
+        stats_error((const char *)text, n - 2 - (size_t)(text - p));
     }
 }
 
@@ -919,9 +923,9 @@ static void reroute_unsent(struct upstream *u)
  * and all its requests go on in their order. Of others only what has not been sent moves. */
 static void on_map(struct service *s)
 {
+    struct upstream *u;
     req_on_owners(s);
-    for (uint32_t i = 0; i < backend_cap(); i++) {
-        struct upstream *u = upstream_at(i);
+    for (uint32_t i = 0; (u = upstream_at(i)) != NULL; i++) {
         if (u->backend == NULL || u->backend->service != s || u->queued == 0 || upstream_ready(u)) {
             continue;
         }
@@ -933,19 +937,27 @@ static void on_map(struct service *s)
     }
 }
 
-static void on_backend(struct backend *b)
+static void on_backend_of(const struct backend *b, struct upstream *u)
 {
-    struct upstream *u = b->shared;
-    if (u == NULL) {
-        upstream_attach(b);
-    } else if (b->state == BACKEND_FREE) {
-        upstream_detach(b);
-        req_on_owners(b->service);
-    } else if (u->conn != NULL && u->conn->state == CONN_OPEN && !u->streaming) {
+    if (u->conn != NULL && u->conn->state == CONN_OPEN && !u->streaming) {
         u->held = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
         upstream_dirty(u);
     } else if (b->state != BACKEND_DOWN && u->queued > 0) {
         upstream_connect(u);
+    }
+}
+
+static void on_backend(struct backend *b)
+{
+    if (b->shared[0] == NULL) {
+        upstream_attach(b);
+    } else if (b->state == BACKEND_FREE) {
+        upstream_detach(b);
+        req_on_owners(b->service);
+    } else {
+        for (uint32_t i = 0; i < upstream_classes(); i++) {
+            on_backend_of(b, b->shared[i]);
+        }
     }
 }
 
@@ -971,6 +983,12 @@ static void expired(struct req *r, const struct backend *b, uint32_t limit_ms)
     stats.not_executed++;
     req_error(r, "CLUSTERDOWN not executed: %s:%u did not come back within %u ms", b->host, (unsigned)b->port,
               limit_ms);
+}
+
+static void refused(struct req *r, const struct backend *b, const char *words)
+{
+    stats.not_executed++;
+    req_error(r, "ERR not executed: %s:%u refuses RESP3, HELLO 2 may work: %s", b->host, (unsigned)b->port, words);
 }
 
 /* Takes the place of a late record, and swallows what it would have got. */
@@ -1020,6 +1038,7 @@ static const struct upstream_events events = {
     .lost = lost_one,
     .late = late,
     .expired = expired,
+    .refused = refused,
     .nobody = nobody,
     .owner_room = client_resume,
     .lease_free = lease_free,

@@ -22,8 +22,9 @@ static struct {
     size_t len;
     size_t total;       /* of the answer so far */
     struct slice kept;  /* what comes before the buffer's bytes */
+    const struct client *whom; /* whose protocol it is said in; NULL: RESP2 */
     bool lost;          /* there was no chunk for some of it */
-    bool bulk, close, failed;
+    bool text, close, failed;
 } out;
 
 /* ------------------------------------------------------------ what was asked */
@@ -131,6 +132,26 @@ void say_name(const char *text)
     say_bulk(text, strlen(text));
 }
 
+static bool resp3(void)
+{
+    return out.whom != NULL && out.whom->resp3;
+}
+
+void say_map(int64_t pairs)
+{
+    say_header(resp3() ? '%' : '*', resp3() ? pairs : 2 * pairs);
+}
+
+void say_set(int64_t n)
+{
+    say_header(resp3() ? '~' : '*', n);
+}
+
+void say_null(void)
+{
+    say_text(resp3() ? "_\r\n" : "$-1\r\n");
+}
+
 void say_format(const char *fmt, ...)
 {
     char text[1024];
@@ -142,11 +163,17 @@ void say_format(const char *fmt, ...)
     say(text, n < 0 ? 0 : (size_t)n < sizeof text ? (size_t)n : sizeof text - 1);
 }
 
-void say_begin(void)
+static void begin_anew(void)
 {
     slice_release(&out.kept);
     out.len = out.total = 0;
-    out.lost = out.bulk = out.close = out.failed = false;
+    out.lost = out.text = out.close = out.failed = false;
+}
+
+void say_begin(const struct client *c)
+{
+    out.whom = c;
+    begin_anew();
 }
 
 void say_error(const char *fmt, ...)
@@ -163,7 +190,7 @@ void say_error(const char *fmt, ...)
     }
     memcpy(line + 1 + n, "\r\n", 2);
     stats_error(line, (size_t)n + 1);
-    say_begin();
+    begin_anew();
     out.failed = true;
     say(line, (size_t)n + 3);
 }
@@ -199,9 +226,9 @@ void say_unknown(const struct request *q)
     say_error("ERR unknown subcommand '%.*s'. Try %.*s HELP.", word_shown(sub), sub.p, (int)n, name);
 }
 
-void say_as_bulk(void)
+void say_as_text(void)
 {
-    out.bulk = true;
+    out.text = true;
 }
 
 void say_close(void)
@@ -236,15 +263,29 @@ static enum verdict wait_for_room(struct client *c)
     return VERDICT_WAIT;
 }
 
+#define FORM "txt:"     /* what stands before a verbatim string, and is counted with it */
+#define FORM_LEN 4
+#define HEAD_CAP (RESP_HEADER_CAP + FORM_LEN)
+
+/* What stands before all that has been said: nothing, or the head of a text. */
+static size_t put_head(unsigned char head[HEAD_CAP])
+{
+    size_t n;
+    if (!out.text || !resp3()) {
+        return out.text ? resp_put_header(head, '$', (int64_t)out.total) : 0;
+    }
+    n = resp_put_header(head, '=', (int64_t)out.total + FORM_LEN);
+    memcpy(head + n, FORM, FORM_LEN);
+    return n + FORM_LEN;
+}
+
 static void pass_on(struct client *c)
 {
-    unsigned char header[RESP_HEADER_CAP];
-    struct iovec parts[] = { { header, 0 }, { out.at, out.len }, { (void *)(uintptr_t)"\r\n", out.bulk ? 2 : 0 } };
+    unsigned char head[HEAD_CAP];
+    struct iovec parts[] = { { head, put_head(head) }, { out.at, out.len },
+                             { (void *)(uintptr_t)"\r\n", out.text ? 2 : 0 } };
     const unsigned char *p;
     size_t at = 0, n;
-    if (out.bulk) {
-        parts[0].iov_len = resp_put_header(header, '$', (int64_t)out.total);
-    }
     if (out.kept.len == 0) {
         must(client_answer_parts(c, parts, 3));
         return;
@@ -259,22 +300,19 @@ static void pass_on(struct client *c)
 
 bool say_give(struct req *r)
 {
-    unsigned char header[RESP_HEADER_CAP];
-    struct iovec parts[GIVE_PARTS] = { { header, 0 } };
+    unsigned char head[HEAD_CAP];
+    struct iovec parts[GIVE_PARTS] = { { head, put_head(head) } };
     const unsigned char *p;
     size_t at = 0, n;
     int count = 1;
     if (out.lost || out.kept.len > (GIVE_PARTS - 3) * buf_chunk_size()) {
         return false;
     }
-    if (out.bulk) {
-        parts[0].iov_len = resp_put_header(header, '$', (int64_t)out.total);
-    }
     while ((n = slice_part(&out.kept, &at, &p)) > 0) {
         parts[count++] = (struct iovec){ (void *)(uintptr_t)p, n };
     }
     parts[count++] = (struct iovec){ out.at, out.len };
-    parts[count++] = (struct iovec){ (void *)(uintptr_t)"\r\n", out.bulk ? 2 : 0 };
+    parts[count++] = (struct iovec){ (void *)(uintptr_t)"\r\n", out.text ? 2 : 0 };
     if (!req_give_parts(r, parts, count, true)) {
         return false;
     }
@@ -287,7 +325,7 @@ enum verdict say_answer(struct client *c, const struct request *q, say_writer wr
     if (!room_for(SAY_SHORT, 1)) {
         return wait_for_room(c);
     }
-    say_begin();
+    say_begin(c);
     write(c, q);
     if (say_overlong()) {
         say_error("ERR an answer of this length is too long for the buffer pool (chunks)");
@@ -295,7 +333,7 @@ enum verdict say_answer(struct client *c, const struct request *q, say_writer wr
     if (out.lost || (out.total > SAY_SHORT && !room_for(out.total, out.kept.len / buf_chunk_size() + 4))) {
         return wait_for_room(c);
     }
-    if (out.total > 0 || out.bulk) {
+    if (out.total > 0 || out.text) {
         pass_on(c);
     }
     return out.close ? VERDICT_CLOSE : VERDICT_DONE;

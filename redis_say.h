@@ -37,7 +37,7 @@ typedef void (*say_writer)(struct client *c, const struct request *q);
 enum verdict say_answer(struct client *c, const struct request *q, say_writer write);
 
 /* The same for a request that waits for it: say_begin(), what is said, and then to its place. False: no room now. */
-void say_begin(void);
+void say_begin(const struct client *c);
 bool say_give(struct req *r);
 
 void say(const void *p, size_t n);
@@ -45,6 +45,10 @@ void say_text(const char *text);              /* as it is: "+OK\r\n" */
 void say_header(char type, int64_t n);
 void say_bulk(const void *p, size_t n);
 void say_name(const char *text);              /* a bulk */
+/* What RESP3 has a type for, and RESP2 tells by arrays: */
+void say_map(int64_t pairs);
+void say_set(int64_t n);
+void say_null(void);
 void say_format(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* up to 1,023 bytes */
 /* The whole answer is this error; "ERR what", without '-' and CRLF. */
 void say_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -53,8 +57,8 @@ void say_syntax_error(void);
 void say_help(const char *container, const char *const *lines);
 /* "Unknown subcommand", of the container that the request names. */
 void say_unknown(const struct request *q);
-/* All that follows in this answer is the text of one bulk. */
-void say_as_bulk(void);
+/* All that follows in this answer is one text: a bulk, or the verbatim string of RESP3. */
+void say_as_text(void);
 /* The client is to go once it is answered. */
 void say_close(void);
 /* Whether the last answer was an error. */

@@ -165,7 +165,7 @@ static bool on_page(struct req *r, const unsigned char *p, size_t n, bool last)
     uint64_t own;
     size_t skip;
     bool other;
-    if (r->client == NULL || (n > 0 && *p == '-')) {
+    if (r->client == NULL || (n > 0 && reply_is_error(*p))) {
         return req_to_client(r, p, n, last);
     }
     skip = read_page_head(p, n, &own);
@@ -262,7 +262,7 @@ static uint16_t slot_of(const struct service *s, uint16_t node)
 /* The request with the node's own cursor in the place of ours. */
 static bool write_request(struct req *r, struct client *c, const struct request *q, struct backend *b, uint64_t at)
 {
-    struct pen *pen = &b->shared->pen;
+    struct pen *pen = &req_upstream(r, b)->pen;
     enum buf_use use = client_use(c);
     char digits[24], bulk[48];
     const struct resp_slice *old = &q->arg[1];

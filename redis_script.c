@@ -35,18 +35,18 @@ static struct {
     size_t size, at;
     struct script *all;
     uint16_t *by_look;        /* place in `all` */
-    uint32_t *loaded;         /* [script][backend]: low bits of the id of the connection that has carried it */
-    uint32_t nodes;
+    uint32_t *loaded;         /* [script][backend][protocol]: low bits of the id of the connection that has carried it */
+    uint32_t marks;           /* of one script */
 } sp;
 
 void redis_script_tables(const struct conf *conf)
 {
     sp.size = conf->script_cache;
-    sp.nodes = conf->max_backends;
+    sp.marks = conf->max_backends * upstream_classes();
     sp.ring = arena_take("script bodies", sp.size, 1);
     sp.all = arena_take("scripts", SCRIPTS, sizeof *sp.all);
     sp.by_look = arena_take("scripts by look", SCRIPTS, sizeof *sp.by_look);
-    sp.loaded = arena_take("scripts loaded", (size_t)SCRIPTS * sp.nodes, sizeof *sp.loaded);
+    sp.loaded = arena_take("scripts loaded", (size_t)SCRIPTS * sp.marks, sizeof *sp.loaded);
 }
 
 /* ------------------------------------------------------------- the bodies */
@@ -69,7 +69,13 @@ static struct script *script_of(const unsigned char digest[SHA1_BYTES])
 
 static void not_loaded(const struct script *s)
 {
-    memset(&sp.loaded[(size_t)(s - sp.all) * sp.nodes], 0, sp.nodes * sizeof *sp.loaded);
+    memset(&sp.loaded[(size_t)(s - sp.all) * sp.marks], 0, sp.marks * sizeof *sp.loaded);
+}
+
+/* The marks of b's connections. */
+static uint32_t *loaded_at(const struct script *s, const struct backend *b)
+{
+    return &sp.loaded[(size_t)(s - sp.all) * sp.marks + (size_t)b->index * upstream_classes()];
 }
 
 /* Room for n bytes: what lay there is forgotten. */
@@ -215,10 +221,10 @@ static struct script *named_at(const struct slice *block, size_t at)
     return k != NULL && strncmp(k->name, "evalsha", 7) == 0 ? named_in(head, n) : NULL;
 }
 
-/* The mark of b's connection in `loaded`; never 0. */
-static uint32_t mark_of(const struct backend *b)
+/* The mark of a connection in `loaded`; never 0. */
+static uint32_t mark_of(const struct upstream *u)
 {
-    return b->shared->conn != NULL ? (uint32_t)b->shared->conn->id | 1u << 31 : 1;
+    return u->conn != NULL ? (uint32_t)u->conn->id | 1u << 31 : 1;
 }
 
 /* A SCRIPT LOAD for nobody goes into u's queue. */
@@ -243,12 +249,12 @@ static bool load(struct script *s, struct service *service, struct upstream *u)
     return true;
 }
 
-/* b's shared connection gets the script unless it has carried it, or `anyway`. */
-static void load_once(struct script *s, struct service *service, struct backend *b, bool anyway)
+/* A shared connection gets the script unless it has carried it, or `anyway`. */
+static void load_once(struct script *s, struct service *service, struct upstream *u, bool anyway)
 {
-    uint32_t *loaded = &sp.loaded[(size_t)(s - sp.all) * sp.nodes + b->index];
-    if ((anyway || *loaded != mark_of(b)) && load(s, service, b->shared)) {
-        *loaded = mark_of(b); /* also while there is no connection: one LOAD waits for it, not one for each EVALSHA */
+    uint32_t *loaded = loaded_at(s, u->backend) + u->resp3;
+    if ((anyway || *loaded != mark_of(u)) && load(s, service, u)) {
+        *loaded = mark_of(u); /* also while there is no connection: one LOAD waits for it, not one for each EVALSHA */
     }
 }
 
@@ -256,7 +262,7 @@ static void before(const struct req *r, struct backend *b)
 {
     struct script *s = named_by(r);
     if (s != NULL) {
-        load_once(s, r->service, b, is_question(r));
+        load_once(s, r->service, req_upstream(r, b), is_question(r));
     }
 }
 
@@ -266,7 +272,7 @@ void script_before_block(const struct req *r, size_t at, struct backend *b)
     if (s != NULL && r->lease == LEASE_WATCH) {
         (void)load(s, r->service, r->client->watch);
     } else if (s != NULL) {
-        load_once(s, r->service, b, false);
+        load_once(s, r->service, req_upstream(r, b), false);
     }
 }
 
@@ -277,7 +283,7 @@ static bool missing(const struct req *r, const struct backend *b)
     if (s == NULL || r->hops >= TRIES_MAX) {
         return false;
     }
-    sp.loaded[(size_t)(s - sp.all) * sp.nodes + b->index] = 0;
+    memset(loaded_at(s, b), 0, upstream_classes() * sizeof *sp.loaded); /* it is the node that has not got it */
     return true;
 }
 

@@ -7,8 +7,9 @@
  *                  v              ^
  *                conn          buf [from .. at .. len)    one receive buffer for life
  *
- *   shared   one a node, for all clients, pipelined; its queue outlives the connection, so what was not sent waits in it
- *   lease    lent to one client: long transfers, read at that client's pace
+ *   shared   two a node, one for all clients that speak RESP2 and one for those that speak RESP3, pipelined; its queue
+ *            outlives the connection, so what was not sent waits in it
+ *   lease    lent to one client: long transfers, read at that client's pace; in the protocol of that client
  *
  * It pairs replies with requests and knows no more of either: what a reply means for its request is said by the
  * upstream_events of the room above.
@@ -27,9 +28,10 @@
 #define SESSION_BUFFER_MIN 4096 /* receive buffer of a lease that is not for long transfers; longer answers pass through it */
 
 static struct {
-    struct upstream *shared, *leases;
-    uint32_t shared_count, lease_count;
-    uint32_t begin[LEASE_KINDS + 1]; /* of each kind, in `leases` */
+    struct upstream *shared, *leases; /* shared: of all nodes those of RESP2, then those of RESP3 */
+    uint32_t shared_count, lease_count, nodes;
+    uint32_t begin[LEASE_KINDS + 1];  /* of each kind, in `leases` */
+    char refusal[160];                /* of HELLO 3, in the node's words: the last one */
     struct upstream *stuck;
     bool again;
 } up;
@@ -39,6 +41,7 @@ void (*upstream_on_shortage)(void);
 
 static const unsigned char asking_line[] = "*1\r\n$6\r\nASKING\r\n";
 #define ASKING_LEN (sizeof asking_line - 1)
+static const char hello_line[] = "*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n";
 
 static void on_room(struct conn *conn);
 static void on_tick(struct timer *t);
@@ -56,7 +59,8 @@ void redis_upstream_tables(const struct conf *conf)
     const uint32_t most[LEASE_KINDS] = { conf->max_leases, conf->max_blocked, conf->max_watching, conf->max_own };
     size_t size = conf->upstream_buffer / 8 > SESSION_BUFFER_MIN ? conf->upstream_buffer / 8 : SESSION_BUFFER_MIN;
     unsigned char *large, *small;
-    up.shared_count = conf->max_backends;
+    up.nodes = conf->max_backends;
+    up.shared_count = up.nodes * (conf->resp3 ? 2 : 1);
     up.lease_count = (uint32_t)conf_leases(conf);
     up.shared = arena_take("upstreams", up.shared_count, sizeof *up.shared);
     up.leases = arena_take("leases", up.lease_count, sizeof *up.leases);
@@ -68,6 +72,9 @@ void redis_upstream_tables(const struct conf *conf)
     give_buffers(up.shared, up.shared_count, large, conf->upstream_buffer);
     give_buffers(up.leases, conf->max_leases, large + up.shared_count * conf->upstream_buffer, conf->upstream_buffer);
     give_buffers(up.leases + conf->max_leases, up.lease_count - conf->max_leases, small, size);
+    for (uint32_t i = up.nodes; i < up.shared_count; i++) {
+        up.shared[i].resp3 = true;
+    }
     for (uint32_t kind = 0, at = 0; kind < LEASE_KINDS; kind++) {
         up.begin[kind] = at;
         for (uint32_t n = most[kind]; n > 0; n--, at++) {
@@ -86,6 +93,11 @@ static uint32_t now32(void)
 struct upstream *upstream_at(uint32_t i)
 {
     return i < up.shared_count ? &up.shared[i] : NULL;
+}
+
+uint32_t upstream_classes(void)
+{
+    return up.shared_count / up.nodes;
 }
 
 /* -------------------------------------------------------------- the queue */
@@ -230,7 +242,7 @@ static bool reply_whole(struct upstream *u)
     }
     upstream_cut(u, r);
     r->upstream = u;
-    if (!streamed && *p == '-' && upstream_events->turned_away(u, r, p, n)) {
+    if (!streamed && reply_is_error(*p) && upstream_events->turned_away(u, r, p, n)) {
         reply_next(u);
         lease_done(u);
         return true;
@@ -318,14 +330,28 @@ static bool reply_piece(struct upstream *u)
     return true;
 }
 
-/* The answer to our own login. */
+/* Whether the error means HELLO 3 and will be the same next time; others come and go, such as that of too many clients. */
+static bool is_refusal(const char *p, size_t n)
+{
+    static const char *const texts[] = { "-ERR unknown command", "-NOPROTO ", "-NOPERM ", "-NOAUTH " };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        if (n >= strlen(texts[i]) && memcmp(p, texts[i], strlen(texts[i])) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The answer to our own login, or behind that to HELLO 3. */
 static bool reply_greeting(struct upstream *u)
 {
     const unsigned char *p = u->buf + u->from;
-    if (*p == '-') {
-        char text[160];
-        log_error("a node refuses our login", "node=%s:%u error=%s", u->backend->host, (unsigned)u->backend->port,
-                  log_quote((const char *)p, u->at - u->from, text, sizeof text));
+    if (reply_is_error(*p)) {
+        size_t n = u->at - u->from;
+        u->refused = u->resp3 && u->greeting == 1 && is_refusal((const char *)p, n);
+        log_error(u->refused ? "a node refuses HELLO 3" : "a node refuses our login", "node=%s:%u error=%s",
+                  u->backend->host, (unsigned)u->backend->port,
+                  log_quote((const char *)p, n, up.refusal, sizeof up.refusal));
         conn_fail(u->conn, "login refused");
         return false;
     }
@@ -343,6 +369,16 @@ static void reply_unasked(struct upstream *u)
     log_warn("a node speaks out of turn", "node=%s:%u said=%s", u->backend->host, (unsigned)u->backend->port,
              log_quote((const char *)u->buf + u->from, u->len - u->from, text, sizeof text));
     conn_fail(u->conn, "it spoke out of turn");
+}
+
+/* A push is no answer to anything: nobody here has asked for it, so it is dropped as it comes. */
+static void reply_push(struct upstream *u)
+{
+    u->from = u->at;
+    if (u->whole) {
+        stats.pushes_dropped++;
+        reply_next(u);
+    }
 }
 
 /* Makes room behind what is kept of a reply that is not whole. */
@@ -371,6 +407,10 @@ static bool reply_step(struct upstream *u)
 {
     if (u->streaming || u->dropping) {
         return reply_piece(u);
+    }
+    if (u->reply.type == '>') {
+        reply_push(u);
+        return true;
     }
     if (u->greeting > 0) {
         return u->whole && reply_greeting(u);
@@ -510,9 +550,21 @@ static void begin_anew(struct upstream *u)
 {
     u->conn = NULL;
     u->greeting = 0;
-    u->held = u->kept = u->served = false;
+    u->held = u->kept = u->served = u->refused = false;
     u->from = u->at = u->len = 0;
     reply_next(u);
+}
+
+/* Whether the node serves the clients of the other protocol: then it is well, whatever keeps this connection away. */
+static bool serves_elsewhere(const struct upstream *u)
+{
+    for (uint32_t i = 0; i < upstream_classes(); i++) {
+        const struct upstream *other = u->backend->shared[i];
+        if (!u->leased && other != u && other->conn != NULL && other->served && !other->held) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* A lease is its client's no more. */
@@ -532,12 +584,16 @@ static void upstream_lost(struct upstream *u, const char *why)
 {
     struct req *list = u->head, *unsent = u->unsent;
     struct backend *b = u->backend;
-    bool given = u->streaming && u->given, sent = true, was_lease = u->leased, served = u->served;
+    bool given = u->streaming && u->given, sent = true, was_lease = u->leased, served = u->served, refused = u->refused;
     struct client *owner = u->owner;
     if (list != NULL || !u->leased) {
         log_info("upstream lost", "node=%s:%u queued=%u why=%s%s%s", b->host, (unsigned)b->port, u->queued, "\"", why,
                  "\"");
         stats.upstream_lost++;
+    }
+    if (!served && !refused && unsent == list && u->unsent_off == 0 && serves_elsewhere(u)) {
+        begin_anew(u);
+        return; /* nothing was sent: it waits here, and on_tick dials again */
     }
     u->head = u->tail = u->unsent = NULL;
     u->unsent_off = 0;
@@ -547,7 +603,11 @@ static void upstream_lost(struct upstream *u, const char *why)
         begin_anew(u);
     } else {
         begin_anew(u);
-        (served ? health_lost : health_refused)(b);
+        if (served) {
+            health_lost(b);
+        } else if (!refused) { /* else it is as well as before: it only does not speak RESP3 */
+            health_refused(b);
+        }
     }
     for (struct req *r = list; r != NULL; r = r->next) {
         r->upstream = NULL; /* none of them is under way any more, whichever is looked at first */
@@ -556,7 +616,11 @@ static void upstream_lost(struct upstream *u, const char *why)
         next = r->next;
         r->next = r->prev = NULL;
         sent = sent && r != unsent;
-        upstream_events->lost(r, sent, given, b);
+        if (refused) {
+            upstream_events->refused(r, b, up.refusal);
+        } else {
+            upstream_events->lost(r, sent, given, b);
+        }
         given = false;
     }
     if (was_lease) {
@@ -578,13 +642,14 @@ static void on_open(struct conn *conn)
     const struct conf_redis *conf = u->backend->service->conf;
     os_keepalive(conn->fd, KEEPALIVE_IDLE_MS, conf->request_timeout_ms);
     u->progress_ms = loop_ms();
-    if (conf->upstream_password[0] != '\0') {
-        unsigned char line[2 * SECRET_CAP + 64];
-        if (!chain_put(&conn->out, BUF_REPLY, line, health_login(conf, line))) {
+    if (conf->upstream_password[0] != '\0' || u->resp3) {
+        unsigned char line[2 * SECRET_CAP + 64 + sizeof hello_line];
+        size_t n = health_login(conf, line);
+        u->greeting = (uint8_t)((n > 0) + u->resp3);
+        memcpy(line + n, hello_line, sizeof hello_line - 1);
+        if (!chain_put(&conn->out, BUF_REPLY, line, n + (u->resp3 ? sizeof hello_line - 1 : 0))) {
             conn_fail(conn, "no chunk left for its login (chunks)");
-            return;
         }
-        u->greeting = 1;
     }
 }
 
@@ -623,7 +688,7 @@ void upstream_connect(struct upstream *u)
     }
     if (!conn_dial(u->conn, a, conf->dial_timeout_ms, &sizes)) {
         u->conn = NULL;
-        if (!u->leased) {
+        if (!u->leased && !serves_elsewhere(u)) {
             health_refused(b);
         }
     }
@@ -709,6 +774,26 @@ static bool taken_over(const struct upstream *u, uint64_t idle)
            !(u->given && u->owner != NULL);
 }
 
+/* Whether the node has lately given a byte to its other clients: then it is not the node that is silent. */
+static bool heard_elsewhere(const struct upstream *u, uint32_t within_ms)
+{
+    for (uint32_t i = 0; i < upstream_classes(); i++) {
+        const struct upstream *other = u->backend->shared[i];
+        if (other != u && other->conn != NULL && loop_ms() - other->progress_ms < within_ms) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* While a node is suspect its connections rest, also one that waits for no answer: until the probe has got one, since
+ * then it was only the other connection that was silent. */
+static bool rests_in_vain(const struct upstream *u)
+{
+    return u->held && !u->leased && u->backend->state == BACKEND_SUSPECT &&
+           u->backend->heard_ms > u->backend->troubled_ms;
+}
+
 static void on_tick(struct timer *t)
 {
     struct upstream *u = (struct upstream *)(void *)((char *)t - offsetof(struct upstream, timer));
@@ -718,7 +803,12 @@ static void on_tick(struct timer *t)
     bool sent = u->head != NULL && (u->head != u->unsent || u->unsent_off > 0) && u->conn != NULL && !u->stuck;
     if (sent && !u->leased && !u->held && idle >= conf->suspect_after_ms) {
         u->held = true;
-        health_suspect(u->backend);
+        if (!heard_elsewhere(u, conf->suspect_after_ms)) {
+            health_suspect(u->backend);
+        }
+    } else if (!sent && rests_in_vain(u)) {
+        u->held = false;
+        upstream_dirty(u);
     }
     if (sent && idle >= TICK_MS) {
         health_look(u->backend); /* a script may hold it up */
@@ -742,7 +832,7 @@ static void on_tick(struct timer *t)
 
 /* ---------------------------------------------------------------- leases */
 
-struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind kind)
+struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind kind, bool resp3)
 {
     struct upstream *found = NULL;
     for (uint32_t i = up.begin[kind]; i < up.begin[kind + 1]; i++) {
@@ -750,7 +840,7 @@ struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind
         if (u->owner != NULL || u->head != NULL || u->dropping) {
             continue;
         }
-        if (u->conn != NULL && u->backend == b) {
+        if (u->conn != NULL && u->backend == b && u->resp3 == resp3) {
             found = u;
             break;
         }
@@ -761,11 +851,12 @@ struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind
     if (found == NULL) {
         return NULL;
     }
-    if (found->conn != NULL && found->backend != b) {
+    if (found->conn != NULL && (found->backend != b || found->resp3 != resp3)) {
         conn_close(found->conn);
         begin_anew(found);
     }
     found->backend = b;
+    found->resp3 = resp3;
     found->owner = c;
     found->held = false;
     if (c != NULL) {
@@ -891,29 +982,38 @@ bool upstream_in_use(const struct backend *b)
             return true;
         }
     }
-    return b->shared->queued > 0;
+    for (uint32_t i = 0; i < upstream_classes(); i++) {
+        if (b->shared[i]->queued > 0) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void upstream_attach(struct backend *b)
 {
-    b->shared = &up.shared[b->index];
-    b->shared->backend = b;
+    for (uint32_t i = 0; i < upstream_classes(); i++) {
+        b->shared[i] = &up.shared[i * up.nodes + b->index];
+        b->shared[i]->backend = b;
+    }
 }
 
 /* The entry of b becomes free: nothing of it may stay behind. */
 void upstream_detach(struct backend *b)
 {
-    struct upstream *u = b->shared;
-    if (u->conn != NULL) {
-        conn_close(u->conn);
-    }
-    begin_anew(u);
-    loop_timer_stop(&u->timer);
-    pen_close(&u->pen);
     for (uint32_t i = 0; i < up.lease_count; i++) {
         if (up.leases[i].backend == b && up.leases[i].conn != NULL) {
             lease_break(&up.leases[i], "its node was forgotten");
         }
     }
-    b->shared = NULL;
+    for (uint32_t i = 0; i < upstream_classes(); i++) {
+        struct upstream *u = b->shared[i];
+        if (u->conn != NULL) {
+            conn_close(u->conn);
+        }
+        begin_anew(u);
+        loop_timer_stop(&u->timer);
+        pen_close(&u->pen);
+        b->shared[i] = NULL;
+    }
 }

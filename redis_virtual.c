@@ -67,15 +67,18 @@ static void slots(struct client *c)
     say_name(at.host);
     say_header(':', at.port);
     say_name(node_id(c, id));
-    say_text("*0\r\n");
+    say_map(0);
 }
 
 static void shards(struct client *c)
 {
     struct host_port at = virtual_address(c);
     char id[41];
-    say_format("*1\r\n*4\r\n$5\r\nslots\r\n*2\r\n:0\r\n:%d\r\n$5\r\nnodes\r\n*1\r\n*14\r\n$2\r\nid\r\n",
-               SLOTMAP_SLOTS - 1);
+    say_text("*1\r\n");
+    say_map(2);
+    say_format("$5\r\nslots\r\n*2\r\n:0\r\n:%d\r\n$5\r\nnodes\r\n*1\r\n", SLOTMAP_SLOTS - 1);
+    say_map(7);
+    say_name("id");
     say_name(node_id(c, id));
     say_text("$4\r\nport\r\n");
     say_header(':', at.port);
@@ -90,7 +93,7 @@ static void nodes(struct client *c)
 {
     struct host_port at = virtual_address(c);
     char id[41];
-    say_as_bulk();
+    say_as_text();
     say_format("%s %s:%u@%u myself,master - 0 0 1 connected 0-%d\n", node_id(c, id), at.host, (unsigned)at.port,
                at.port > 0 && at.port <= UINT16_MAX - BUS_OFFSET ? at.port + BUS_OFFSET : 0u, SLOTMAP_SLOTS - 1);
 }
@@ -98,7 +101,7 @@ static void nodes(struct client *c)
 static void info(struct client *c)
 {
     (void)c;
-    say_as_bulk();
+    say_as_text();
     say_format("cluster_state:ok\r\ncluster_slots_assigned:%d\r\ncluster_slots_ok:%d\r\ncluster_slots_pfail:0\r\n"
                "cluster_slots_fail:0\r\ncluster_known_nodes:1\r\ncluster_size:1\r\ncluster_current_epoch:1\r\n"
                "cluster_my_epoch:1\r\ncluster_stats_messages_sent:0\r\ncluster_stats_messages_received:0\r\n"

@@ -6,8 +6,8 @@ import redis
 host = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1"
 port = int(sys.argv[2]) if len(sys.argv) > 2 else 6379
 
-# As with one plain Redis. protocol=2 because redis-py 8 asks for RESP3 by itself; add password="..." if Puerta has one.
-r = redis.Redis(host=host, port=port, protocol=2, decode_responses=True)
+# As with one plain Redis; add password="..." if Puerta has one.
+r = redis.Redis(host=host, port=port, decode_responses=True)
 
 # Keys of all nodes of the cluster, in one request.
 r.mset({"example:greeting": "Hello", "example:name": "cluster"})

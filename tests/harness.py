@@ -185,8 +185,27 @@ def encode(*args):
     return b"".join(out)
 
 
+class RespSet(list):
+    """A set of RESP3, in the order in which it came."""
+
+
+class RespPush(list):
+    """A push of RESP3: no answer."""
+
+
+class Verbatim(bytes):
+    """A verbatim string of RESP3, without its form ("txt:")."""
+
+
 class RespClient:
-    """A raw RESP2 client: what is sent is exactly what the test says, and replies are read one at a time with a deadline."""
+    """A raw client of RESP2 and RESP3: what is sent is exactly what the test says, and replies are read one at a time with a deadline.
+
+    `marks`, when it is a list, gets the type of each element that is read, of aggregates with their count; `attributes` what stood ahead
+    of replies.
+    """
+
+    marks = None
+    attributes = ()
 
     def __init__(self, port, host="127.0.0.1", timeout=20.0, rcvbuf=None):
         self.timeout = timeout * SLOW
@@ -247,6 +266,8 @@ class RespClient:
     def _read(self, deadline):
         line = self._line(deadline)
         mark, rest = line[:1], line[1:]
+        if self.marks is not None:
+            self.marks.append(line.decode() if mark in b"*%~>|_#" or rest == b"-1" else mark.decode())
         if mark == b"+":
             return rest
         if mark == b"-":
@@ -263,7 +284,32 @@ class RespClient:
         if mark == b"*":
             n = int(rest)
             return None if n < 0 else [self._read(deadline) for _ in range(n)]
-        raise AssertionError("not RESP2: %r" % line[:200])
+        return self._read_resp3(mark, rest, deadline)
+
+    def _read_resp3(self, mark, rest, deadline):
+        if mark == b"_" and rest == b"":
+            return None
+        if mark == b"#" and rest in (b"t", b"f"):
+            return rest == b"t"
+        if mark == b",":
+            return float(rest)
+        if mark == b"(":
+            return int(rest)
+        if mark in b"=!":
+            text = self._exactly(int(rest) + 2, deadline)
+            assert text[-2:] == b"\r\n", "a text is not followed by CRLF but %r" % text[-2:]
+            if mark == b"!":
+                return RespError(text[:-2].decode("utf-8", "replace"))
+            assert text[3:4] == b":", "a verbatim string without its form: %r" % text[:20]
+            return Verbatim(text[4:-2])
+        if mark == b"%":
+            return {self._read(deadline): self._read(deadline) for _ in range(int(rest))}
+        if mark in b"~>":
+            return (RespSet if mark == b"~" else RespPush)(self._read(deadline) for _ in range(int(rest)))
+        if mark == b"|":
+            self.attributes = [*self.attributes, {self._read(deadline): self._read(deadline) for _ in range(int(rest))}]
+            return self._read(deadline)
+        raise AssertionError("not RESP: %r" % (mark + rest)[:200])
 
     def read(self, timeout=None):
         return self._read(time.monotonic() + (self.timeout if timeout is None else timeout * SLOW))

@@ -105,7 +105,7 @@ struct item {
     struct value val;
 };
 
-enum shape { X_ONE, X_ARRAY, X_PAIRS, X_ERROR, X_OTHER };
+enum shape { X_ONE, X_ARRAY, X_PAIRS, X_ERROR, X_OTHER, X_HELLO };
 
 struct ref {
     unsigned index, gen;
@@ -117,6 +117,7 @@ struct request {
     long long sent_ms;
     enum shape shape; /* X_OTHER: anything but the item */
     int write, readback;
+    int resp3;        /* in which protocol its answer comes */
     int set;          /* a plain SET: one.val is what it writes */
     const char *error; /* X_ERROR: how the error must begin */
     unsigned refs;
@@ -143,6 +144,7 @@ struct client {
     struct bytes in, out;
     size_t need; /* bytes that the answer at the head needs at least */
     unsigned head, count;
+    int resp3;   /* what it speaks from the next request on */
     unsigned low; /* in flight at which the next pipeline is written */
     unsigned readback_sent, readback_done;
     unsigned long seq;
@@ -169,10 +171,10 @@ static struct {
     unsigned long total;
     uint64_t seed;
     long limit_s, answer_s;
-    int allow_errors, verbose;
+    int allow_errors, verbose, resp3;
     const char *readback_path;
     size_t big, split;
-} opt = {NULL, 50, 100000, 1, 0, 60, 0, 0, NULL, (size_t)8 << 20, 250000};
+} opt = {NULL, 50, 100000, 1, 0, 60, 0, 0, 0, NULL, (size_t)8 << 20, 250000};
 
 static struct {
     unsigned long issued, answers, wrong, early, errors, reconnects;
@@ -500,6 +502,7 @@ static struct request *request_open(struct client *c, const char *name, unsigned
     r->sent_ms = now_ms();
     r->shape = X_ONE;
     r->write = write;
+    r->resp3 = c->resp3;
     r->items = 1;
     r->item = &r->one;
     r->one.text = NULL;
@@ -1030,6 +1033,18 @@ static void do_keyless(struct client *c)
     want_value(r->item, seed, len);
 }
 
+/* From here on the other protocol, or at the start that of every other client with -3; HELLO itself is answered in it already. */
+static void do_hello(struct client *c)
+{
+    struct request *r;
+
+    c->resp3 = !c->resp3;
+    r = request_open(c, "HELLO", 1, 0);
+    arg_text(c, c->resp3 ? "3" : "2");
+    r->shape = X_HELLO;
+    r->items = 0;
+}
+
 /* Requests whose right answer is an error: it must come in its place too. */
 static void do_mistake(struct client *c)
 {
@@ -1130,8 +1145,7 @@ static size_t line_end(const struct bytes *b, size_t at)
 }
 
 /*
- * Where the answer at `at` ends; 0 when more bytes are needed (*need: how many from b->from at least), or -1 when these are not RESP2.
- * The arrays met here are flat.
+ * Where the answer at `at` ends; 0 when more bytes are needed (*need: how many from b->from at least), or -1 when these are not RESP.
  */
 static long answer_end(const struct bytes *b, size_t at, size_t *need)
 {
@@ -1143,14 +1157,14 @@ static long answer_end(const struct bytes *b, size_t at, size_t *need)
 
         if (end == 0) {
             *need = b->len - b->from + 1;
-            return at < b->len && strchr("+-:$*", b->at[at]) == NULL ? -1 : 0;
+            return at < b->len && strchr("+-:$*_%", b->at[at]) == NULL ? -1 : 0;
         }
-        if (end - at < 3 || b->at[end - 2] != '\r' || b->at[at] == '\0' || strchr("+-:$*", b->at[at]) == NULL)
+        if (end - at < 3 || b->at[end - 2] != '\r' || b->at[at] == '\0' || strchr("+-:$*_%", b->at[at]) == NULL)
             return -1;
         left--;
-        n = b->at[at] == '$' || b->at[at] == '*' ? strtol(b->at + at + 1, NULL, 10) : 0;
-        if (b->at[at] == '*' && n > 0)
-            left += (unsigned long)n;
+        n = strchr("$*%", b->at[at]) != NULL ? strtol(b->at + at + 1, NULL, 10) : 0;
+        if (b->at[at] != '$' && n > 0)
+            left += b->at[at] == '%' ? 2 * (unsigned long)n : (unsigned long)n;
         at = (b->at[at] == '$' && n >= 0) ? end + (size_t)n + 2 : end;
         if (at > b->len) {
             *need = at - b->from;
@@ -1159,6 +1173,8 @@ static long answer_end(const struct bytes *b, size_t at, size_t *need)
     }
     return (long)at;
 }
+
+static int in_resp3; /* the protocol of the answer that is looked at */
 
 static int item_fits(const struct item *want, const char *p, const char **after)
 {
@@ -1171,7 +1187,7 @@ static int item_fits(const struct item *want, const char *p, const char **after)
         *after = body + n + 2;
     switch (want->kind) {
     case K_NIL:
-        return *p == '$' && n == -1;
+        return in_resp3 ? strncmp(p, "_\r\n", 3) == 0 : *p == '$' && n == -1;
     case K_INT:
         snprintf(text, sizeof text, ":%lld\r\n", want->num);
         return strncmp(p, text, strlen(text)) == 0;
@@ -1214,14 +1230,18 @@ static int answer_fits(const struct request *r, const char *p)
 {
     const char *after;
     unsigned i;
+    long pairs = r->shape == X_PAIRS && r->resp3;
 
+    in_resp3 = r->resp3;
+    if (r->shape == X_HELLO)
+        return strncmp(p, r->resp3 ? "%7\r\n" : "*14\r\n", r->resp3 ? 4 : 5) == 0;
     if (r->shape == X_ERROR)
         return *p == '-' && strncmp(p + 1, r->error, strlen(r->error)) == 0;
     if (r->shape == X_ONE)
         return item_fits(r->item, p, &after);
     if (r->shape == X_OTHER)
-        return *p == '$' && !item_fits(r->item, p, &after);
-    if (*p != '*' || strtol(p + 1, NULL, 10) != (long)r->items)
+        return (*p == '$' || *p == '_') && !item_fits(r->item, p, &after);
+    if (*p != (pairs ? '%' : '*') || strtol(p + 1, NULL, 10) != (long)r->items / (pairs ? 2 : 1))
         return 0;
     p = strchr(p, '\n') + 1;
     if (r->shape == X_PAIRS)
@@ -1552,6 +1572,9 @@ static void client_connected(struct client *c)
     }
     c->state = S_OPEN;
     c->ever = 1;
+    c->resp3 = 0;
+    if (opt.resp3 && c->id % 2 != 0)
+        do_hello(c);
     c->low = below(c, PIPELINE_MAX);
 }
 
@@ -1565,7 +1588,10 @@ static void client_fill(struct client *c, int running)
     bytes_clear(&c->out);
     if (running) {
         for (n = 1 + below(c, PIPELINE_MAX); n > 0 && sum.issued < opt.total; n--)
-            make_request(c);
+            if (opt.resp3 && c->id % 4 == 3 && below(c, 200) == 0)
+                do_hello(c);
+            else
+                make_request(c);
         c->low = below(c, 3) == 0 ? 0 : below(c, 2 * PIPELINE_MAX);
     } else if (c->count > 0) {
         c->low = 0;
@@ -1630,7 +1656,7 @@ static void client_read(struct client *c)
         if (end == 0)
             break;
         if (end < 0) {
-            wrong(c, &c->ring[c->head], "not a RESP2 answer", c->in.at + c->in.from, c->in.len - c->in.from);
+            wrong(c, &c->ring[c->head], "not a RESP answer", c->in.at + c->in.from, c->in.len - c->in.from);
             client_drop(c);
             return;
         }
@@ -1757,10 +1783,11 @@ static void resolve(void)
 
 static void usage(FILE *to)
 {
-    fputs("load -a HOST:PORT|unix:PATH [-c clients] [-n answers] [-s seed] [-m seconds] [-t seconds] [-b bytes] [-r bytes] [-e] [-v] [-w FILE]\n"
+    fputs("load -a HOST:PORT|unix:PATH [-c clients] [-n answers] [-s seed] [-m seconds] [-t seconds] [-b bytes] [-r bytes] [-3] [-e] [-v] [-w FILE]\n"
           "  -m  stop asking after so many seconds     -t  an answer later than this is a wrong one (60)\n"
           "  -b  the biggest value (8388608)           -e  error answers and lost connections are counted, not failures\n"
           "  -r  the longest MSET over several slots (250000)\n"
+          "  -3  every other client speaks RESP3, half of those now and then not\n"
           "  -v  one line each second                  -w  at the end read every key back; the missing ones go to FILE\n",
           to);
 }
@@ -1781,7 +1808,7 @@ static void options(int argc, char **argv)
 {
     int o;
 
-    while ((o = getopt(argc, argv, "a:c:n:s:m:t:b:r:evw:h")) != -1) {
+    while ((o = getopt(argc, argv, "a:c:n:s:m:t:b:r:3evw:h")) != -1) {
         switch (o) {
         case 'a': opt.address = optarg; break;
         case 'c': opt.clients = (unsigned)number(optarg, 100000); break;
@@ -1791,6 +1818,7 @@ static void options(int argc, char **argv)
         case 't': opt.answer_s = (long)number(optarg, 100000); break;
         case 'b': opt.big = (size_t)number(optarg, (unsigned long)512 << 20); break;
         case 'r': opt.split = (size_t)number(optarg, (unsigned long)512 << 20) + 16; break;
+        case '3': opt.resp3 = 1; break;
         case 'e': opt.allow_errors = 1; break;
         case 'v': opt.verbose = 1; break;
         case 'w': opt.readback_path = optarg; break;

@@ -33,12 +33,15 @@ def guarded(cluster):
         yield p
 
 
-def run(script, *arguments):
+def run(script, *arguments, resp=None):
     """Runs a script with what its language needs; a client that is missing is a failure."""
     env = dict(os.environ, NODE_PATH=NODE_MODULES, REDIS_CLI=harness.REDIS_CLI)
+    if resp is not None:
+        env["RESP"] = resp
     if script.endswith(".js"):
         assert shutil.which("node"), "node is missing: check.sh installs it"
-        assert os.path.exists(os.path.join(NODE_MODULES, "ioredis")), "ioredis is missing: npm install --prefix build/node ioredis@5"
+        for name in ("ioredis", "redis"):
+            assert os.path.exists(os.path.join(NODE_MODULES, name)), name + " is missing: npm install --prefix build/node ioredis@5 redis@5"
     program = {".py": [sys.executable], ".js": ["node"], ".sh": ["sh"]}[os.path.splitext(script)[1]]
     done = subprocess.run(program + [script] + list(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           env=env, timeout=120 * harness.SLOW)
@@ -47,16 +50,17 @@ def run(script, *arguments):
 
 @pytest.mark.parametrize("password", [None, SECRET], ids=["open", "password"])
 @pytest.mark.parametrize("mode", ["plain", "cluster"])
-@pytest.mark.parametrize("script", ["redis_py.py", "ioredis.js", "redis_cli.sh"])
-def test_common_operations(puerta, guarded, script, mode, password):
+@pytest.mark.parametrize("script, resp", [("redis_py.py", None), ("redis_py.py", "2"), ("redis_py.py", "3"), ("ioredis.js", None),
+                                          ("node_redis.js", "2"), ("node_redis.js", "3"), ("redis_cli.sh", None), ("redis_cli.sh", "3")])
+def test_common_operations(puerta, guarded, script, resp, mode, password):
     p = guarded if password else puerta
-    code, said = run(os.path.join(HERE, "clients", script), "127.0.0.1:%d" % p.port, mode, *([password] if password else []))
+    code, said = run(os.path.join(HERE, "clients", script), "127.0.0.1:%d" % p.port, mode, *([password] if password else []), resp=resp)
     assert (code, said) == (0, "ok %d operations\n" % (OPERATIONS + (OPERATIONS_OF_PASSWORDS if password else 0)))
     with puerta.client() as c:
         assert c.ask("KEYS", "*%s:*" % script.split(".")[0]) == [], "it leaves nothing behind"
 
 
-@pytest.mark.parametrize("script", ["redis_py.py", "ioredis.js", "redis_cli.sh"])
+@pytest.mark.parametrize("script", ["redis_py.py", "ioredis.js", "node_redis.js", "redis_cli.sh"])
 def test_a_script_tells_what_fails(guarded, script):
     """Without the password nothing works: neither ok nor 0."""
     code, said = run(os.path.join(HERE, "clients", script), "127.0.0.1:%d" % guarded.port, "plain")

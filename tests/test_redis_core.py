@@ -254,7 +254,7 @@ def test_unknown_commands_and_wrong_counts_have_redis_texts(client, cluster):
 
 
 @pytest.mark.parametrize("command", [
-    ("SUBSCRIBE", "c"), ("PSUBSCRIBE", "c*"), ("HELLO", "3"),
+    ("SUBSCRIBE", "c"), ("PSUBSCRIBE", "c*"), ("HELLO", "4"),
     ("BLPOP", "a", "1"), ("CLUSTER", "FLUSHSLOTS"), ("MONITOR",), ("SYNC",), ("SHUTDOWN",), ("REPLICAOF", "NO", "ONE"),
     ("CLIENT", "TRACKING", "ON"), ("WAIT", "1", "0"),
 ], ids=lambda c: c[0])
@@ -405,7 +405,7 @@ def test_answers_never_reach_another_client(puerta):
 def test_redis_py_works_as_with_one_server(puerta):
     import redis
 
-    with redis.Redis(port=puerta.port, decode_responses=True, protocol=2) as r:
+    with redis.Redis(port=puerta.port, decode_responses=True) as r:
         assert r.ping()
         assert r.mset({"py:%d" % i: "v%d" % i for i in range(100)})
         assert r.mget(["py:%d" % i for i in range(100)]) == ["v%d" % i for i in range(100)]

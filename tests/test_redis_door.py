@@ -89,7 +89,7 @@ SAME_AS_REDIS = [
     ("GET", "a"), ("PING",), ("INFO",), ("MGET", "a", "b"), ("COMMAND",), ("CLIENT", "ID"), ("SHUTDOWN",), ("MONITOR",), ("SUBSCRIBE", "a"),
     ("AUTH",), ("AUTH", "a", "b", "c"), ("AUTH", "x"), ("AUTH", ""), ("AUTH", SECRET[:-1]), ("AUTH", SECRET + "x"), ("AUTH", SECRET + "\0"),
     ("AUTH", "default", "x"), ("AUTH", "other", SECRET), ("AUTH", "Default", SECRET), ("AUTH", "", SECRET), ("AUTH", "x" * 10000),
-    ("HELLO",), ("HELLO", "2"), ("HELLO", "9"), ("HELLO", "2", "AUTH", "default", "x"), ("HELLO", "2", "AUTH", "other", SECRET),
+    ("HELLO",), ("HELLO", "2"), ("HELLO", "3"), ("HELLO", "9"), ("HELLO", "3", "AUTH", "default", "x"), ("HELLO", "2", "AUTH", "default", "x"), ("HELLO", "2", "AUTH", "other", SECRET),
     ("RESET",), ("PING",), ("AUTH", SECRET), ("AUTH", "x"), ("GET", "door:none"), ("RESET",), ("GET", "door:none"),
     ("AUTH", "default", SECRET), ("GET", "door:none"), ("QUIT",),
 ]

@@ -94,7 +94,7 @@ def test_hello(client):
     assert told[b"server"] == b"redis" and told[b"proto"] == 2 and told[b"mode"] == b"standalone" and told[b"role"] == b"master"
     assert told[b"id"] == client.ask("CLIENT", "ID")
     assert client.ask("CLIENT", "GETNAME") == b"me"
-    assert error_of(client, "HELLO", "3") == "NOPROTO unsupported protocol version"
+    assert error_of(client, "HELLO", "4") == "NOPROTO unsupported protocol version"
     assert error_of(client, "HELLO", "2", "SETNAME", "a b").startswith("ERR Client names cannot contain spaces")
     assert error_of(client, "HELLO", "2", "SETNAME", "other", "AUTH", "nobody", "x").startswith("WRONGPASS ")
     assert client.ask("CLIENT", "GETNAME") == b"me", "a HELLO that fails changes nothing"
@@ -458,7 +458,7 @@ def test_a_unix_socket_has_no_address_to_tell(cluster, tmp_path):
 def test_redis_py_cluster_works_through_one_node(puerta):
     import redis
 
-    with redis.RedisCluster(host="127.0.0.1", port=puerta.port, decode_responses=True, protocol=2) as r:
+    with redis.RedisCluster(host="127.0.0.1", port=puerta.port, decode_responses=True) as r:
         assert [n.port for n in r.get_nodes()] == [puerta.port]
         for i in range(200):
             assert r.set("rc:%d" % i, "v%d" % i)

@@ -1,7 +1,8 @@
 #!/bin/sh
 # The common set of operations, by redis-cli: redis_cli.sh HOST:PORT plain|cluster [PASSWORD]     (cluster: with -c)
 #
-# Prints "ok N operations" and exits with 0, or prints the first one that failed and exits with 1. redis_py.py and ioredis.js do the same, in the
+# Speaks RESP2, or with RESP=3 in the environment RESP3. Prints "ok N operations" and exits with 0, or prints the first one that failed and exits
+# with 1. redis_py.py, ioredis.js and node_redis.js do the same, in the
 # same order. Its keys begin with a prefix of its own and are deleted in the end. REDIS_CLI names another redis-cli.
 set -u
 
@@ -25,7 +26,7 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/redis_cli.XXXXXX") || exit 1
 # One command, or what comes from stdin, a command a line.
 talk() {
     if [ -n "$password" ]; then REDISCLI_AUTH=$password; export REDISCLI_AUTH; else unset REDISCLI_AUTH; fi
-    "${REDIS_CLI:-redis-cli}" $dash_c -h "$host" -p "$port" "$@"
+    "${REDIS_CLI:-redis-cli}" ${RESP:+-$RESP} $dash_c -h "$host" -p "$port" "$@"
 }
 cli() { talk "$@" </dev/null 2>&1; }
 # The same command on each of the keys: "{}" stands for the key.
@@ -228,11 +229,11 @@ if [ -n "$password" ]; then
     key=$1
     right=$password dash=$dash_c dash_c=
     password=
-    check "no password" "$(cli get "$key")" "NOAUTH Authentication required."
+    check_like "no password" "$(cli get "$key")" "*NOAUTH *uthenticat*" # RESP3 begins with HELLO, which has a text of its own
     password=wrong
     check_like "a wrong password" "$(cli get "$key")" "*WRONGPASS invalid username-password pair*"
     dash_c=$dash
-    check_like "a wrong password, by the mode's client" "$(cli get "$key")" "*NOAUTH Authentication required."
+    check_like "a wrong password, by the mode's client" "$(cli get "$key")" "*NOAUTH *uthenticat*"
     password=$right
 fi
 

@@ -477,7 +477,7 @@ static bool node_answer(struct sock *s)
     s->asking = named(p, &f.arg[0], "asking");
     if (named(p, &f.arg[0], "cluster")) {
         say_slots(s);
-    } else if (f.argc == 1 || !say_elsewhere(s, p, len, node_slot(s, &f), asking)) {
+    } else if (f.argc == 1 || named(p, &f.arg[0], "hello") || !say_elsewhere(s, p, len, node_slot(s, &f), asking)) {
         serve(p, len, f.argc, &t);
         if (t.full) {
             say_line(s, "-ERR too long\r\n");
@@ -725,9 +725,11 @@ static void check_all_free(void)
     size_t pens = 0, open = 0;
     for (uint16_t i = 0; i < backend_cap(); i++) {
         const struct backend *b = backend_at(i);
-        if (b != NULL && b->shared->pen.chunk != NULL) {
-            MUST(b->shared->pen.chunk->refs == 1);
-            pens++;
+        for (int k = 0; b != NULL && k < 2; k++) {
+            if (b->shared[k]->pen.chunk != NULL) {
+                MUST(b->shared[k]->pen.chunk->refs == 1);
+                pens++;
+            }
         }
     }
     MUST(buf_free_chunks() + pens == CHUNKS);
@@ -813,6 +815,9 @@ static void act_command(void)
         static const char *const others[] = { "*1\r\n$4\r\nPING\r\n", "*1\r\n$4\r\nQUIT\r\n", "GET k7\r\n",
                                               "*2\r\n$4\r\nECHO\r\n$2\r\nhi\r\n" };
         const char *line = others[kind - sizeof kinds / sizeof kinds[0]];
+        if (line == others[0] && size >= 192) { /* from here on over the other connections */
+            line = key & 1 ? "*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n" : "*2\r\n$5\r\nHELLO\r\n$1\r\n2\r\n";
+        }
         client_says(c, line, strlen(line));
         return;
     }
@@ -891,7 +896,8 @@ static bool plain_reply(const unsigned char *p, size_t n)
     struct resp_reply reply;
     enum resp_status status;
     resp_reply_start(&reply);
-    return n > 0 && *p != '-' && *p != '*' && resp_reply(&reply, p, n, &status) == n && status == RESP_WHOLE;
+    return n > 0 && *p != '-' && *p != '*' && resp_reply(&reply, p, n, &status) == n && status == RESP_WHOLE &&
+           reply.type != '>'; /* a push is no answer: what comes next is */
 }
 
 /* A node makes something up, in the place of an answer or beside its answers. In the second case the proxy takes each
