@@ -251,7 +251,12 @@ static void hello(struct client *c, const struct request *q)
     if (g.name.p != NULL) {
         name_keep(c->name, g.name);
     }
-    c->resp3 = version == 0 ? c->resp3 : version == 3;
+    if (version != 0 && (version == 3) != c->resp3) {
+        if (c->watch != NULL) {
+            lease_break(c->watch, "its client changes its protocol"); /* its EXEC will answer a null */
+        }
+        c->resp3 = version == 3;
+    }
     say_map(7);
     say_text("$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n");
     say_name(REDIS_VERSION);
