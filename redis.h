@@ -59,7 +59,7 @@ enum req_state {
 #define REQ_SCRIPT 512u  /* may name a script that the node has not got */
 #define REQ_VIA_ASK 256u /* its last reply came from a node that was told ASKING */
 #define REQ_ALL 2048u    /* a part of what concerns all slots; its own is only the way to its node */
-#define REQ_RESP3 4096u  /* its client speaks RESP3: so must the connection that it goes over */
+#define REQ_RESP3 8192u  /* its client speaks RESP3: so must the connection that it goes over */
 #define REQ_MUTE 1024u   /* its client does not want to hear the answer (CLIENT REPLY) */
 
 struct client;
