@@ -194,7 +194,7 @@ static enum word word_of(struct req *r, const unsigned char *p, size_t n)
 static void on_ahead(struct req *r, const unsigned char *p, size_t n)
 {
     enum word word;
-    if (*p != '-') {
+    if (!reply_is_error(*p)) {
         return;
     }
     word = word_of(r, p, n);
