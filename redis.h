@@ -43,7 +43,8 @@
 enum req_state {
     REQ_FREE,
     REQ_QUEUED,    /* in an upstream's queue: unsent, being sent, or awaiting its reply */
-    REQ_WAITING,   /* on the waiting list: to be tried again, or for a lease */
+    REQ_WAITING,   /* on the waiting list: to be tried again */
+    REQ_LEASING,   /* waits for a lease */
     REQ_PARTS,     /* in nobody's queue: its parts are under way */
     REQ_DONE       /* answered; its reply is parked until its client's turn comes */
 };
@@ -136,6 +137,8 @@ struct upstream {
     bool dropping;              /* the reply under way is nobody's */
     bool stuck;
     bool served;                /* it has given an answer since it was dialled */
+    uint16_t pinned;            /* a lease about which its node is being asked: it is lent to nobody else meanwhile */
+    uint64_t node_id;           /* of LEASE_BLOCK: what its node calls the connection (CLIENT ID); 0 = not known */
 };
 
 enum multi_state { MULTI_NONE, MULTI_OPEN, MULTI_POISONED };
@@ -169,6 +172,7 @@ struct client {
     uint32_t reply_bytes;       /* how long its replies are: a running mean */
     uint32_t window;            /* how many may be unsettled: grows with each reply, as their length becomes known */
     struct upstream *lease;     /* for a long transfer, or a blocking command */
+    struct req *block;          /* its request that blocks it: what it asks meanwhile waits in its input */
     struct upstream *watch;     /* the one on which it WATCHes */
     bool watch_lost;            /* that one has gone, and with it the word of what it watched */
     struct {
@@ -247,6 +251,12 @@ static inline void client_poison(struct client *c)
     c->multi.state = c->multi.state != MULTI_NONE ? MULTI_POISONED : MULTI_NONE;
 }
 
+/* A blocking request that is at no node, and whose client has left or is to: it is not begun any more. */
+static inline bool req_is_moot(const struct req *r)
+{
+    return r->client == NULL || ((r->flags & REQ_BLOCKS) != 0 && r->client->ended);
+}
+
 /* Nobody waits for its reply any more. */
 static inline bool req_is_nobodys(const struct req *r)
 {
@@ -289,11 +299,20 @@ bool upstream_pending(void);
 /* Replies find no chunk: redis_fan.c lets go of what the largest merge has kept. */
 extern void (*upstream_on_shortage)(void);
 
+/* What is said on a new lease of a kind before all else: one request, and who takes its answer. NULL: nothing. */
+struct lease_greeting {
+    size_t (*greet)(const struct upstream *u, unsigned char *out, size_t cap);
+    bool (*take)(struct upstream *u, const unsigned char *p, size_t n); /* false: the connection is of no use */
+};
+extern const struct lease_greeting *lease_greetings[LEASE_KINDS];
+
 /* A lease is an upstream connection that serves one client. NULL: none of that kind is free. c NULL: for one request */
 struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind kind);
 void lease_return(struct upstream *u);
 void lease_release(struct upstream *u);      /* its client lets it go; it goes back when its last request is answered */
 bool lease_free_of(enum lease_kind kind);    /* whether there is one */
+struct upstream *lease_at(uint32_t i);
+uint32_t lease_index(const struct upstream *u);
 /* The one of that kind whose client has asked nothing for longest, and for `ms` at least; NULL when there is none. */
 struct upstream *lease_idle(enum lease_kind kind, uint64_t ms);
 void lease_send(struct upstream *u, struct req *r);
@@ -331,10 +350,13 @@ void req_send(struct req *r, struct backend *b);
 void req_route(struct req *r);
 /* Turned away unexecuted: tried again after REDIS_RETRY_MS. */
 void req_again(struct req *r);
+void req_again_not(struct req *r); /* takes it off that list */
 /* Gives r, which is in no queue, its last word: a whole reply. */
 void req_answer(struct req *r, const char *line, size_t n);
 /* Answers r, in whatever queue it is, with an error line made here ("-ERR ...", without CRLF). */
 void req_error(struct req *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Its turn passes without a word: its client has left. */
+void req_silence(struct req *r);
 /* The usual taker: in order to the client. */
 bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last);
 bool req_drop(struct req *r, const unsigned char *p, size_t n, bool last);
@@ -373,6 +395,8 @@ extern void (*req_on_large)(struct req *r);
 extern void (*lease_on_free)(void);
 /* redis_lease.c: r goes over a lease, to b. */
 extern void (*req_on_lease)(struct req *r, struct backend *b);
+/* redis_block.c: r, which blocks, is about to be sent. False: there is no room for it now. */
+extern bool (*lease_before_block)(struct req *r);
 /* redis_multi.c: the transaction r is about to be sent to b; an answer that comes before its own; its own is an error:
  * true if r has been taken care of; it was lost before all of it was sent, the same. */
 extern void (*multi_before)(struct req *r, struct backend *b);
@@ -399,6 +423,7 @@ void redis_lease_open(void);
 /* Sends r over a lease of the kind r->lease as soon as there is one and r's turn has come: to b, or if that is NULL to the
  * owner of its slot. After lease_wait without one it is answered with an error. */
 void lease_want(struct req *r, struct backend *b);
+void lease_want_not(struct req *r); /* it waits no more */
 
 /* ---------------------------------------------------- redis_large.c */
 
@@ -457,6 +482,23 @@ enum verdict multi_queue(struct client *c, const struct request *q);
 /* v, with which an error was answered: inside MULTI its EXEC will fail. */
 enum verdict multi_poison(struct client *c, enum verdict v);
 void multi_reset(struct client *c);         /* no MULTI, no WATCH: RESET, or the client has gone */
+
+/* ---------------------------------------------------- redis_block.c */
+
+void redis_block_open(struct client *clients, uint32_t count);
+enum verdict block_command(struct client *c, const struct request *q);
+/* Its client has left: nothing may be popped for it. Its earlier requests are still answered. */
+void block_left(struct client *c);
+/* Takes r, to which no node will answer any more, from wherever it waits; it is to be answered then. */
+void block_take_back(struct req *r);
+struct client *block_client(const struct service *s, uint64_t id); /* NULL: there is none */
+uint32_t block_count(const struct service *s); /* clients that are blocked */
+
+/* -------------------------------------------------- redis_unblock.c */
+
+void redis_unblock_open(void);
+enum verdict unblock(struct client *c, const struct request *q); /* CLIENT UNBLOCK */
+void unblock_at_end(struct client *c);      /* Puerta stops: its node is asked to let it go */
 
 /* ----------------------------------------------------- redis_scan.c */
 

@@ -40,6 +40,7 @@ static void client_gone(struct client *c)
     req_orphan(c); /* first: the record on a lease must be nobody's when that is broken */
     large_gone(c);
     multi_reset(c);
+    c->block = NULL;
     chain_clear(&c->in);
     c->conn = NULL;
     client_fed(c);
@@ -148,6 +149,9 @@ static void run(struct client *c)
             }
             return;
         }
+        if (c->block != NULL) {
+            return; /* it is read on, so that its end is seen */
+        }
         if (over_credit(c)) {
             pause_input(c);
             return;
@@ -204,8 +208,13 @@ static void on_bytes(struct conn *conn)
 {
     struct client *c = conn->owner;
     unsigned char *room;
-    size_t cap = chain_room(&c->in, client_use(c), &room);
+    bool full = c->block != NULL && c->in.len >= client_credit(c);
+    size_t cap = full ? 0 : chain_room(&c->in, client_use(c), &room);
     ssize_t n;
+    if (cap == 0 && c->block != NULL) {
+        pause_input(c);
+        return;
+    }
     if (cap == 0) {
         pause_input(c);
         client_starve(c);
@@ -221,6 +230,7 @@ static void on_bytes(struct conn *conn)
             conn_fail(conn, "it left in the middle of a long request");
         } else {
             close_when_answered(c);
+            block_left(c);
         }
         return;
     }
@@ -450,6 +460,8 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_lease_open();
     redis_multi_open();
     redis_large_open();
+    redis_block_open(rd.all, rd.total);
+    redis_unblock_open();
     redis_local_open(rd.all, rd.total);
     client_on_resume = on_resume;
     rd.service_count = conf->redis_count;
@@ -494,6 +506,7 @@ void redis_stop(void)
                 c->leaving = true;
             } else {
                 close_when_answered(c);
+                unblock_at_end(c);
             }
         }
     }

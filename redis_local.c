@@ -388,6 +388,8 @@ static void say_client(const struct client *c)
     const struct conn *conn = c->conn;
     if (c->ended) {
         flags[0] = 'c';
+    } else if (c->block != NULL) {
+        flags[0] = 'b';
     } else if (conn->peer.u.sa.sa_family == AF_UNIX) {
         flags[0] = 'U';
     }

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #define ERROR_CAP 512
+#define BLOCKED_MS 500 /* what a node has turned away later than this had been accepted by it before */
 
 static struct {
     struct req *all, *free;
@@ -219,7 +220,7 @@ static void pop_head(struct client *c)
     }
     c->queued--;
     req_free(r);
-    if (c->head != NULL && c->head->state == REQ_WAITING) {
+    if (c->head != NULL && c->head->state == REQ_LEASING) {
         lease_on_free(); /* a long answer is asked again when its turn has come */
     }
 }
@@ -419,6 +420,12 @@ void req_answer(struct req *r, const char *line, size_t n)
     }
 }
 
+void req_silence(struct req *r)
+{
+    r->flags |= REQ_MUTE;
+    req_answer(r, NULL, 0);
+}
+
 void req_error(struct req *r, const char *fmt, ...)
 {
     char line[ERROR_CAP];
@@ -569,11 +576,18 @@ static bool later_under_way(const struct req *r, const struct upstream *u)
     return false;
 }
 
+void req_again_not(struct req *r)
+{
+    waiting_cut(r);
+}
+
 static void retry(struct req *r)
 {
     const struct conf_redis *conf = r->service->conf;
     uint32_t limit = (r->flags & REQ_TRYAGAIN) ? conf->request_timeout_ms : conf->failover_wait_ms;
-    if (r->client == NULL || now32() - r->waits_ms >= limit) {
+    if (req_is_moot(r) && r->client != NULL) {
+        req_silence(r);
+    } else if (r->client == NULL || now32() - r->waits_ms >= limit) {
         stats.not_executed++;
         if (r->flags & REQ_TRYAGAIN) {
             req_error(r, "TRYAGAIN not executed: slot %u was still being moved after %u ms", (unsigned)r->slot, limit);
@@ -706,6 +720,16 @@ static void count_error(const struct req *r, const unsigned char *p, size_t n)
     }
 }
 
+/* What it has waited for so far was no trouble: that begins now. */
+static void blocked_no_more(struct req *r)
+{
+    if (now32() - r->started_ms >= BLOCKED_MS) {
+        r->hops = 0;
+        r->flags &= (uint16_t)~(REQ_TURNED | REQ_TRYAGAIN);
+        r->waits_ms = now32();
+    }
+}
+
 /* Whether the error reply says that the node did not run the request and another try may. If so r, already out of
  * its queue, has been taken care of. */
 static bool turned_away(struct upstream *u, struct req *r, const unsigned char *p, size_t n)
@@ -714,6 +738,9 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
     uint64_t *counter;
     if (r->client == NULL) {
         return false; /* its client has gone: nothing keeps what it sent in order any more but the connection */
+    }
+    if (r->flags & REQ_BLOCKS) {
+        blocked_no_more(r);
     }
     if (r->flags & REQ_MULTI) {
         bool again = multi_refused(r, p, n);
@@ -760,6 +787,9 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
         counter = &stats.redirect_clusterdown;
     } else if (begins(p, n, "-LOADING")) {
         counter = &stats.redirect_loading;
+    } else if ((r->flags & REQ_BLOCKS) && begins(p, n, "-UNBLOCKED force unblock")) {
+        counter = &stats.redirect_clusterdown;
+        lease_break(u, "its node is a replica now"); /* which closes it anyway */
     } else {
         count_error(r, p, n);
         return false;

@@ -26,6 +26,8 @@
 
 #define SESSION_BUFFER 16384  /* receive buffer of a lease that is not for long transfers; longer answers pass through it */
 
+#define GREETING_CAP 256      /* what a lease of its kind says first */
+
 static struct {
     struct upstream *shared, *leases;
     uint32_t shared_count, lease_count;
@@ -36,6 +38,7 @@ static struct {
 
 const struct upstream_events *upstream_events;
 void (*upstream_on_shortage)(void);
+const struct lease_greeting *lease_greetings[LEASE_KINDS];
 
 static const unsigned char asking_line[] = "*1\r\n$6\r\nASKING\r\n";
 #define ASKING_LEN (sizeof asking_line - 1)
@@ -317,11 +320,12 @@ static bool reply_piece(struct upstream *u)
     return true;
 }
 
-/* The answer to our own login. */
+/* The answer to our own login, or to what a lease says first. */
 static bool reply_greeting(struct upstream *u)
 {
+    const struct lease_greeting *own = u->leased && u->greeting == 1 ? lease_greetings[u->kind] : NULL;
     const unsigned char *p = u->buf + u->from;
-    if (*p == '-') {
+    if (own != NULL ? !own->take(u, p, u->at - u->from) : *p == '-') {
         char text[160];
         log_error("a node refuses our login", "node=%s:%u error=%s", u->backend->host, (unsigned)u->backend->port,
                   log_quote((const char *)p, u->at - u->from, text, sizeof text));
@@ -575,15 +579,20 @@ static void on_open(struct conn *conn)
 {
     struct upstream *u = conn->owner;
     const struct conf_redis *conf = u->backend->service->conf;
+    unsigned char line[2 * SECRET_CAP + 64 + GREETING_CAP];
+    size_t n = 0;
     os_keepalive(conn->fd, KEEPALIVE_IDLE_MS, conf->request_timeout_ms);
     u->progress_ms = loop_ms();
     if (conf->upstream_password[0] != '\0') {
-        unsigned char line[2 * SECRET_CAP + 64];
-        if (!chain_put(&conn->out, BUF_REPLY, line, health_login(conf, line))) {
-            conn_fail(conn, "no chunk left for its login (chunks)");
-            return;
-        }
-        u->greeting = 1;
+        n = health_login(conf, line);
+        u->greeting++;
+    }
+    if (u->leased && lease_greetings[u->kind] != NULL) {
+        n += lease_greetings[u->kind]->greet(u, line + n, sizeof line - n);
+        u->greeting++;
+    }
+    if (n > 0 && !chain_put(&conn->out, BUF_REPLY, line, n)) {
+        conn_fail(conn, "no chunk left for its login (chunks)");
     }
 }
 
@@ -699,11 +708,21 @@ static void check_stuck(struct upstream *u, const struct conf_redis *conf)
     }
 }
 
+/* Its node owes it an answer that may take as long as it likes. */
+static bool is_blocked(const struct upstream *u)
+{
+    return u->head != NULL && (u->head->flags & REQ_BLOCKS) != 0 && u->head != u->unsent && !u->streaming;
+}
+
 /* A lease to a node that has said nothing for suspect_after and has lost all its slots is given up as a shared connection
  * is (on_map in redis_req.c), but here: the map may have come before the silence was long. A client that has been given
- * part of an answer would be closed then, so for it the node has until request_timeout to wake. */
+ * part of an answer would be closed then, so for it the node has until request_timeout to wake. The silence of one that
+ * blocks says nothing: of its node the probes must say that it is down. */
 static bool taken_over(const struct upstream *u, uint64_t idle)
 {
+    if (is_blocked(u)) {
+        return u->backend->slots == 0 && u->backend->state == BACKEND_DOWN;
+    }
     return u->leased && u->backend->slots == 0 && idle >= u->backend->service->conf->suspect_after_ms &&
            !(u->given && u->owner != NULL);
 }
@@ -715,6 +734,8 @@ static void on_tick(struct timer *t)
     const struct conn *conn = u->conn;
     uint64_t idle = loop_ms() - u->progress_ms;
     bool sent = u->head != NULL && (u->head != u->unsent || u->unsent_off > 0) && u->conn != NULL && !u->stuck;
+    bool blocked = sent && is_blocked(u);
+    sent = sent && !blocked;
     if (sent && !u->leased && !u->held && idle >= conf->suspect_after_ms) {
         u->held = true;
         health_suspect(u->backend);
@@ -722,13 +743,12 @@ static void on_tick(struct timer *t)
     if (sent && idle >= TICK_MS) {
         health_look(u->backend); /* a script may hold it up */
     }
-    sent = sent && (u->head->flags & REQ_BLOCKS) == 0;
     check_stuck(u, conf);
     check_sent(u, conf);
     check_unsent(u, conf);
     if (sent && u->conn == conn && idle >= conf->request_timeout_ms) {
         conn_fail(u->conn, "no progress within request_timeout");
-    } else if ((sent || u->greeting > 0) && u->conn == conn && taken_over(u, idle)) {
+    } else if ((sent || blocked || u->greeting > 0) && u->conn == conn && taken_over(u, idle)) {
         conn_fail(u->conn, "its slots were taken over while it did not answer");
     }
     if (u->queued > 0) {
@@ -741,12 +761,17 @@ static void on_tick(struct timer *t)
 
 /* ---------------------------------------------------------------- leases */
 
+static bool is_free(const struct upstream *u)
+{
+    return u->owner == NULL && u->head == NULL && !u->dropping && u->pinned == 0;
+}
+
 struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind kind)
 {
     struct upstream *found = NULL;
     for (uint32_t i = up.begin[kind]; i < up.begin[kind + 1]; i++) {
         struct upstream *u = &up.leases[i];
-        if (u->owner != NULL || u->head != NULL || u->dropping) {
+        if (!is_free(u)) {
             continue;
         }
         if (u->conn != NULL && u->backend == b) {
@@ -774,10 +799,20 @@ struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind
     return found;
 }
 
+struct upstream *lease_at(uint32_t i)
+{
+    return &up.leases[i];
+}
+
+uint32_t lease_index(const struct upstream *u)
+{
+    return (uint32_t)(u - up.leases);
+}
+
 bool lease_free_of(enum lease_kind kind)
 {
     for (uint32_t i = up.begin[kind]; i < up.begin[kind + 1]; i++) {
-        if (up.leases[i].owner == NULL && up.leases[i].head == NULL && !up.leases[i].dropping) {
+        if (is_free(&up.leases[i])) {
             return true;
         }
     }

@@ -35,7 +35,7 @@ ROOMS = {
     "parent.c": (3, "parent", 450),
     "health.c": (4, "health", 600),
     "redis_upstream.c": (4, "redis", 850),
-    "redis_req.c": (4, "redis", 950),
+    "redis_req.c": (4, "redis", 1000),
     "redis_script.c": (4, "redis", 250),
     "redis_pubsub.c": (4, "redis", 600),
     "redis_session.c": (4, "redis", 700),
@@ -44,6 +44,8 @@ ROOMS = {
 
     "redis_fan.c": (4, "redis", 750),
     "redis_multi.c": (4, "redis", 480),
+    "redis_block.c": (4, "redis", 300),
+    "redis_unblock.c": (4, "redis", 250),
     "redis_scan.c": (4, "redis", 300),
     "redis_say.c": (4, "redis", 350),
     "redis_virtual.c": (4, "redis", 250),
