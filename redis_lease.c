@@ -167,7 +167,7 @@ void lease_want(struct req *r, struct backend *b)
         req_silence(r);
         return;
     }
-    r->to = b != NULL ? (uint16_t)(b->index + 1u) : 0;
+    r->to = b != NULL && (r->flags & REQ_ASKING) ? (uint16_t)(b->index + 1u) : 0; /* else the owner may change meanwhile */
     if (w->head == NULL && try_to_send(r)) {
         return;
     }

@@ -190,8 +190,9 @@ enum verdict unblock(struct client *c, const struct request *q)
     struct client *target;
     int64_t id;
     if (q->argc != 3 && q->argc != 4) {
-        return said(c, client_error(c, "ERR %s", q->argc < 3 ? "wrong number of arguments for 'client|unblock' command"
-                                                             : "syntax error"));
+        return said(c, client_error(c, q->argc < 3 ? "ERR wrong number of arguments for 'client|unblock' command"
+                                                   : "ERR unknown subcommand or wrong number of arguments for 'UNBLOCK'. "
+                                                     "Try CLIENT HELP."));
     }
     if (q->argc == 4 && !error && !is_word(q, 3, "timeout")) {
         return said(c, client_error(c, "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"));
