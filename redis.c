@@ -256,8 +256,16 @@ static enum verdict session(struct client *c, const struct request *q)
     if (command->group == GROUP_TRANSACTIONS) {
         return multi_command(c, q);
     }
-    if ((command->flags & (CMD_BLOCKING | CMD_DECLARED)) == CMD_BLOCKING && command->keys != KEYS_NONE) {
+    if ((command->flags & (CMD_BLOCKING | CMD_DECLARED)) != CMD_BLOCKING) {
+        return unsupported(c, q);
+    }
+    if (command->keys != KEYS_NONE) {
         return block_command(c, q);
+    }
+    if (command->group == GROUP_GENERIC) {
+        return !command_arity_ok(command, q->argc) ? wrong_count(c, q)
+               : wait_is_sound(q)                  ? wait_command(c, q)
+                                                   : forward(c, q, any_slot(c), false);
     }
     return unsupported(c, q);
 }

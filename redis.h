@@ -107,6 +107,7 @@ struct req {
     uint16_t to;                /* waiting for a lease: to this node (its index + 1); 0 = to the owner of its slot */
     uint32_t ahead;             /* of a transaction: answers still to come before its own */
     uint64_t since_ms;          /* of a SCAN that waits for the map */
+    struct req *whom;           /* of an errand: the request that it is for */
 };
 
 /* A connection to a node. Shared ones carry all clients' requests, pipelined; a leased one serves one client. */
@@ -138,6 +139,8 @@ struct upstream {
     bool stuck;
     bool served;                /* it has given an answer since it was dialled */
     uint16_t pinned;            /* a lease about which its node is being asked: it is lent to nobody else meanwhile */
+    struct upstream *own_next;  /* of LEASE_OWN: its client's next */
+    uint64_t lost_ms;           /* of a shared one: when it was last lost */
     uint64_t node_id;           /* of LEASE_BLOCK: what its node calls the connection (CLIENT ID); 0 = not known */
 };
 
@@ -174,6 +177,13 @@ struct client {
     struct upstream *lease;     /* for a long transfer, or a blocking command */
     struct req *block;          /* its request that blocks it: what it asks meanwhile waits in its input */
     struct upstream *watch;     /* the one on which it WATCHes */
+    struct upstream *own;       /* its own connections, if it `owns` any: all it asks goes over them (redis_own.c) */
+    bool owns;
+    uint64_t wrote;             /* nodes where writes of it have run: a bit for each, by index % 64 */
+    uint64_t aside;             /* of them, those where the last was over a connection for that one alone */
+    uint64_t unsure;            /* and those where one has since its last WAIT */
+    uint64_t wrote_ms;          /* when the first was */
+    uint32_t confirmed;         /* the answer of that WAIT: so many replicas have what came before */
     bool watch_lost;            /* that one has gone, and with it the word of what it watched */
     struct {
         struct slice block;     /* MULTI and what has been queued behind it */
@@ -318,6 +328,14 @@ struct upstream *lease_idle(enum lease_kind kind, uint64_t ms);
 void lease_send(struct upstream *u, struct req *r);
 void lease_sent(struct upstream *u);         /* the last byte of a streamed request has been put out */
 void lease_break(struct upstream *u, const char *why); /* ends its connection: what is half said cannot be said on */
+
+/* ------------------------------------------------------ redis_own.c */
+
+/* c's own connection to b; NULL: it has none. */
+struct upstream *own_find(const struct client *c, const struct backend *b);
+/* The same, but one is dialled if need be; NULL: all are in use (max_own). */
+struct upstream *own_upstream(struct client *c, struct backend *b);
+void own_let_go(struct client *c);          /* c has gone */
 
 /* ------------------------------------------------------ redis_req.c */
 
@@ -482,6 +500,14 @@ enum verdict multi_queue(struct client *c, const struct request *q);
 /* v, with which an error was answered: inside MULTI its EXEC will fail. */
 enum verdict multi_poison(struct client *c, enum verdict v);
 void multi_reset(struct client *c);         /* no MULTI, no WATCH: RESET, or the client has gone */
+
+/* ----------------------------------------------------- redis_wait.c */
+
+void redis_wait_open(void);
+bool wait_is_sound(const struct request *q); /* else the server explains best */
+enum verdict wait_command(struct client *c, const struct request *q); /* WAIT, WAITAOF */
+void wait_end(struct req *w);               /* it is answered with what is known now */
+void wait_take_back(struct req *w);         /* somebody else is about to answer it */
 
 /* ---------------------------------------------------- redis_block.c */
 

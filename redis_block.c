@@ -269,6 +269,8 @@ void block_take_back(struct req *r)
         lease_want_not(r);
     } else if (r->state == REQ_WAITING) {
         req_again_not(r);
+    } else if (r->state == REQ_PARTS) {
+        wait_take_back(r);
     } else if (r->state == REQ_QUEUED) {
         upstream_cut(u, r);
         lease_break(u, "its client waits no more");

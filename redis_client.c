@@ -40,6 +40,7 @@ static void client_gone(struct client *c)
     req_orphan(c); /* first: the record on a lease must be nobody's when that is broken */
     large_gone(c);
     multi_reset(c);
+    own_let_go(c);
     c->block = NULL;
     chain_clear(&c->in);
     c->conn = NULL;
@@ -460,6 +461,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_lease_open();
     redis_multi_open();
     redis_large_open();
+    redis_wait_open();
     redis_block_open(rd.all, rd.total);
     redis_unblock_open();
     redis_local_open(rd.all, rd.total);

@@ -475,8 +475,13 @@ struct backend *service_owner(const struct service *s, uint16_t slot)
 
 void req_send(struct req *r, struct backend *b)
 {
-    struct upstream *u = b->shared;
+    struct upstream *u = r->client != NULL && r->client->owns ? own_upstream(r->client, b) : b->shared;
     bool away = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
+    if (u == NULL) {
+        stats.lease_refused++;
+        req_error(r, "ERR not executed: no connection of its own is left for this client (max_own)");
+        return;
+    }
     if (away && !upstream_ready(u) && u->queued >= b->service->conf->failover_queue) {
         stats.not_executed++;
         req_error(r, "CLUSTERDOWN not executed: too many requests wait for the node of slot %u (failover_queue)",
@@ -569,7 +574,7 @@ static bool later_under_way(const struct req *r, const struct upstream *u)
 {
     const struct req *whole = r->fan != NULL ? fan_whole(r->fan) : r;
     for (const struct req *e = whole->client_next; e != NULL; e = e->client_next) {
-        if (e->state == REQ_PARTS ? fan_under_way(e->fan, r, u) : req_under_way(e, r, u)) {
+        if (e->state == REQ_PARTS ? e->fan != NULL && fan_under_way(e->fan, r, u) : req_under_way(e, r, u)) {
             return true;
         }
     }
@@ -853,7 +858,7 @@ static void lost_one(struct req *r, bool sent, bool given, const struct backend 
             r->waits_ms = now32();
             stats.resent++;
         }
-        if (r->flags & REQ_LEASE) {
+        if ((r->flags & REQ_LEASE) || r->client->owns) {
             req_again(r); /* a dial was refused, perhaps: failover_wait bounds how often */
         } else if (++r->hops > REDIS_HOPS_MAX) {
             req_error(r, "CLUSTERDOWN not executed: %u connections were lost on the way", (unsigned)r->hops);

@@ -72,7 +72,7 @@ static bool on_told(struct req *e, const unsigned char *p, size_t n, bool last)
         return true;
     }
     u->pinned--;
-    tell(e->client_next, p, n);
+    tell(e->whom, p, n);
     req_free(e);
     lease_on_free();
     return true;
@@ -121,7 +121,7 @@ static bool ask_node(const struct req *r, struct req *asker, bool error)
         return false;
     }
     e->service = u->backend->service;
-    e->client_next = asker; /* it is in no client's queue itself */
+    e->whom = asker;
     e->mark = lease_index(u);
     e->to = (uint16_t)(u->backend->index + 1u);
     u->pinned++;
@@ -132,7 +132,9 @@ static bool ask_node(const struct req *r, struct req *asker, bool error)
 void unblock_at_end(struct client *c)
 {
     struct req *r = c->block;
-    if (r != NULL && !(is_sent(r) && r->upstream->node_id != 0 && ask_node(r, NULL, true))) {
+    if (r != NULL && r->state == REQ_PARTS) {
+        wait_end(r);
+    } else if (r != NULL && !(is_sent(r) && r->upstream->node_id != 0 && ask_node(r, NULL, true))) {
         block_left(c);
     }
 }
@@ -143,6 +145,10 @@ void unblock_at_end(struct client *c)
 static void let_go(struct req *r, bool error)
 {
     const char *null = r->client->resp3 ? "_\r\n" : "*-1\r\n";
+    if (!error && r->state == REQ_PARTS) {
+        wait_end(r);
+        return;
+    }
     block_take_back(r);
     if (error) {
         req_error(r, "UNBLOCKED client unblocked via CLIENT UNBLOCK");
@@ -173,7 +179,7 @@ static enum verdict pass_on(struct client *c, const struct request *q, struct re
     if (r == NULL) {
         return said(c, false);
     }
-    r->state = REQ_WAITING;
+    r->state = REQ_PARTS;
     r->slot = target->slot;
     req_enqueue(r);
     req_commit(r);

@@ -201,7 +201,11 @@ static void set_stuck(struct upstream *u)
 static void lease_done(struct upstream *u)
 {
     if (u->leased && !u->kept && u->head == NULL && !u->dropping) {
-        lease_return(u);
+        if (u->kind == LEASE_OWN) {
+            lease_break(u, "its client has gone");
+        } else {
+            lease_return(u);
+        }
     }
 }
 
@@ -218,6 +222,21 @@ static bool reply_ahead(struct upstream *u, struct req *r)
     }
     reply_next(u);
     return true;
+}
+
+/* A write of c has run at u's node: WAIT will ask that one. What has run there aside has run before it, if nothing else of c
+ * is under way. */
+static void note_write(struct client *c, const struct upstream *u)
+{
+    uint64_t bit = 1ull << (u->backend->index & 63);
+    c->wrote_ms = c->wrote == 0 ? loop_ms() : c->wrote_ms;
+    c->wrote |= bit;
+    c->unsure |= bit;
+    if (u->leased && u->kind != LEASE_OWN) {
+        c->aside |= bit;
+    } else if (c->unsettled <= 1) {
+        c->aside &= ~bit;
+    }
 }
 
 /* The whole reply of the oldest request lies in [from, at). False: its taker has no room now. */
@@ -239,6 +258,9 @@ static bool reply_whole(struct upstream *u)
     }
     if (r->client != NULL && r->client->held > 0) {
         upstream_events->ran(r);
+    }
+    if (r->client != NULL && (r->flags & REQ_READONLY) == 0) {
+        note_write(r->client, u);
     }
     if (!r->take(r, p, n, true)) {
         queue_back(u, r);
@@ -524,6 +546,12 @@ static void disown(struct upstream *u)
     if (u->owner != NULL && u->kind == LEASE_WATCH) {
         u->owner->watch = NULL;
         u->owner->watch_lost = u->owner->watch_lost || u->kept;
+    } else if (u->owner != NULL && u->kind == LEASE_OWN) {
+        struct upstream **link = &u->owner->own;
+        while (*link != NULL && *link != u) {
+            link = &(*link)->own_next;
+        }
+        *link = *link != NULL ? u->own_next : NULL;
     } else if (u->owner != NULL) {
         u->owner->lease = NULL;
     }
@@ -550,6 +578,7 @@ static void upstream_lost(struct upstream *u, const char *why)
         begin_anew(u);
     } else {
         begin_anew(u);
+        u->lost_ms = loop_ms();
         (served ? health_lost : health_refused)(b);
     }
     for (struct req *r = list; r != NULL; r = r->next) {
@@ -751,6 +780,9 @@ static void on_tick(struct timer *t)
     } else if ((sent || blocked || u->greeting > 0) && u->conn == conn && taken_over(u, idle)) {
         conn_fail(u->conn, "its slots were taken over while it did not answer");
     }
+    if (u->queued > 0 && u->conn == NULL && u->leased && u->backend->slots == 0) {
+        upstream_lost(u, "its slots were taken over");
+    }
     if (u->queued > 0) {
         loop_timer(&u->timer, loop_ms() + TICK_MS);
         if (u->conn == NULL) {
@@ -792,7 +824,7 @@ struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind
     found->backend = b;
     found->owner = c;
     found->held = false;
-    if (c != NULL) {
+    if (c != NULL && kind != LEASE_OWN) {
         *(kind == LEASE_WATCH ? &c->watch : &c->lease) = found;
     }
     upstream_connect(found);
