@@ -501,6 +501,15 @@ enum verdict multi_queue(struct client *c, const struct request *q);
 enum verdict multi_poison(struct client *c, enum verdict v);
 void multi_reset(struct client *c);         /* no MULTI, no WATCH: RESET, or the client has gone */
 
+/* -------------------------------------------------- redis_replica.c */
+
+/* Of the answer to INFO replication: how far the stream has come; false: the node is no master. */
+bool replica_offset(const unsigned char *p, size_t n, uint64_t *offset);
+/* And how many replicas have confirmed it up to `target`. */
+uint32_t replica_confirmed(const unsigned char *p, size_t n, uint64_t target);
+/* Of the answer to WAITAOF: its two numbers. */
+bool replica_pair(const unsigned char *p, size_t n, uint64_t *local, uint64_t *replicas);
+
 /* ----------------------------------------------------- redis_wait.c */
 
 void redis_wait_open(void);

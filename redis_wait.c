@@ -146,45 +146,6 @@ static void errand_end(struct req *e)
     req_free(e);
 }
 
-/* The number behind `name` in [p, end); 0 when there is none. */
-static uint64_t field(const unsigned char *p, const unsigned char *end, const char *name)
-{
-    size_t len = strlen(name);
-    for (; (size_t)(end - p) > len; p++) {
-        if (memcmp(p, name, len) == 0) {
-            uint64_t value = 0;
-            for (p += len; p < end && *p >= '0' && *p <= '9'; p++) {
-                value = value * 10 + (uint64_t)(*p - '0');
-            }
-            return value;
-        }
-    }
-    return 0;
-}
-
-static bool holds(const unsigned char *p, size_t n, const char *text)
-{
-    size_t len = strlen(text);
-    for (; n >= len; p++, n--) {
-        if (memcmp(p, text, len) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* How many replicas have confirmed the stream up to `target`. */
-static uint32_t confirmed(const unsigned char *p, size_t n, uint64_t target)
-{
-    const unsigned char *end = p + n, *eol;
-    uint32_t count = 0;
-    for (; p < end && (eol = memchr(p, '\n', (size_t)(end - p))) != NULL; p = eol + 1) {
-        bool replica = (size_t)(eol - p) > 8 && (memcmp(p, "slave", 5) == 0 || memcmp(p, "replica", 7) == 0);
-        count += replica && holds(p, (size_t)(eol - p), ",state=online,") && field(p, eol, ",offset=") >= target;
-    }
-    return count;
-}
-
 /* The replicas of b are made to confirm at once; without a lease they do so each second. */
 static void prod(struct backend *b)
 {
@@ -208,14 +169,13 @@ static bool read_info(struct req *e, const unsigned char *p, size_t n)
 {
     struct backend *b = backend_at((uint16_t)(e->to - 1));
     uint32_t count;
+    uint64_t offset;
     bool first = e->since_ms == 0;
-    if (*p != '$' || !holds(p, n, "\nrole:master")) {
+    if (!replica_offset(p, n, &offset)) {
         return false;
     }
-    if (first) {
-        e->since_ms = field(p, p + n, "\nmaster_repl_offset:");
-    }
-    count = confirmed(p, n, e->since_ms);
+    e->since_ms = first ? offset : e->since_ms;
+    count = replica_confirmed(p, n, e->since_ms);
     e->ahead = count > e->ahead ? count : e->ahead;
     if (first && count < e->whom->ahead) {
         prod(b);
@@ -226,13 +186,10 @@ static bool read_info(struct req *e, const unsigned char *p, size_t n)
 /* WAITAOF: two numbers. */
 static bool read_pair(struct req *e, const unsigned char *p, size_t n)
 {
-    const unsigned char *second = n > 6 ? memchr(p + 5, '\n', n - 5) : NULL;
     uint64_t local, replicas;
-    if (second == NULL || memcmp(p, "*2\r\n:", 5) != 0) {
+    if (!replica_pair(p, n, &local, &replicas)) {
         return false;
     }
-    local = field(p, p + n, "*2\r\n:");
-    replicas = field(second, p + n, "\n:");
     e->part = local > e->part ? (uint16_t)local : e->part;
     e->ahead = replicas > e->ahead ? (uint32_t)replicas : e->ahead;
     return true;

@@ -34,7 +34,7 @@ ROOMS = {
     "tls.c": (3, "waist", 450),
     "parent.c": (3, "parent", 450),
     "health.c": (4, "health", 600),
-    "redis_upstream.c": (4, "redis", 850),
+    "redis_upstream.c": (4, "redis", 900),
     "redis_own.c": (4, "redis", 100),
     "redis_req.c": (4, "redis", 1000),
     "redis_script.c": (4, "redis", 250),
@@ -45,7 +45,8 @@ ROOMS = {
 
     "redis_fan.c": (4, "redis", 750),
     "redis_multi.c": (4, "redis", 480),
-    "redis_wait.c": (4, "redis", 350),
+    "redis_replica.c": (4, "redis", 100),
+    "redis_wait.c": (4, "redis", 400),
     "redis_block.c": (4, "redis", 300),
     "redis_unblock.c": (4, "redis", 250),
     "redis_scan.c": (4, "redis", 300),
