@@ -6,7 +6,7 @@
  *      in one piece -> name -> row: route, keys
  *        |
  *      local        one slot        several slots         no key          needs state
- *   redis_local.c  redis_req.c   redis_fan.c / CROSSSLOT  any master      an error, for now
+ *   redis_local.c  redis_req.c   redis_fan.c / CROSSSLOT  any master   redis_multi.c, redis_block.c, or an error, for now
  *
  * A request that must not overtake an earlier one of its client on another connection is put off, not refused.
  */
@@ -275,6 +275,27 @@ static enum verdict administer(struct client *c, const struct request *q)
     return !command_arity_ok(q->command, q->argc) ? wrong_count(c, q) : by_keys(c, q);
 }
 
+/* What needs a connection of its own. */
+static enum verdict session(struct client *c, const struct request *q)
+{
+    const struct command *command = q->command;
+    if (command->group == GROUP_TRANSACTIONS) {
+        return multi_command(c, q);
+    }
+    if ((command->flags & (CMD_BLOCKING | CMD_DECLARED)) != CMD_BLOCKING) {
+        return unsupported(c, q);
+    }
+    if (command->keys != KEYS_NONE) {
+        return block_command(c, q);
+    }
+    if (command->group == GROUP_GENERIC) {
+        return !command_arity_ok(command, q->argc) ? wrong_count(c, q)
+               : wait_is_sound(q)                  ? wait_command(c, q)
+                                                   : forward(c, q, any_slot(c), false);
+    }
+    return unsupported(c, q);
+}
+
 static enum verdict decide(struct client *c, struct request *q)
 {
     const struct command *command = q->command;
@@ -312,14 +333,14 @@ static enum verdict decide(struct client *c, struct request *q)
         if (strcmp(command->name, "info") == 0 && info_is_of_all(c, q)) {
             return by_masters(c, q, info_of_all);
         }
-        return local_answer(c, q);
+        return strcmp(command->name, "client|unblock") == 0 ? unblock(c, q) : local_answer(c, q);
     case ROUTE_ANY:
         return forward(c, q, strcmp(command->name, "config|get") == 0 ? shown_slot(c) : any_slot(c), false);
     case ROUTE_OWNER:
         return by_number(c, q);
     case ROUTE_SLOT:
         if ((command->flags & CMD_MAY_BLOCK) && blocks(q)) {
-            return unsupported(c, q);
+            return block_command(c, q);
         }
         if (command->keys == KEYS_FIRST && q->argc > 1) {
             return forward(c, q, slotmap_slot(q->p + q->arg[1].off, q->arg[1].len), false);
@@ -338,7 +359,7 @@ static enum verdict decide(struct client *c, struct request *q)
     case ROUTE_ADMIN:
         return administer(c, q);
     default:
-        return command->group == GROUP_TRANSACTIONS ? multi_command(c, q) : unsupported(c, q);
+        return session(c, q);
     }
 }
 

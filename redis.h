@@ -44,7 +44,8 @@
 enum req_state {
     REQ_FREE,
     REQ_QUEUED,    /* in an upstream's queue: unsent, being sent, or awaiting its reply */
-    REQ_WAITING,   /* on the waiting list: to be tried again, or for a lease */
+    REQ_WAITING,   /* on the waiting list: to be tried again */
+    REQ_LEASING,   /* waits for a lease */
     REQ_PARTS,     /* in nobody's queue: its parts are under way */
     REQ_DONE       /* answered; its reply is parked until its client's turn comes */
 };
@@ -110,6 +111,7 @@ struct req {
     uint16_t to;                /* waiting for a lease: to this node (its index + 1); 0 = to the owner of its slot */
     uint32_t ahead;             /* of a transaction: answers still to come before its own */
     uint64_t since_ms;          /* of a SCAN that waits for the map */
+    struct req *whom;           /* of an errand: the request that it is for */
 };
 
 /* A connection to a node. Shared ones carry all clients' requests, pipelined; a leased one serves one client. */
@@ -142,6 +144,10 @@ struct upstream {
     bool stuck;
     bool refused;               /* the node has refused HELLO 3, and will again */
     bool served;                /* it has given an answer since it was dialled */
+    uint16_t pinned;            /* a lease about which its node is being asked: it is lent to nobody else meanwhile */
+    struct upstream *own_next;  /* of LEASE_OWN: its client's next */
+    uint64_t lost_ms;           /* of a shared one: when it was last lost */
+    uint64_t node_id;           /* of LEASE_BLOCK: what its node calls the connection (CLIENT ID); 0 = not known */
 };
 
 enum monitor_state { MONITOR_OFF, MONITOR_WAITS, MONITOR_ON };
@@ -177,7 +183,15 @@ struct client {
     uint32_t reply_bytes;       /* how long its replies are: a running mean */
     uint32_t window;            /* how many may be unsettled: grows with each reply, as their length becomes known */
     struct upstream *lease;     /* for a long transfer, or a blocking command */
+    struct req *block;          /* its request that blocks it: what it asks meanwhile waits in its input */
     struct upstream *watch;     /* the one on which it WATCHes */
+    struct upstream *own;       /* its own connections, if it `owns` any: all it asks goes over them (redis_own.c) */
+    bool owns;
+    uint64_t wrote;             /* nodes where writes of it have run: a bit for each, by index % 64 */
+    uint64_t aside;             /* of them, those where the last was over a connection for that one alone */
+    uint64_t unsure;            /* and those where one has since its last WAIT */
+    uint64_t wrote_ms;          /* when the first was */
+    uint32_t confirmed;         /* the answer of that WAIT: so many replicas have what came before */
     bool watch_lost;            /* that one has gone, and with it the word of what it watched */
     struct {
         struct slice block;     /* MULTI and what has been queued behind it */
@@ -269,6 +283,12 @@ static inline void client_poison(struct client *c)
     c->multi.state = c->multi.state != MULTI_NONE ? MULTI_POISONED : MULTI_NONE;
 }
 
+/* A blocking request that is at no node, and whose client has left or is to: it is not begun any more. */
+static inline bool req_is_moot(const struct req *r)
+{
+    return r->client == NULL || ((r->flags & REQ_BLOCKS) != 0 && r->client->ended);
+}
+
 /* Nobody waits for its reply any more. */
 static inline bool req_is_nobodys(const struct req *r)
 {
@@ -313,16 +333,34 @@ bool upstream_pending(void);
 /* Replies find no chunk: redis_fan.c lets go of what the largest merge has kept. */
 extern void (*upstream_on_shortage)(void);
 
+/* What is said on a new lease of a kind before all else: one request, and who takes its answer. NULL: nothing. */
+struct lease_greeting {
+    size_t (*greet)(const struct upstream *u, unsigned char *out, size_t cap);
+    bool (*take)(struct upstream *u, const unsigned char *p, size_t n); /* false: the connection is of no use */
+};
+extern const struct lease_greeting *lease_greetings[LEASE_KINDS];
+
+
 /* A lease is an upstream connection that serves one client. c NULL: for one request; NULL: none of that kind is free. */
 struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind kind, bool resp3);
 void lease_return(struct upstream *u);
 void lease_release(struct upstream *u);      /* its client lets it go; it goes back when its last request is answered */
 bool lease_free_of(enum lease_kind kind);    /* whether there is one */
+struct upstream *lease_at(uint32_t i);
+uint32_t lease_index(const struct upstream *u);
 /* The one of that kind whose client has asked nothing for longest, and for `ms` at least; NULL when there is none. */
 struct upstream *lease_idle(enum lease_kind kind, uint64_t ms);
 void lease_send(struct upstream *u, struct req *r);
 void lease_sent(struct upstream *u);         /* the last byte of a streamed request has been put out */
 void lease_break(struct upstream *u, const char *why); /* ends its connection: what is half said cannot be said on */
+
+/* ------------------------------------------------------ redis_own.c */
+
+/* c's own connection to b; NULL: it has none. */
+struct upstream *own_find(const struct client *c, const struct backend *b);
+/* The same, but one is dialled if need be; NULL: all are in use (max_own). */
+struct upstream *own_upstream(struct client *c, struct backend *b);
+void own_let_go(struct client *c);          /* c has gone */
 
 /* ------------------------------------------------------ redis_req.c */
 
@@ -355,10 +393,13 @@ void req_send(struct req *r, struct backend *b);
 void req_route(struct req *r);
 /* Turned away unexecuted: tried again after REDIS_RETRY_MS. */
 void req_again(struct req *r);
+void req_again_not(struct req *r); /* takes it off that list */
 /* Gives r, which is in no queue, its last word: a whole reply. */
 void req_answer(struct req *r, const char *line, size_t n);
 /* Answers r, in whatever queue it is, with an error line made here ("-ERR ...", without CRLF). */
 void req_error(struct req *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Its turn passes without a word: its client has left. */
+void req_silence(struct req *r);
 /* The usual taker: in order to the client. */
 bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last);
 bool req_drop(struct req *r, const unsigned char *p, size_t n, bool last);
@@ -399,6 +440,8 @@ extern void (*req_on_large)(struct req *r);
 extern void (*lease_on_free)(void);
 /* redis_lease.c: r goes over a lease, to b. */
 extern void (*req_on_lease)(struct req *r, struct backend *b);
+/* redis_block.c: r, which blocks, is about to be sent. False: there is no room for it now. */
+extern bool (*lease_before_block)(struct req *r);
 /* redis_exec.c: the transaction r is about to be sent to b; an answer that comes before its own; its own is an error:
  * true if r has been taken care of; it was lost before all of it was sent, the same. */
 extern void (*multi_before)(struct req *r, struct backend *b);
@@ -428,6 +471,7 @@ void redis_lease_open(void);
 /* Sends r over a lease of the kind r->lease as soon as there is one and r's turn has come: to b, or if that is NULL to the
  * owner of its slot. After lease_wait without one it is answered with an error. */
 void lease_want(struct req *r, struct backend *b);
+void lease_want_not(struct req *r); /* it waits no more */
 
 /* ---------------------------------------------------- redis_large.c */
 
@@ -492,6 +536,40 @@ enum verdict multi_queue(struct client *c, const struct request *q);
 /* v, with which an error was answered: inside MULTI its EXEC will fail. */
 enum verdict multi_poison(struct client *c, enum verdict v);
 void multi_reset(struct client *c);         /* no MULTI, no WATCH: RESET, or the client has gone */
+
+/* -------------------------------------------------- redis_replica.c */
+
+/* Of the answer to INFO replication: how far the stream has come; false: the node is no master. */
+bool replica_offset(const unsigned char *p, size_t n, uint64_t *offset);
+/* And how many replicas have confirmed it up to `target`. */
+uint32_t replica_confirmed(const unsigned char *p, size_t n, uint64_t target);
+/* Of the answer to WAITAOF: its two numbers. */
+bool replica_pair(const unsigned char *p, size_t n, uint64_t *local, uint64_t *replicas);
+
+/* ----------------------------------------------------- redis_wait.c */
+
+void redis_wait_open(void);
+bool wait_is_sound(const struct request *q); /* else the server explains best */
+enum verdict wait_command(struct client *c, const struct request *q); /* WAIT, WAITAOF */
+void wait_end(struct req *w);               /* it is answered with what is known now */
+void wait_take_back(struct req *w);         /* somebody else is about to answer it */
+
+/* ---------------------------------------------------- redis_block.c */
+
+void redis_block_open(struct client *clients, uint32_t count);
+enum verdict block_command(struct client *c, const struct request *q);
+/* Its client has left: nothing may be popped for it. Its earlier requests are still answered. */
+void block_left(struct client *c);
+/* Takes r, to which no node will answer any more, from wherever it waits; it is to be answered then. */
+void block_take_back(struct req *r);
+struct client *block_client(const struct service *s, uint64_t id); /* NULL: there is none */
+uint32_t block_count(const struct service *s); /* clients that are blocked */
+
+/* -------------------------------------------------- redis_unblock.c */
+
+void redis_unblock_open(void);
+enum verdict unblock(struct client *c, const struct request *q); /* CLIENT UNBLOCK */
+void unblock_at_end(struct client *c);      /* Puerta stops: its node is asked to let it go */
 
 /* ----------------------------------------------------- redis_scan.c */
 

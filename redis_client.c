@@ -41,6 +41,8 @@ static void client_gone(struct client *c)
     large_gone(c);
     multi_reset(c);
     monitor_end(c);
+    own_let_go(c);
+    c->block = NULL;
     chain_clear(&c->in);
     c->conn = NULL;
     client_fed(c);
@@ -149,6 +151,9 @@ static void run(struct client *c)
             }
             return;
         }
+        if (c->block != NULL) {
+            return; /* it is read on, so that its end is seen */
+        }
         if (over_credit(c)) {
             pause_input(c);
             return;
@@ -205,8 +210,13 @@ static void on_bytes(struct conn *conn)
 {
     struct client *c = conn->owner;
     unsigned char *room;
-    size_t cap = chain_room(&c->in, client_use(c), &room);
+    bool full = c->block != NULL && c->in.len >= client_credit(c);
+    size_t cap = full ? 0 : chain_room(&c->in, client_use(c), &room);
     ssize_t n;
+    if (cap == 0 && c->block != NULL) {
+        pause_input(c);
+        return;
+    }
     if (cap == 0) {
         pause_input(c);
         client_starve(c);
@@ -222,6 +232,7 @@ static void on_bytes(struct conn *conn)
             conn_fail(conn, "it left in the middle of a long request");
         } else {
             close_when_answered(c);
+            block_left(c);
         }
         return;
     }
@@ -480,6 +491,9 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_function_open();
     redis_large_open();
     redis_monitor_open(rd.all, rd.total);
+    redis_wait_open();
+    redis_block_open(rd.all, rd.total);
+    redis_unblock_open();
     redis_local_open(rd.all, rd.total);
     client_on_resume = on_resume;
     rd.service_count = conf->redis_count;
@@ -524,6 +538,7 @@ void redis_stop(void)
                 c->leaving = true;
             } else {
                 close_when_answered(c);
+                unblock_at_end(c);
             }
         }
     }

@@ -30,7 +30,7 @@ const char *exec_null(const struct client *c)
 }
 
 /* Where a command of a block ends that begins at `at`. */
-static size_t block_next(const struct slice *block, size_t at)
+static size_t queued_next(const struct slice *block, size_t at)
 {
     struct resp_request framing;
     enum resp_status status = RESP_MORE;
@@ -43,7 +43,7 @@ static size_t block_next(const struct slice *block, size_t at)
     return begin + (size_t)framing.used;
 }
 
-static const struct command *block_command(const struct slice *block, size_t at)
+static const struct command *queued_at(const struct slice *block, size_t at)
 {
     unsigned char head[HEAD_CAP];
     size_t n = block->len - at < sizeof head ? block->len - at : sizeof head;
@@ -90,8 +90,8 @@ static void send_piece(const struct req *block, size_t at, size_t end, struct ba
 static void send_to_others(const struct req *r)
 {
     for (size_t at = 0, end; at < r->bytes.len; at = end) {
-        const struct command *k = block_command(&r->bytes, at);
-        end = block_next(&r->bytes, at);
+        const struct command *k = queued_at(&r->bytes, at);
+        end = queued_next(&r->bytes, at);
         if (k == NULL || k->route != ROUTE_ALL) {
             continue;
         }
@@ -156,7 +156,7 @@ static void before(struct req *r, struct backend *b)
     r->ahead = r->mark;
     r->part = WORD_QUEUED;
     slice_release(&r->parked);
-    for (size_t at = 0; (r->flags & REQ_SCRIPT) && at < r->bytes.len; at = block_next(&r->bytes, at)) {
+    for (size_t at = 0; (r->flags & REQ_SCRIPT) && at < r->bytes.len; at = queued_next(&r->bytes, at)) {
         script_before_block(r, at, b);
     }
 }

@@ -109,11 +109,10 @@ static void server(const struct client *c)
 
 static void clients(const struct client *c)
 {
-    (void)c;
     say_format("connected_clients:%lu\r\ncluster_connections:0\r\nmaxclients:%lu\r\nclient_recent_max_input_buffer:0\r\n"
-               "client_recent_max_output_buffer:0\r\nblocked_clients:0\r\ntracking_clients:0\r\n"
+               "client_recent_max_output_buffer:0\r\nblocked_clients:%u\r\ntracking_clients:0\r\n"
                "clients_in_timeout_table:0\r\n", (unsigned long)conn_count(CONN_CLIENT),
-               (unsigned long)conn_most(CONN_CLIENT));
+               (unsigned long)conn_most(CONN_CLIENT), (unsigned)block_count(c->service));
 }
 
 static void memory(const struct client *c)

@@ -35,6 +35,8 @@ static void put_before(struct waiting *w, struct req *r, struct req *next)
     *(next != NULL ? &next->prev : &w->tail) = r;
 }
 
+bool (*lease_before_block)(struct req *r);
+
 static void cut(struct waiting *w, struct req *r)
 {
     *(r->prev != NULL ? &r->prev->next : &w->head) = r->next;
@@ -74,11 +76,20 @@ static struct upstream *lease_for(struct req *r, struct backend *b)
     return u;
 }
 
+static bool is_away(const struct backend *b)
+{
+    return b == NULL || b->state == BACKEND_DOWN;
+}
+
 static bool try_to_send(struct req *r)
 {
     struct backend *b = goal(r);
     struct upstream *u;
-    if (b == NULL || b->state == BACKEND_DOWN || !its_turn(r) || (u = lease_for(r, b)) == NULL) {
+    if (is_away(b) || !its_turn(r) || (u = lease_for(r, b)) == NULL) {
+        return false;
+    }
+    if ((r->flags & REQ_BLOCKS) && !lease_before_block(r)) {
+        lease_return(u);
         return false;
     }
     r->to = 0;
@@ -89,20 +100,35 @@ static bool try_to_send(struct req *r)
     return true;
 }
 
+/* It has waited long enough: for its node, or for a lease. */
+static void refuse(struct req *r, uint32_t limit)
+{
+    if (is_away(goal(r))) {
+        stats.not_executed++;
+        req_error(r, "CLUSTERDOWN not executed: no node served slot %u within %u ms: %s", (unsigned)r->slot, limit,
+                  r->service->trouble);
+    } else {
+        stats.lease_refused++;
+        req_error(r, refusals[r->lease], limit);
+    }
+}
+
 static void serve(struct waiting *w)
 {
     uint32_t now = (uint32_t)loop_ms();
     for (struct req *r = w->head, *next; r != NULL; r = next) {
+        const struct conf_redis *conf = r->service->conf;
+        uint32_t limit = is_away(goal(r)) ? conf->failover_wait_ms : conf->lease_wait_ms;
         next = r->next;
-        if (r->client == NULL) {
+        if (req_is_moot(r)) {
             cut(w, r);
-            r->take(r, NULL, 0, true);
+            req_silence(r);
+            next = w->head;
         } else if (!its_turn(r)) {
             r->waits_ms = now; /* the wait is its client's own */
-        } else if (now - r->waits_ms >= r->service->conf->lease_wait_ms) {
+        } else if (now - r->waits_ms >= limit) {
             cut(w, r);
-            stats.lease_refused++;
-            req_error(r, refusals[r->lease], r->service->conf->lease_wait_ms);
+            refuse(r, limit);
             next = w->head;
         } else {
             cut(w, r);
@@ -137,21 +163,26 @@ static void on_free(void)
 void lease_want(struct req *r, struct backend *b)
 {
     struct waiting *w = &ls.of[r->lease];
-    if (r->client == NULL) {
-        r->take(r, NULL, 0, true);
+    if (req_is_moot(r)) {
+        req_silence(r);
         return;
     }
-    r->to = b != NULL ? (uint16_t)(b->index + 1u) : 0;
+    r->to = b != NULL && (r->flags & REQ_ASKING) ? (uint16_t)(b->index + 1u) : 0; /* else the owner may change meanwhile */
     if (w->head == NULL && try_to_send(r)) {
         return;
     }
-    r->state = REQ_WAITING;
+    r->state = REQ_LEASING;
     r->waits_ms = (uint32_t)loop_ms();
     put_before(w, r, NULL);
     stats.lease_waits++;
     if (ls.timer.next == NULL) {
         loop_timer(&ls.timer, loop_ms() + TICK_MS);
     }
+}
+
+void lease_want_not(struct req *r)
+{
+    cut(&ls.of[r->lease], r);
 }
 
 void redis_lease_open(void)

@@ -255,6 +255,7 @@ static void hello(struct client *c, const struct request *q)
         if (c->watch != NULL) {
             lease_break(c->watch, "its client changes its protocol"); /* its EXEC will answer a null */
         }
+        own_let_go(c); /* they are dialled anew */
         c->resp3 = version == 3;
     }
     say_map(7);
@@ -417,6 +418,8 @@ static void say_client(const struct client *c)
     const struct conn *conn = c->conn;
     if (c->ended) {
         flags[0] = 'c';
+    } else if (c->block != NULL) {
+        flags[0] = 'b';
     } else if (conn->peer.u.sa.sa_family == AF_UNIX) {
         flags[0] = 'U';
     }

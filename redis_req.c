@@ -21,6 +21,7 @@
 
 #define ERROR_CAP 512
 #define FUNCTION_NOT_FOUND "ERR Function not found"
+#define BLOCKED_MS 500 /* what a node has turned away later than this had been accepted by it before */
 
 static struct {
     struct req *all, *free;
@@ -236,7 +237,7 @@ static void pop_head(struct client *c)
     }
     c->queued--;
     req_free(r);
-    if (c->head != NULL && c->head->state == REQ_WAITING) {
+    if (c->head != NULL && c->head->state == REQ_LEASING) {
         lease_on_free(); /* a long answer is asked again when its turn has come */
     }
 }
@@ -436,6 +437,12 @@ void req_answer(struct req *r, const char *line, size_t n)
     }
 }
 
+void req_silence(struct req *r)
+{
+    r->flags |= REQ_MUTE;
+    req_answer(r, NULL, 0);
+}
+
 void req_error(struct req *r, const char *fmt, ...)
 {
     char line[ERROR_CAP];
@@ -485,8 +492,13 @@ struct backend *service_owner(const struct service *s, uint16_t slot)
 
 void req_send(struct req *r, struct backend *b)
 {
-    struct upstream *u = req_upstream(r, b);
+    struct upstream *u = r->client != NULL && r->client->owns ? own_upstream(r->client, b) : req_upstream(r, b);
     bool away = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
+    if (u == NULL) {
+        stats.lease_refused++;
+        req_error(r, "ERR not executed: no connection of its own is left for this client (max_own)");
+        return;
+    }
     if (away && !upstream_ready(u) && u->queued >= b->service->conf->failover_queue) {
         stats.not_executed++;
         req_error(r, "CLUSTERDOWN not executed: too many requests wait for the node of slot %u (failover_queue)",
@@ -580,18 +592,25 @@ static bool later_under_way(const struct req *r, const struct upstream *u)
 {
     const struct req *whole = r->fan != NULL ? fan_whole(r->fan) : r;
     for (const struct req *e = whole->client_next; e != NULL; e = e->client_next) {
-        if (e->state == REQ_PARTS ? fan_under_way(e->fan, r, u) : req_under_way(e, r, u)) {
+        if (e->state == REQ_PARTS ? e->fan != NULL && fan_under_way(e->fan, r, u) : req_under_way(e, r, u)) {
             return true;
         }
     }
     return false;
 }
 
+void req_again_not(struct req *r)
+{
+    waiting_cut(r);
+}
+
 static void retry(struct req *r)
 {
     const struct conf_redis *conf = r->service->conf;
     uint32_t limit = (r->flags & REQ_TRYAGAIN) ? conf->request_timeout_ms : conf->failover_wait_ms;
-    if (r->client == NULL || now32() - r->waits_ms >= limit) {
+    if (req_is_moot(r) && r->client != NULL) {
+        req_silence(r);
+    } else if (r->client == NULL || now32() - r->waits_ms >= limit) {
         stats.not_executed++;
         if (r->flags & REQ_TRYAGAIN) {
             req_error(r, "TRYAGAIN not executed: slot %u was still being moved after %u ms", (unsigned)r->slot, limit);
@@ -729,6 +748,16 @@ static void count_error(const struct req *r, const unsigned char *p, size_t n)
     }
 }
 
+/* What it has waited for so far was no trouble: that begins now. */
+static void blocked_no_more(struct req *r)
+{
+    if (now32() - r->started_ms >= BLOCKED_MS) {
+        r->hops = 0;
+        r->flags &= (uint16_t)~(REQ_TURNED | REQ_TRYAGAIN);
+        r->waits_ms = now32();
+    }
+}
+
 /* Whether the error reply says that the node did not run the request and another try may. If so r, already out of
  * its queue, has been taken care of. */
 static bool turned_away(struct upstream *u, struct req *r, const unsigned char *p, size_t n)
@@ -737,6 +766,9 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
     uint64_t *counter;
     if (r->client == NULL) {
         return false; /* its client has gone: nothing keeps what it sent in order any more but the connection */
+    }
+    if (r->flags & REQ_BLOCKS) {
+        blocked_no_more(r);
     }
     if (r->flags & REQ_MULTI) {
         bool again = multi_refused(r, p, n);
@@ -790,6 +822,9 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
         counter = &stats.redirect_clusterdown;
     } else if (begins(p, n, "-LOADING")) {
         counter = &stats.redirect_loading;
+    } else if ((r->flags & REQ_BLOCKS) && begins(p, n, "-UNBLOCKED force unblock")) {
+        counter = &stats.redirect_clusterdown;
+        lease_break(u, "its node is a replica now"); /* which closes it anyway */
     } else {
         count_error(r, p, n);
         return false;
@@ -853,7 +888,7 @@ static void lost_one(struct req *r, bool sent, bool given, const struct backend 
             r->waits_ms = now32();
             stats.resent++;
         }
-        if (r->flags & REQ_LEASE) {
+        if ((r->flags & REQ_LEASE) || r->client->owns) {
             req_again(r); /* a dial was refused, perhaps: failover_wait bounds how often */
         } else if (++r->hops > REDIS_HOPS_MAX) {
             req_error(r, "CLUSTERDOWN not executed: %u connections were lost on the way", (unsigned)r->hops);

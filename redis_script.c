@@ -261,7 +261,9 @@ static void load_once(struct script *s, struct service *service, struct upstream
 static void before(const struct req *r, struct backend *b)
 {
     struct script *s = named_by(r);
-    if (s != NULL) {
+    if (s != NULL && r->hops > 0 && r->client != NULL && r->client->owns) {
+        (void)load(s, r->service, own_upstream(r->client, b)); /* what goes over the shared one may come later */
+    } else if (s != NULL) {
         load_once(s, r->service, req_upstream(r, b), is_question(r));
     }
 }
@@ -271,6 +273,8 @@ void script_before_block(const struct req *r, size_t at, struct backend *b)
     struct script *s = named_at(&r->bytes, at);
     if (s != NULL && r->lease == LEASE_WATCH) {
         (void)load(s, r->service, r->client->watch);
+    } else if (s != NULL && r->client->owns) {
+        (void)load(s, r->service, own_upstream(r->client, b));
     } else if (s != NULL) {
         load_once(s, r->service, req_upstream(r, b), false);
     }

@@ -27,6 +27,8 @@
 
 #define SESSION_BUFFER_MIN 4096 /* receive buffer of a lease that is not for long transfers; longer answers pass through it */
 
+#define GREETING_CAP 256      /* what a lease of its kind says first */
+
 static struct {
     struct upstream *shared, *leases; /* shared: of all nodes those of RESP2, then those of RESP3 */
     uint32_t shared_count, lease_count, nodes;
@@ -38,6 +40,7 @@ static struct {
 
 const struct upstream_events *upstream_events;
 void (*upstream_on_shortage)(void);
+const struct lease_greeting *lease_greetings[LEASE_KINDS];
 
 static const unsigned char asking_line[] = "*1\r\n$6\r\nASKING\r\n";
 #define ASKING_LEN (sizeof asking_line - 1)
@@ -211,7 +214,11 @@ static void set_stuck(struct upstream *u)
 static void lease_done(struct upstream *u)
 {
     if (u->leased && !u->kept && u->head == NULL && !u->dropping) {
-        lease_return(u);
+        if (u->kind == LEASE_OWN) {
+            lease_break(u, "its client has gone");
+        } else {
+            lease_return(u);
+        }
     }
 }
 
@@ -228,6 +235,21 @@ static bool reply_ahead(struct upstream *u, struct req *r)
     }
     reply_next(u);
     return true;
+}
+
+/* A write of c has run at u's node: WAIT will ask that one. What has run there aside has run before it, if nothing else of c
+ * is under way. */
+static void note_write(struct client *c, const struct upstream *u)
+{
+    uint64_t bit = 1ull << (u->backend->index & 63);
+    c->wrote_ms = c->wrote == 0 ? loop_ms() : c->wrote_ms;
+    c->wrote |= bit;
+    c->unsure |= bit;
+    if (u->leased && u->kind != LEASE_OWN) {
+        c->aside |= bit;
+    } else if (c->unsettled <= 1) {
+        c->aside &= ~bit;
+    }
 }
 
 /* The whole reply of the oldest request lies in [from, at). False: its taker has no room now. */
@@ -249,6 +271,9 @@ static bool reply_whole(struct upstream *u)
     }
     if (r->client != NULL && r->client->held > 0) {
         upstream_events->ran(r);
+    }
+    if (r->client != NULL && (r->flags & REQ_READONLY) == 0) {
+        note_write(r->client, u);
     }
     if (!r->take(r, p, n, true)) {
         queue_back(u, r);
@@ -342,13 +367,14 @@ static bool is_refusal(const char *p, size_t n)
     return false;
 }
 
-/* The answer to our own login, or behind that to HELLO 3. */
+/* The answer to our own login, behind that to HELLO 3, and behind that to what a lease of its kind says first. */
 static bool reply_greeting(struct upstream *u)
 {
+    const struct lease_greeting *own = u->leased ? lease_greetings[u->kind] : NULL;
     const unsigned char *p = u->buf + u->from;
-    if (reply_is_error(*p)) {
+    if (own != NULL && u->greeting == 1 ? !own->take(u, p, u->at - u->from) : reply_is_error(*p)) {
         size_t n = u->at - u->from;
-        u->refused = u->resp3 && u->greeting == 1 && is_refusal((const char *)p, n);
+        u->refused = u->resp3 && u->greeting == 1u + (own != NULL) && is_refusal((const char *)p, n);
         log_error(u->refused ? "a node refuses HELLO 3" : "a node refuses our login", "node=%s:%u error=%s",
                   u->backend->host, (unsigned)u->backend->port,
                   log_quote((const char *)p, n, up.refusal, sizeof up.refusal));
@@ -573,6 +599,12 @@ static void disown(struct upstream *u)
     if (u->owner != NULL && u->kind == LEASE_WATCH) {
         u->owner->watch = NULL;
         u->owner->watch_lost = u->owner->watch_lost || u->kept;
+    } else if (u->owner != NULL && u->kind == LEASE_OWN) {
+        struct upstream **link = &u->owner->own;
+        while (*link != NULL && *link != u) {
+            link = &(*link)->own_next;
+        }
+        *link = *link != NULL ? u->own_next : NULL;
     } else if (u->owner != NULL) {
         u->owner->lease = NULL;
     }
@@ -603,6 +635,7 @@ static void upstream_lost(struct upstream *u, const char *why)
         begin_anew(u);
     } else {
         begin_anew(u);
+        u->lost_ms = loop_ms();
         if (served) {
             health_lost(b);
         } else if (!refused) { /* else it is as well as before: it only does not speak RESP3 */
@@ -640,16 +673,20 @@ static void on_open(struct conn *conn)
 {
     struct upstream *u = conn->owner;
     const struct conf_redis *conf = u->backend->service->conf;
+    unsigned char line[2 * SECRET_CAP + 64 + sizeof hello_line + GREETING_CAP];
+    size_t n = 0;
     os_keepalive(conn->fd, KEEPALIVE_IDLE_MS, conf->request_timeout_ms);
     u->progress_ms = loop_ms();
-    if (conf->upstream_password[0] != '\0' || u->resp3) {
-        unsigned char line[2 * SECRET_CAP + 64 + sizeof hello_line];
-        size_t n = health_login(conf, line);
-        u->greeting = (uint8_t)((n > 0) + u->resp3);
-        memcpy(line + n, hello_line, sizeof hello_line - 1);
-        if (!chain_put(&conn->out, BUF_REPLY, line, n + (u->resp3 ? sizeof hello_line - 1 : 0))) {
-            conn_fail(conn, "no chunk left for its login (chunks)");
-        }
+    n = health_login(conf, line);
+    u->greeting = (uint8_t)((n > 0) + u->resp3);
+    memcpy(line + n, hello_line, sizeof hello_line - 1);
+    n += u->resp3 ? sizeof hello_line - 1 : 0;
+    if (u->leased && lease_greetings[u->kind] != NULL) {
+        n += lease_greetings[u->kind]->greet(u, line + n, sizeof line - n);
+        u->greeting++;
+    }
+    if (n > 0 && !chain_put(&conn->out, BUF_REPLY, line, n)) {
+        conn_fail(conn, "no chunk left for its login (chunks)");
     }
 }
 
@@ -765,11 +802,21 @@ static void check_stuck(struct upstream *u, const struct conf_redis *conf)
     }
 }
 
+/* Its node owes it an answer that may take as long as it likes. */
+static bool is_blocked(const struct upstream *u)
+{
+    return u->head != NULL && (u->head->flags & REQ_BLOCKS) != 0 && u->head != u->unsent && !u->streaming;
+}
+
 /* A lease to a node that has said nothing for suspect_after and has lost all its slots is given up as a shared connection
  * is (on_map in redis_req.c), but here: the map may have come before the silence was long. A client that has been given
- * part of an answer would be closed then, so for it the node has until request_timeout to wake. */
+ * part of an answer would be closed then, so for it the node has until request_timeout to wake. The silence of one that
+ * blocks says nothing: of its node the probes must say that it is down. */
 static bool taken_over(const struct upstream *u, uint64_t idle)
 {
+    if (is_blocked(u)) {
+        return u->backend->slots == 0 && u->backend->state == BACKEND_DOWN;
+    }
     return u->leased && u->backend->slots == 0 && idle >= u->backend->service->conf->suspect_after_ms &&
            !(u->given && u->owner != NULL);
 }
@@ -801,6 +848,8 @@ static void on_tick(struct timer *t)
     const struct conn *conn = u->conn;
     uint64_t idle = loop_ms() - u->progress_ms;
     bool sent = u->head != NULL && (u->head != u->unsent || u->unsent_off > 0) && u->conn != NULL && !u->stuck;
+    bool blocked = sent && is_blocked(u);
+    sent = sent && !blocked;
     if (sent && !u->leased && !u->held && idle >= conf->suspect_after_ms) {
         u->held = true;
         if (!heard_elsewhere(u, conf->suspect_after_ms)) {
@@ -813,14 +862,16 @@ static void on_tick(struct timer *t)
     if (sent && idle >= TICK_MS) {
         health_look(u->backend); /* a script may hold it up */
     }
-    sent = sent && (u->head->flags & REQ_BLOCKS) == 0;
     check_stuck(u, conf);
     check_sent(u, conf);
     check_unsent(u, conf);
     if (sent && u->conn == conn && idle >= conf->request_timeout_ms) {
         conn_fail(u->conn, "no progress within request_timeout");
-    } else if ((sent || u->greeting > 0) && u->conn == conn && taken_over(u, idle)) {
+    } else if ((sent || blocked || u->greeting > 0) && u->conn == conn && taken_over(u, idle)) {
         conn_fail(u->conn, "its slots were taken over while it did not answer");
+    }
+    if (u->queued > 0 && u->conn == NULL && u->leased && u->backend->slots == 0) {
+        upstream_lost(u, "its slots were taken over");
     }
     if (u->queued > 0) {
         loop_timer(&u->timer, loop_ms() + TICK_MS);
@@ -832,12 +883,17 @@ static void on_tick(struct timer *t)
 
 /* ---------------------------------------------------------------- leases */
 
+static bool is_free(const struct upstream *u)
+{
+    return u->owner == NULL && u->head == NULL && !u->dropping && u->pinned == 0;
+}
+
 struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind kind, bool resp3)
 {
     struct upstream *found = NULL;
     for (uint32_t i = up.begin[kind]; i < up.begin[kind + 1]; i++) {
         struct upstream *u = &up.leases[i];
-        if (u->owner != NULL || u->head != NULL || u->dropping) {
+        if (!is_free(u)) {
             continue;
         }
         if (u->conn != NULL && u->backend == b && u->resp3 == resp3) {
@@ -859,17 +915,27 @@ struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind
     found->resp3 = resp3;
     found->owner = c;
     found->held = false;
-    if (c != NULL) {
+    if (c != NULL && kind != LEASE_OWN) {
         *(kind == LEASE_WATCH ? &c->watch : &c->lease) = found;
     }
     upstream_connect(found);
     return found;
 }
 
+struct upstream *lease_at(uint32_t i)
+{
+    return &up.leases[i];
+}
+
+uint32_t lease_index(const struct upstream *u)
+{
+    return (uint32_t)(u - up.leases);
+}
+
 bool lease_free_of(enum lease_kind kind)
 {
     for (uint32_t i = up.begin[kind]; i < up.begin[kind + 1]; i++) {
-        if (up.leases[i].owner == NULL && up.leases[i].head == NULL && !up.leases[i].dropping) {
+        if (is_free(&up.leases[i])) {
             return true;
         }
     }

@@ -9,7 +9,7 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 15000
+WHOLE_BUDGET = 18000
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
@@ -35,7 +35,8 @@ ROOMS = {
     "parent.c": (3, "parent", 450),
     "health.c": (4, "health", 600),
     "redis_upstream.c": (4, "redis", 950),
-    "redis_req.c": (4, "redis", 1000),
+    "redis_own.c": (4, "redis", 100),
+    "redis_req.c": (4, "redis", 1050),
     "redis_script.c": (4, "redis", 250),
     "redis_pubsub.c": (4, "redis", 600),
     "redis_session.c": (4, "redis", 700),
@@ -45,6 +46,10 @@ ROOMS = {
     "redis_exec.c": (4, "redis", 320),
     "redis_multi.c": (4, "redis", 350),
     "redis_function.c": (4, "redis", 280),
+    "redis_replica.c": (4, "redis", 100),
+    "redis_wait.c": (4, "redis", 400),
+    "redis_block.c": (4, "redis", 300),
+    "redis_unblock.c": (4, "redis", 250),
     "redis_scan.c": (4, "redis", 300),
     "redis_say.c": (4, "redis", 350),
     "redis_virtual.c": (4, "redis", 250),

@@ -1,0 +1,48 @@
+/*
+ * redis_own.c - connections that belong to one client each: all that it asks of a node goes over its own.
+ *
+ *   client.owns    own -> u (node 3) -> u (node 0)      one for each node that it speaks to, dialled when it first does
+ *                         |
+ *                  a LEASE_OWN of redis_upstream.c: pipelined like a shared one, but nobody else's requests are on it
+ *
+ * A client comes to that by asking for what is a connection's own matter (WAITAOF). It is the caller's to see that nothing
+ * of it is under way then. What is said on a new one before all else is lease_greetings[LEASE_OWN]. None is handed on to
+ * another client: when its own has gone it is closed, as soon as what was sent on it has been answered.
+ */
+#include "redis.h"
+
+struct upstream *own_find(const struct client *c, const struct backend *b)
+{
+    struct upstream *u = c->own;
+    while (u != NULL && u->backend != b) {
+        u = u->own_next;
+    }
+    return u;
+}
+
+struct upstream *own_upstream(struct client *c, struct backend *b)
+{
+    struct upstream *u = own_find(c, b);
+    if (u != NULL) {
+        return u;
+    }
+    u = lease_take(b, c, LEASE_OWN, c->resp3);
+    if (u != NULL) {
+        u->kept = true;
+        u->own_next = c->own;
+        c->own = u;
+    }
+    return u;
+}
+
+void own_let_go(struct client *c)
+{
+    while (c->own != NULL) {
+        struct upstream *u = c->own;
+        if (u->head == NULL) {
+            lease_break(u, "its client has gone");
+        } else {
+            lease_release(u);
+        }
+    }
+}
