@@ -260,9 +260,20 @@ static enum verdict administer(struct client *c, const struct request *q)
     return !command_arity_ok(q->command, q->argc) ? wrong_count(c, q) : by_keys(c, q);
 }
 
+/* A web browser that somebody has talked into sending here: Redis ends its connection at these words, and a node that was
+ * passed them would end the one that all clients share. */
+static bool is_browsers(const struct request *q)
+{
+    return q->command == NULL && (equals(q, &q->arg[0], "post") || equals(q, &q->arg[0], "host:"));
+}
+
 static enum verdict decide(struct client *c, struct request *q)
 {
     const struct command *command = q->command;
+    if (is_browsers(q)) {
+        log_warn("a client speaks HTTP: it is closed", "section=%s", c->service->conf->name);
+        return VERDICT_CLOSE;
+    }
     if (!c->admitted && (command == NULL || (command->flags & CMD_NO_AUTH) == 0)) {
         return user_refuse(c);
     }
