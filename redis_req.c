@@ -668,6 +668,12 @@ static void follow(struct req *r, struct upstream *u, const struct slotmap_redir
     }
     if (to->ask) {
         stats.redirect_ask++;
+/* Those words and no more: a function's own error may begin with them. */
+static bool says(const unsigned char *p, size_t n, const char *line)
+{
+    return n == strlen(line) && memcmp(p, line, n) == 0;
+}
+
         r->flags |= REQ_ASKING;
     } else {
         stats.redirect_moved++;
@@ -742,7 +748,7 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
         follow(r, u, &to);
         return true;
     }
-    if ((r->flags & REQ_SCRIPT) && begins(p, n, "-" FUNCTION_NOT_FOUND) && req_function_missing(r, u->backend)) {
+    if ((r->flags & REQ_SCRIPT) && says(p, n, "-" FUNCTION_NOT_FOUND "\r\n") && req_function_missing(r, u->backend)) {
         r->waits_ms = (r->flags & REQ_FUNCTION) ? r->waits_ms : now32();
         r->flags = (uint16_t)((r->flags & ~REQ_TRYAGAIN) | REQ_FUNCTION);
         r->hops = 0; /* the copy has a deadline of its own */
