@@ -744,7 +744,8 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
         }
         return false;
     }
-    if ((begins(p, n, "-MOVED ") || begins(p, n, "-ASK ")) && slotmap_redirect(p, n, &to)) {
+    if ((begins(p, n, "-MOVED ") || begins(p, n, "-ASK ")) && slotmap_redirect(p, n, &to) &&
+        ((r->flags & REQ_SCRIPT) == 0 || to.slot == r->slot)) { /* of another slot only a script would speak, and it has run */
         follow(r, u, &to);
         return true;
     }

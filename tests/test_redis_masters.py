@@ -128,6 +128,14 @@ def test_a_script_that_holds_a_node_up_is_told_as_one_server_would(client, other
     cluster.masters[where].ask("CONFIG", "SET", "busy-reply-threshold", 5000)
 
 
+def test_a_script_that_speaks_of_another_slot_has_run(client, cluster):
+    """One server gives any error of a script to its client, and runs it once."""
+    key = cluster.key_on(0)
+    moved = "MOVED %d %s" % (slot_of(cluster.key_on(1)), cluster.masters[1].address)
+    said = client.try_ask("EVAL", "redis.call('INCR', KEYS[1]) return redis.error_reply(ARGV[1])", 1, key, moved)
+    assert said.text == moved and client.ask("GET", key) == b"1"
+
+
 def test_functions_are_on_every_node(client, cluster):
     code = "#!lua name=lib\nredis.register_function('f', function(keys) return 'f of ' .. keys[1] end)"
     assert client.ask("FUNCTION", "LOAD", code) == b"lib"
