@@ -28,7 +28,7 @@
 #define SCRIPT_MS 50          /* a node that is busy with a script is asked so often whether it is done */
 #define RESOLVE_AGAIN_MS 1000
 
-enum question { ASK_NOTHING, ASK_LOGIN, ASK_PING, ASK_SLOTS };
+enum question { ASK_NOTHING = 0, ASK_LOGIN, ASK_PING, ASK_SLOTS };
 
 static struct {
     struct backend *all;
@@ -195,6 +195,15 @@ void health_look(struct backend *b)
     }
 }
 
+/* What it says to a question that is on its way may be older, from while the script ran. */
+void health_not_busy(struct backend *b)
+{
+    b->doubt = b->question == ASK_PING;
+    if (b->busy) {
+        set_busy(b, false);
+    }
+}
+
 const char *service_busy(const struct service *s)
 {
     for (uint16_t i = 0; i < hb.cap && s->busy > 0; i++) {
@@ -350,6 +359,7 @@ static void on_close(struct conn *c, const char *why)
     struct service *s = b->service;
     b->probe = NULL;
     b->question = ASK_NOTHING;
+    b->doubt = false;
     set_busy(b, false);
     log_debug("probe lost", "node=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
     if (s->asked == b) {
@@ -444,10 +454,12 @@ static void short_answer(struct backend *b)
     char text[160];
     bool refused = b->head[0] == '-', busy = memcmp(b->head, "-BUSY ", 6) == 0;
     b->question = ASK_NOTHING;
-    if (asked == ASK_LOGIN && !refused) {
+    if ((asked == ASK_LOGIN && !refused) || (busy && b->doubt)) {
+        b->doubt = false;
         ask_ping(b);
         return;
     }
+    b->doubt = false;
     set_busy(b, busy);
     loop_timer(&b->timer, loop_ms() + (busy ? SCRIPT_MS : b->service->conf->probe_interval_ms));
     if (!refused || busy || memcmp(b->head, "-MASTERDOWN", 11) == 0) {
@@ -484,7 +496,7 @@ static void on_bytes(struct conn *c)
             return;
         }
         b->question = ASK_NOTHING;
-        loop_timer(&b->timer, loop_ms() + s->conf->probe_interval_ms);
+        loop_timer(&b->timer, loop_ms() + (b->busy ? SCRIPT_MS : s->conf->probe_interval_ms));
         if (status == RESP_WHOLE && s->stage.served > 0) {
             map_apply(s, b);
         } else {

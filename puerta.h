@@ -435,7 +435,8 @@ struct backend {
     uint64_t unlisted_ms;       /* since when no map names it */
     uint64_t resolved_ms;
     struct conn *probe;
-    uint8_t question;           /* what the probe has asked: enum in health.c */
+    uint8_t question;           /* what the probe has asked: enum in health.c; 0: nothing */
+    bool doubt;                 /* that question was on its way when the node was seen not to be busy any more */
     uint64_t asked_ms;
     struct resp_reply reply;
     unsigned char head[128];    /* how its answer begins */
@@ -488,6 +489,7 @@ void health_refused(struct backend *b);                   /* it could not be dia
 void health_suspect(struct backend *b);                   /* requests in flight make no progress */
 void health_alive(struct backend *b);                     /* it answered a request */
 void health_look(struct backend *b);                      /* its probe does not wait for its time */
+void health_not_busy(struct backend *b);                  /* it has just done what it refuses while a script holds it up */
 const char *service_busy(const struct service *s);        /* what a node says that is busy with a script; NULL: none is */
 /* The AUTH request for a node's login, at most 2 * SECRET_CAP + 64 bytes; 0 when there is no password. */
 size_t health_login(const struct conf_redis *conf, unsigned char *out);

@@ -128,6 +128,18 @@ def test_a_script_that_holds_a_node_up_is_told_as_one_server_would(client, other
     cluster.masters[where].ask("CONFIG", "SET", "busy-reply-threshold", 5000)
 
 
+def test_who_has_the_answer_of_a_long_script_asks_on_at_once(client, cluster):
+    """The node answers him, so it is not busy: nobody waits for a probe to say so."""
+    spin = "local from = redis.call('TIME') repeat local now = redis.call('TIME') " \
+        "until (now[1] - from[1]) * 1000000 + now[2] - from[2] > 150000 return KEYS[1]"
+    key = cluster.key_on(1)
+    cluster.masters[1].ask("CONFIG", "SET", "busy-reply-threshold", 10)
+    for request, answer in [(("GET", key), None), (("PING",), b"PONG")] * 8:
+        assert client.ask("EVAL", spin, 1, key) == key.encode()
+        assert client.ask(*request) == answer
+    cluster.masters[1].ask("CONFIG", "SET", "busy-reply-threshold", 5000)
+
+
 def test_a_script_that_speaks_of_another_slot_has_run(client, cluster):
     """One server gives any error of a script to its client, and runs it once."""
     key = cluster.key_on(0)
