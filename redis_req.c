@@ -476,6 +476,19 @@ struct backend *service_owner(const struct service *s, uint16_t slot)
     return owner == SLOTMAP_NONE ? NULL : backend_at(owner);
 }
 
+/* Whether an earlier request of its client waits there: a server would do r when that is done, and r's answer comes after
+ * that one's anyway. */
+static bool behind_its_own(const struct req *r, const struct upstream *u)
+{
+    const struct req *whole = r->fan != NULL ? fan_whole(r->fan) : r;
+    for (const struct req *e = r->client->head; e != NULL && e != whole; e = e->client_next) {
+        if (e->upstream == u && e->state == REQ_QUEUED) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void req_send(struct req *r, struct backend *b)
 {
     struct upstream *u = b->shared;
@@ -486,7 +499,8 @@ void req_send(struct req *r, struct backend *b)
                   (unsigned)r->slot);
         return;
     }
-    if (b->busy && r->client != NULL && (r->command == NULL || (r->command->flags & CMD_ALLOW_BUSY) == 0)) {
+    if (b->busy && r->client != NULL && (r->command == NULL || (r->command->flags & CMD_ALLOW_BUSY) == 0) &&
+        !behind_its_own(r, u)) {
         req_error(r, "%s", b->busy_says + 1); /* behind the script it would wait unheard */
         return;
     }
@@ -654,6 +668,12 @@ static bool begins(const unsigned char *p, size_t n, const char *word)
     return n >= len && memcmp(p, word, len) == 0;
 }
 
+/* Those words and no more: a function's own error may begin with them. */
+static bool says(const unsigned char *p, size_t n, const char *line)
+{
+    return n == strlen(line) && memcmp(p, line, n) == 0;
+}
+
 static void follow(struct req *r, struct upstream *u, const struct slotmap_redirect *to)
 {
     struct service *s = r->service;
@@ -668,12 +688,6 @@ static void follow(struct req *r, struct upstream *u, const struct slotmap_redir
     }
     if (to->ask) {
         stats.redirect_ask++;
-/* Those words and no more: a function's own error may begin with them. */
-static bool says(const unsigned char *p, size_t n, const char *line)
-{
-    return n == strlen(line) && memcmp(p, line, n) == 0;
-}
-
         r->flags |= REQ_ASKING;
     } else {
         stats.redirect_moved++;
