@@ -127,6 +127,17 @@ static bool same_node(const struct backend *b, const struct service *s, const ch
     return b->state != BACKEND_FREE && b->service == s && b->port == port && strcmp(b->host, host) == 0;
 }
 
+struct backend *backend_named(const struct service *s, const char *host, uint16_t port, const struct backend *near)
+{
+    host = host[0] == '\0' && near != NULL ? near->host : host;
+    for (uint16_t i = 0; i < hb.cap; i++) {
+        if (same_node(&hb.all[i], s, host, port)) {
+            return hb.all[i].listed || hb.all[i].seed ? &hb.all[i] : NULL;
+        }
+    }
+    return NULL;
+}
+
 struct backend *backend_get(struct service *s, const char *host, uint16_t port, const struct backend *near)
 {
     struct backend *b = NULL;

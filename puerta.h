@@ -478,6 +478,8 @@ void health_open(struct service *s, const struct conf_redis *conf, const struct 
 /* The entry of a node, made if need be; NULL when max_backends are in use. An empty host is `near`'s own. */
 struct backend *backend_get(struct service *s, const char *host, uint16_t port, const struct backend *near);
 struct backend *backend_at(uint16_t index);               /* NULL when there is none */
+/* The entry of a node that a map or the configuration names; NULL when there is none. */
+struct backend *backend_named(const struct service *s, const char *host, uint16_t port, const struct backend *near);
 uint16_t backend_cap(void);
 const char *backend_name(const struct backend *b, char out[HOST_CAP + 8]); /* "host:port" */
 /* Its present address, or NULL while none is known. */

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #define ERROR_CAP 512
+#define HOPS_UNNAMED 5 /* times that a script is tried again whose error names a node that is in no map */
 #define FUNCTION_NOT_FOUND "ERR Function not found"
 
 static struct {
@@ -674,6 +675,29 @@ static bool says(const unsigned char *p, size_t n, const char *line)
     return n == strlen(line) && memcmp(p, line, n) == 0;
 }
 
+/* A script can say what it likes, and its words must not make us tell our password to whom it names, nor change the map: it
+ * is followed to nodes that a map names, which is asked for. False: they are its own words, as far as can be seen. */
+static bool follow_script(struct req *r, struct upstream *u, const struct slotmap_redirect *to)
+{
+    struct backend *b = to->slot == r->slot ? backend_named(r->service, to->host, to->port, u->backend) : NULL;
+    if (to->slot != r->slot || r->hops >= (b != NULL ? REDIS_HOPS_MAX : HOPS_UNNAMED)) {
+        return false;
+    }
+    r->flags &= (uint16_t)~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK | REQ_TRYAGAIN);
+    r->client->gate = true;
+    r->hops++;
+    health_refresh(r->service);
+    if (b == NULL || r->hops > REDIS_HOPS_FAST) {
+        req_again(r);
+        return true;
+    }
+    r->flags |= to->ask ? REQ_ASKING : 0;
+    *(to->ask ? &stats.redirect_ask : &stats.redirect_moved) += 1;
+    stats.resent++;
+    req_send(r, b);
+    return true;
+}
+
 static void follow(struct req *r, struct upstream *u, const struct slotmap_redirect *to)
 {
     struct service *s = r->service;
@@ -758,8 +782,14 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
         }
         return false;
     }
-    if ((begins(p, n, "-MOVED ") || begins(p, n, "-ASK ")) && slotmap_redirect(p, n, &to) &&
-        ((r->flags & REQ_SCRIPT) == 0 || to.slot == r->slot)) { /* of another slot only a script would speak, and it has run */
+    if ((begins(p, n, "-MOVED ") || begins(p, n, "-ASK ")) && slotmap_redirect(p, n, &to)) {
+        if (r->flags & REQ_SCRIPT) {
+            if (follow_script(r, u, &to)) {
+                return true;
+            }
+            count_error(r, p, n);
+            return false;
+        }
         follow(r, u, &to);
         return true;
     }

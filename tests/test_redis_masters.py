@@ -1,6 +1,7 @@
 """What concerns all keys is asked of all masters: one answer comes back, as one server would give it. And SCAN, node after node."""
 import re
 import signal
+import socket
 import threading
 import time
 
@@ -169,6 +170,25 @@ def test_what_concerns_all_is_done_by_none_while_one_is_busy(client, other, clus
     cluster.masters[1].ask("CONFIG", "SET", "busy-reply-threshold", 5000)
     assert client.ask("FUNCTION", "LOAD", code) == b"lib"
     assert client.ask("FUNCTION", "DELETE", "lib") == b"OK"
+
+
+@pytest.mark.parametrize("word", ["MOVED", "ASK"])
+def test_a_script_cannot_name_a_node(cluster, word):
+    """Its error is not told from a redirect by its words: what it names must be in a map, or would hear the servers' password."""
+    heard = []
+    with socket.create_server(("127.0.0.1", 0)) as stranger, Puerta(cluster) as puerta, puerta.client() as client, \
+            puerta.client() as other:
+        stranger.settimeout(0.2)
+        key = cluster.key_on(0)
+        words = "%s %d 127.0.0.1:%d" % (word, slot_of(key), stranger.getsockname()[1])
+        other.ask("SET", key, "v")
+        assert client.try_ask("EVAL", "return redis.error_reply(ARGV[1])", 1, key, words).text == words
+        assert other.ask("GET", key) == b"v"
+        try:
+            heard.append(stranger.accept())
+        except TimeoutError:
+            pass
+    assert heard == []
 
 
 def test_a_script_that_speaks_of_another_slot_has_run(client, cluster):
