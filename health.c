@@ -28,7 +28,7 @@
 #define SCRIPT_MS 50          /* a node that is busy with a script is asked so often whether it is done */
 #define RESOLVE_AGAIN_MS 1000
 
-enum question { ASK_NOTHING, ASK_LOGIN, ASK_PING, ASK_SLOTS };
+enum question { ASK_NOTHING = 0, ASK_LOGIN, ASK_PING, ASK_SLOTS };
 
 static struct {
     struct backend *all;
@@ -127,6 +127,17 @@ static bool same_node(const struct backend *b, const struct service *s, const ch
     return b->state != BACKEND_FREE && b->service == s && b->port == port && strcmp(b->host, host) == 0;
 }
 
+struct backend *backend_named(const struct service *s, const char *host, uint16_t port, const struct backend *near)
+{
+    host = host[0] == '\0' && near != NULL ? near->host : host;
+    for (uint16_t i = 0; i < hb.cap; i++) {
+        if (same_node(&hb.all[i], s, host, port)) {
+            return hb.all[i].listed || hb.all[i].seed ? &hb.all[i] : NULL;
+        }
+    }
+    return NULL;
+}
+
 struct backend *backend_get(struct service *s, const char *host, uint16_t port, const struct backend *near)
 {
     struct backend *b = NULL;
@@ -192,6 +203,15 @@ void health_look(struct backend *b)
 {
     if (b->probe != NULL && b->probe->state == CONN_OPEN && b->question == ASK_NOTHING) {
         loop_timer(&b->timer, loop_ms());
+    }
+}
+
+/* What it says to a question that is on its way may be older, from while the script ran. */
+void health_not_busy(struct backend *b)
+{
+    b->doubt = b->question == ASK_PING;
+    if (b->busy) {
+        set_busy(b, false);
     }
 }
 
@@ -351,6 +371,7 @@ static void on_close(struct conn *c, const char *why)
     struct service *s = b->service;
     b->probe = NULL;
     b->question = ASK_NOTHING;
+    b->doubt = false;
     set_busy(b, false);
     log_debug("probe lost", "node=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
     if (s->asked == b) {
@@ -445,10 +466,12 @@ static void short_answer(struct backend *b)
     char text[160];
     bool refused = b->head[0] == '-', busy = memcmp(b->head, "-BUSY ", 6) == 0;
     b->question = ASK_NOTHING;
-    if (asked == ASK_LOGIN && !refused) {
+    if ((asked == ASK_LOGIN && !refused) || (busy && b->doubt)) {
+        b->doubt = false;
         ask_ping(b);
         return;
     }
+    b->doubt = false;
     set_busy(b, busy);
     loop_timer(&b->timer, loop_ms() + (busy ? SCRIPT_MS : b->service->conf->probe_interval_ms));
     if (!refused || busy || memcmp(b->head, "-MASTERDOWN", 11) == 0) {
@@ -485,7 +508,7 @@ static void on_bytes(struct conn *c)
             return;
         }
         b->question = ASK_NOTHING;
-        loop_timer(&b->timer, loop_ms() + s->conf->probe_interval_ms);
+        loop_timer(&b->timer, loop_ms() + (b->busy ? SCRIPT_MS : s->conf->probe_interval_ms));
         if (status == RESP_WHOLE && s->stage.served > 0) {
             map_apply(s, b);
         } else {

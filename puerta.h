@@ -436,7 +436,8 @@ struct backend {
     uint64_t unlisted_ms;       /* since when no map names it */
     uint64_t resolved_ms;
     struct conn *probe;
-    uint8_t question;           /* what the probe has asked: enum in health.c */
+    uint8_t question;           /* what the probe has asked: enum in health.c; 0: nothing */
+    bool doubt;                 /* that question was on its way when the node was seen not to be busy any more */
     uint64_t asked_ms;
     uint64_t heard_ms;          /* when it was asked what it has answered last */
     struct resp_reply reply;
@@ -482,6 +483,8 @@ void health_open(struct service *s, const struct conf_redis *conf, const struct 
 /* The entry of a node, made if need be; NULL when max_backends are in use. An empty host is `near`'s own. */
 struct backend *backend_get(struct service *s, const char *host, uint16_t port, const struct backend *near);
 struct backend *backend_at(uint16_t index);               /* NULL when there is none */
+/* The entry of a node that a map or the configuration names; NULL when there is none. */
+struct backend *backend_named(const struct service *s, const char *host, uint16_t port, const struct backend *near);
 uint16_t backend_cap(void);
 const char *backend_name(const struct backend *b, char out[HOST_CAP + 8]); /* "host:port" */
 /* Its present address, or NULL while none is known. */
@@ -493,6 +496,7 @@ void health_refused(struct backend *b);                   /* it could not be dia
 void health_suspect(struct backend *b);                   /* requests in flight make no progress */
 void health_alive(struct backend *b);                     /* it answered a request */
 void health_look(struct backend *b);                      /* its probe does not wait for its time */
+void health_not_busy(struct backend *b);                  /* it has just done what it refuses while a script holds it up */
 const char *service_busy(const struct service *s);        /* what a node says that is busy with a script; NULL: none is */
 /* The AUTH request for a node's login, at most 2 * SECRET_CAP + 64 bytes; 0 when there is no password. */
 size_t health_login(const struct conf_redis *conf, unsigned char *out);

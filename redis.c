@@ -158,6 +158,9 @@ static enum verdict by_keys(struct client *c, const struct request *q)
         return say(c, client_error(c, "ERR a request of more than %u keys is too wide for this proxy (max_split_keys)",
                                    (unsigned)cap));
     }
+    if (q->command->keys == KEYS_PAIRS && q->command->group == GROUP_STRING && q->argc % 2 == 0) {
+        return wrong_count(c, q); /* a node would say first that the slots differ */
+    }
     if (count <= 0) { /* no key, or a mistake that the server explains best */
         return forward(c, q, q->command->group == GROUP_SCRIPTING ? script_slot(c) : any_slot(c), false);
     }
@@ -166,9 +169,6 @@ static enum verdict by_keys(struct client *c, const struct request *q)
         if (slotmap_slot(q->p + keys[i].off, keys[i].len) != slot) {
             if ((q->command->flags & CMD_SPLIT) == 0) {
                 return say(c, client_error(c, "CROSSSLOT Keys in request don't hash to the same slot"));
-            }
-            if (q->command->keys == KEYS_PAIRS && q->argc % 2 == 0) {
-                return wrong_count(c, q);
             }
             if (c->service->map.served == 0) {
                 return no_map(c);
@@ -296,9 +296,20 @@ static enum verdict session(struct client *c, const struct request *q)
     return unsupported(c, q);
 }
 
+/* A web browser that somebody has talked into sending here: Redis ends its connection at these words, and a node that was
+ * passed them would end the one that all clients share. */
+static bool is_browsers(const struct request *q)
+{
+    return q->command == NULL && (equals(q, &q->arg[0], "post") || equals(q, &q->arg[0], "host:"));
+}
+
 static enum verdict decide(struct client *c, struct request *q)
 {
     const struct command *command = q->command;
+    if (is_browsers(q)) {
+        log_warn("a client speaks HTTP: it is closed", "section=%s", c->service->conf->name);
+        return VERDICT_CLOSE;
+    }
     if (!c->admitted && (command == NULL || (command->flags & CMD_NO_AUTH) == 0)) {
         return user_refuse(c);
     }

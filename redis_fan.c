@@ -853,11 +853,30 @@ static bool begin_all(struct client *c, const struct request *q)
     return begin(c, q, count, 0, repeat);
 }
 
+/* A node busy with a script would refuse its part of what the others did: one server would have done nothing. False: the
+ * request is none of that. What stands behind requests of its client is told by the nodes, in its turn. */
+static bool refused_by_all(struct client *c, const struct request *q, enum verdict *v)
+{
+    const char *busy = service_busy(c->service);
+    if (busy == NULL || (q->command->flags & CMD_ALLOW_BUSY) != 0 || c->unsettled > 0) {
+        return false;
+    }
+    *v = client_error(c, "%s", busy + 1) ? VERDICT_DONE : VERDICT_WAIT;
+    if (*v == VERDICT_WAIT) {
+        client_starve(c);
+    }
+    return true;
+}
+
 /* What goes over leases goes beside all else that its client has asked and will ask: it waits for that, and that for it.
  * So does SCRIPT FLUSH, as scripts are given to nodes meanwhile or not (redis_script.c). */
 enum verdict fan_all(struct client *c, const struct request *q)
 {
     bool aside = q->command->merge == MERGE_APPEND || script_is_flush(q->command);
+    enum verdict v;
+    if (refused_by_all(c, q, &v)) {
+        return v;
+    }
     if ((aside && c->unsettled > 0) || !begin_all(c, q)) {
         return VERDICT_WAIT;
     }

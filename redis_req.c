@@ -20,6 +20,7 @@
 #include <string.h>
 
 #define ERROR_CAP 512
+#define HOPS_UNNAMED 5 /* times that a script is tried again whose error names a node that is in no map */
 #define FUNCTION_NOT_FOUND "ERR Function not found"
 #define BLOCKED_MS 500 /* what a node has turned away later than this had been accepted by it before */
 
@@ -490,6 +491,19 @@ struct backend *service_owner(const struct service *s, uint16_t slot)
     return owner == SLOTMAP_NONE ? NULL : backend_at(owner);
 }
 
+/* Whether an earlier request of its client waits there: a server would do r when that is done, and r's answer comes after
+ * that one's anyway. */
+static bool behind_its_own(const struct req *r, const struct upstream *u)
+{
+    const struct req *whole = r->fan != NULL ? fan_whole(r->fan) : r;
+    for (const struct req *e = r->client->head; e != NULL && e != whole; e = e->client_next) {
+        if (e->upstream == u && e->state == REQ_QUEUED) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void req_send(struct req *r, struct backend *b)
 {
     struct upstream *u = r->client != NULL && r->client->owns ? own_upstream(r->client, b) : req_upstream(r, b);
@@ -505,7 +519,8 @@ void req_send(struct req *r, struct backend *b)
                   (unsigned)r->slot);
         return;
     }
-    if (b->busy && r->client != NULL && (r->command == NULL || (r->command->flags & CMD_ALLOW_BUSY) == 0)) {
+    if (b->busy && r->client != NULL && (r->command == NULL || (r->command->flags & CMD_ALLOW_BUSY) == 0) &&
+        !behind_its_own(r, u)) {
         req_error(r, "%s%s", (r->flags & REQ_MULTI) ? "EXECABORT Transaction discarded because of: " : "",
                   b->busy_says + 1); /* behind the script it would wait unheard */
         return;
@@ -687,6 +702,35 @@ static bool begins(const unsigned char *p, size_t n, const char *word)
     return n >= len && memcmp(p, word, len) == 0;
 }
 
+/* Those words and no more: a function's own error may begin with them. */
+static bool says(const unsigned char *p, size_t n, const char *line)
+{
+    return n == strlen(line) && memcmp(p, line, n) == 0;
+}
+
+/* A script can say what it likes, and its words must not make us tell our password to whom it names, nor change the map: it
+ * is followed to nodes that a map names, which is asked for. False: they are its own words, as far as can be seen. */
+static bool follow_script(struct req *r, struct upstream *u, const struct slotmap_redirect *to)
+{
+    struct backend *b = to->slot == r->slot ? backend_named(r->service, to->host, to->port, u->backend) : NULL;
+    if (to->slot != r->slot || r->hops >= (b != NULL ? REDIS_HOPS_MAX : HOPS_UNNAMED)) {
+        return false;
+    }
+    r->flags &= ~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK | REQ_TRYAGAIN);
+    r->client->gate = true;
+    r->hops++;
+    health_refresh(r->service);
+    if (b == NULL || r->hops > REDIS_HOPS_FAST) {
+        req_again(r);
+        return true;
+    }
+    r->flags |= to->ask ? REQ_ASKING : 0;
+    *(to->ask ? &stats.redirect_ask : &stats.redirect_moved) += 1;
+    stats.resent++;
+    req_send(r, b);
+    return true;
+}
+
 static void follow(struct req *r, struct upstream *u, const struct slotmap_redirect *to)
 {
     struct service *s = r->service;
@@ -753,7 +797,7 @@ static void blocked_no_more(struct req *r)
 {
     if (now32() - r->started_ms >= BLOCKED_MS) {
         r->hops = 0;
-        r->flags &= (uint16_t)~(REQ_TURNED | REQ_TRYAGAIN);
+        r->flags &= ~(REQ_TURNED | REQ_TRYAGAIN);
         r->waits_ms = now32();
     }
 }
@@ -793,10 +837,17 @@ static bool turned_away(struct upstream *u, struct req *r, const unsigned char *
         return false;
     }
     if ((begins(p, n, "-MOVED ") || begins(p, n, "-ASK ")) && slotmap_redirect(p, n, &to)) {
+        if (r->flags & REQ_SCRIPT) {
+            if (follow_script(r, u, &to)) {
+                return true;
+            }
+            count_error(r, p, n);
+            return false;
+        }
         follow(r, u, &to);
         return true;
     }
-    if ((r->flags & REQ_SCRIPT) && begins(p, n, "-" FUNCTION_NOT_FOUND) && req_function_missing(r, u->backend)) {
+    if ((r->flags & REQ_SCRIPT) && says(p, n, "-" FUNCTION_NOT_FOUND "\r\n") && req_function_missing(r, u->backend)) {
         r->waits_ms = (r->flags & REQ_FUNCTION) ? r->waits_ms : now32();
         r->flags = ((r->flags & ~REQ_TRYAGAIN) | REQ_FUNCTION);
         r->hops = 0; /* the copy has a deadline of its own */

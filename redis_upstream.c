@@ -252,6 +252,13 @@ static void note_write(struct client *c, const struct upstream *u)
     }
 }
 
+/* Whether the answer shows that no script holds the node up: it would have refused. */
+static bool not_busy(const struct req *r, const unsigned char *p, size_t n, bool streamed)
+{
+    bool refused = !streamed && n >= 6 && memcmp(p, "-BUSY ", 6) == 0;
+    return !refused && r->command != NULL && (r->command->flags & CMD_ALLOW_BUSY) == 0;
+}
+
 /* The whole reply of the oldest request lies in [from, at). False: its taker has no room now. */
 static bool reply_whole(struct upstream *u)
 {
@@ -261,6 +268,9 @@ static bool reply_whole(struct upstream *u)
     bool streamed = u->streaming;
     if ((r->flags & (REQ_ASKED | REQ_MULTI)) && reply_ahead(u, r)) {
         return true;
+    }
+    if ((u->backend->busy || u->backend->question != 0) && not_busy(r, p, n, streamed)) {
+        health_not_busy(u->backend); /* now, not when the probe is told so: a script's client may ask on at once */
     }
     upstream_cut(u, r);
     r->upstream = u;

@@ -135,6 +135,12 @@ def test_mget_has_nil_for_missing_keys_and_wrong_types(client):
     assert client.ask("MGET", "m:b", "m:list", "m:missing", "m:a", "m:b", "m:list") == [b"2", None, None, b"1", b"2", None]
 
 
+def test_a_pair_that_is_half(client):
+    for name in ("mset", "msetnx"):
+        for words in (("a", "1", "b"), ("a", "1", "b", "2", "c"), ("a", "1", "a")):
+            assert client.try_ask(name, *words).text == "ERR wrong number of arguments for '%s' command" % name
+
+
 def test_mset_of_one_key_twice_keeps_the_last(client):
     assert client.ask("MSET", "tw:a", "1", "tw:b", "2", "tw:a", "3") == b"OK"
     assert client.ask("MGET", "tw:a", "tw:b") == [b"3", b"2"]

@@ -81,6 +81,18 @@ def f_of(key):
 
 # ---- new masters ----
 
+def test_an_error_of_the_functions_own_is_no_missing_function(two):
+    """It may begin in the same words: it has run, and must not run again."""
+    code = b"#!lua name=shop\nredis.register_function('buy', function(keys) redis.call('INCR', keys[1]) " \
+        b"return redis.error_reply('ERR Function not found in the price list') end)"
+    for node in two.masters:
+        node.ask("FUNCTION", "LOAD", code)
+    with Puerta(two) as puerta, puerta.client() as client:
+        for key in KEYS:
+            assert client.try_ask("FCALL", "buy", 1, key).text == "ERR Function not found in the price list"
+            assert client.ask("GET", key) == b"1"
+
+
 def test_a_new_master_gets_the_functions(fresh):
     with Puerta(fresh) as puerta, puerta.client() as client:
         assert client.ask("FUNCTION", "LOAD", LIB) == b"lib"

@@ -6,6 +6,8 @@ import struct
 import threading
 import time
 
+import pytest
+
 import harness
 from harness import Load, Puerta, RespClient, RespError, encode, wait_for
 
@@ -350,6 +352,18 @@ if hasattr(resource, "prlimit"):
                 s.close()
             wait_for("a new client to be served", lambda: served(p))
             others.wait_answers(300)
+
+
+@pytest.mark.parametrize("word", ["POST", "host:"])
+def test_a_browser_ends_only_its_own_connection(cluster, puerta, word):
+    """Redis ends a connection that says so: it must not be the one that all clients share."""
+    key = cluster.key_on(0)
+    with puerta.client() as good:
+        good.send_raw(encode("EVAL", "for i = 1, 3000000 do end return 1", 1, key))
+        with puerta.client() as browser:
+            browser.send(word, key)
+            assert browser.at_end()
+        assert good.read() == 1
 
 
 def test_many_that_come_and_go(cluster, puerta):

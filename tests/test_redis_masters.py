@@ -1,6 +1,7 @@
 """What concerns all keys is asked of all masters: one answer comes back, as one server would give it. And SCAN, node after node."""
 import re
 import signal
+import socket
 import threading
 import time
 
@@ -126,6 +127,76 @@ def test_a_script_that_holds_a_node_up_is_told_as_one_server_would(client, other
     wait_for("PING to answer again", lambda: client.try_ask("PING") == b"PONG")
     assert client.ask("GET", here) is None
     cluster.masters[where].ask("CONFIG", "SET", "busy-reply-threshold", 5000)
+
+
+def test_who_has_the_answer_of_a_long_script_asks_on_at_once(client, cluster):
+    """The node answers him, so it is not busy: nobody waits for a probe to say so."""
+    spin = "local from = redis.call('TIME') repeat local now = redis.call('TIME') " \
+        "until (now[1] - from[1]) * 1000000 + now[2] - from[2] > 150000 return KEYS[1]"
+    key = cluster.key_on(1)
+    cluster.masters[1].ask("CONFIG", "SET", "busy-reply-threshold", 10)
+    for request, answer in [(("GET", key), None), (("PING",), b"PONG")] * 8:
+        assert client.ask("EVAL", spin, 1, key) == key.encode()
+        assert client.ask(*request) == answer
+    cluster.masters[1].ask("CONFIG", "SET", "busy-reply-threshold", 5000)
+
+
+def test_what_stands_behind_ones_own_script_is_done_after_it(client, other, cluster):
+    spin = "while redis.call('GET', KEYS[1]) ~= 'stop' do local from = redis.call('TIME') repeat local now = redis.call('TIME') " \
+        "until (now[1] - from[1]) * 1000000 + now[2] - from[2] > 400000 return 'done' end"
+    key = cluster.key_on(1)
+    cluster.masters[1].ask("CONFIG", "SET", "busy-reply-threshold", 10)
+    client.send("EVAL", spin, 1, key)
+    wait_for("the node to be busy", lambda: str(other.try_ask("PING")).startswith("BUSY "))
+    client.send("INCR", key)
+    assert client.read() == b"done" and client.read() == 1
+    cluster.masters[1].ask("CONFIG", "SET", "busy-reply-threshold", 5000)
+
+
+def test_what_concerns_all_is_done_by_none_while_one_is_busy(client, other, cluster):
+    """Half done it would be no harmless refusal: FUNCTION LOAD said once more would be told that the library is there."""
+    code = "#!lua name=lib\nredis.register_function('f', function(keys) return 'f of ' .. keys[1] end)"
+    keys = [cluster.key_on(i) for i in range(3)]
+    for key in keys:
+        client.ask("SET", key, "v")
+    cluster.masters[1].ask("CONFIG", "SET", "busy-reply-threshold", 10)
+    other.send("EVAL", "while true do redis.call('get', KEYS[1]) end", 1, keys[1])
+    wait_for("PING to say so", lambda: str(client.try_ask("PING")).startswith("BUSY "))
+    for request in (("FUNCTION", "LOAD", code), ("FLUSHALL",), ("SCRIPT", "FLUSH")):
+        assert str(client.try_ask(*request)).startswith("BUSY "), request
+    assert client.ask("GET", keys[0]) == client.ask("GET", keys[2]) == b"v"
+    wait_for("the script to be killed", lambda: client.try_ask("SCRIPT", "KILL") == b"OK")
+    assert "killed" in other.read().text
+    cluster.masters[1].ask("CONFIG", "SET", "busy-reply-threshold", 5000)
+    assert client.ask("FUNCTION", "LOAD", code) == b"lib"
+    assert client.ask("FUNCTION", "DELETE", "lib") == b"OK"
+
+
+@pytest.mark.parametrize("word", ["MOVED", "ASK"])
+def test_a_script_cannot_name_a_node(cluster, word):
+    """Its error is not told from a redirect by its words: what it names must be in a map, or would hear the servers' password."""
+    heard = []
+    with socket.create_server(("127.0.0.1", 0)) as stranger, Puerta(cluster) as puerta, puerta.client() as client, \
+            puerta.client() as other:
+        stranger.settimeout(0.2)
+        key = cluster.key_on(0)
+        words = "%s %d 127.0.0.1:%d" % (word, slot_of(key), stranger.getsockname()[1])
+        other.ask("SET", key, "v")
+        assert client.try_ask("EVAL", "return redis.error_reply(ARGV[1])", 1, key, words).text == words
+        assert other.ask("GET", key) == b"v"
+        try:
+            heard.append(stranger.accept())
+        except TimeoutError:
+            pass
+    assert heard == []
+
+
+def test_a_script_that_speaks_of_another_slot_has_run(client, cluster):
+    """One server gives any error of a script to its client, and runs it once."""
+    key = cluster.key_on(0)
+    moved = "MOVED %d %s" % (slot_of(cluster.key_on(1)), cluster.masters[1].address)
+    said = client.try_ask("EVAL", "redis.call('INCR', KEYS[1]) return redis.error_reply(ARGV[1])", 1, key, moved)
+    assert said.text == moved and client.ask("GET", key) == b"1"
 
 
 def test_functions_are_on_every_node(client, cluster):
