@@ -239,7 +239,7 @@ static bool note_id(struct upstream *u, const unsigned char *p, size_t n)
 {
     int64_t id = 0;
     u->node_id = *p == ':' && n > 3 && resp_to_int(p + 1, n - 3, &id) && id > 0 ? (uint64_t)id : 0;
-    return *p == ':' || *p == '-';
+    return true;
 }
 
 static const struct lease_greeting greeting = { ask_id, note_id };

@@ -625,6 +625,7 @@ static void boot(void)
     MUST(conf_quick(&conf, 1, args));
     conf.chunk_size = 1024, conf.chunks = CHUNKS, conf.upstream_buffer = 16384;
     conf.max_clients = CLIENTS, conf.max_backends = 5, conf.max_requests = 256, conf.max_leases = 2;
+    conf.max_blocked = 2;
     conf.max_split_keys = 64;
     r->retain_bytes = RETAIN, r->shared_reply_limit = 16384, r->client_window = 16384, r->merge_limit = 65536;
     r->client_pipeline = 64, r->failover_queue = 64;
@@ -802,11 +803,12 @@ static void act_command(void)
         { "GET", "k", false, false, 0 },   { "SET", "k", false, true, 8 },     { "MGET", "k", true, false, 0 },
         { "MSET", "k", true, true, 8 },    { "DEL", "k", true, false, 0 },     { "EXISTS", "k", true, false, 0 },
         { "GET", "L", false, false, 160 }, { "SET", "k", false, true, 128 },   { "MGET", "L", true, false, 40 },
-        { "MSET", "k", true, true, 100 },  { "STRLEN", "k", false, false, 0 }, { "BLPOP", "k", true, false, 0 },
+        { "MSET", "k", true, true, 100 },  { "STRLEN", "k", false, false, 0 }, { "BLPOP", "k", false, false, 0 },
     };
     struct text t = { bytes, 0, false };
     unsigned who = next_byte(), key = next_byte(), size = next_byte();
     unsigned kind = who / CLIENTS % 16, count = 1;
+    bool blocks;
     struct client_end *c = &clients[who % CLIENTS];
     world.sequence++;
     if (kind >= sizeof kinds / sizeof kinds[0]) {
@@ -819,13 +821,17 @@ static void act_command(void)
     if (kinds[kind].many) {
         count = 1 + size % 12;
     }
-    put_header(&t, '*', 1 + (int64_t)count * (kinds[kind].values ? 2 : 1));
+    blocks = kinds[kind].name[0] == 'B';
+    put_header(&t, '*', 1 + (int64_t)count * (kinds[kind].values ? 2 : 1) + blocks);
     put_word(&t, kinds[kind].name);
     for (unsigned i = 0; i < count; i++) {
         put_key(&t, kinds[kind].prefix, *kinds[kind].prefix == 'L' ? (key + i * 7) * kinds[kind].unit : (key + i) & 255);
         if (kinds[kind].values) {
             put_marked(&t, who % CLIENTS, size * kinds[kind].unit);
         }
+    }
+    if (blocks) {
+        put_word(&t, size % 2 ? "0" : "0.25");
     }
     client_says(c, t.at, t.len);
 }
