@@ -168,10 +168,10 @@ static void ask_noted(struct client_end *c, bool known)
     resp_request_start(&c->framing);
 }
 
-/* CLIENT may silence its client (REPLY) and close any (KILL). */
+/* CLIENT may silence its client (REPLY) and close any (KILL); behind MULTI all is answered otherwise. */
 static void note_client(struct client_end *c, const unsigned char *p, const struct resp_slice *name)
 {
-    if (named(p, name, "client")) {
+    if (named(p, name, "client") || named(p, name, "multi")) {
         c->murky = true;
         world.calm = false;
     }
