@@ -40,6 +40,7 @@ struct client_end {
     struct sock *sock;       /* NULL: gone */
     bool over;               /* it said QUIT or nonsense: nothing more is owed */
     bool murky;              /* what it is owed is not counted */
+    bool blocks;             /* it has asked what may block: if it leaves meanwhile, it is owed no more */
     unsigned char sent[STREAM_CAP];
     size_t sent_len, parsed; /* parsed: where the request under way begins */
     struct resp_request framing;
@@ -171,6 +172,8 @@ static void ask_noted(struct client_end *c, bool known)
 /* CLIENT may silence its client (REPLY) and close any (KILL); behind MULTI all is answered otherwise. */
 static void note_client(struct client_end *c, const unsigned char *p, const struct resp_slice *name)
 {
+    const struct command *command = command_find(p + name->off, name->len);
+    c->blocks = c->blocks || (command != NULL && (command->flags & CMD_BLOCKING) != 0);
     if (named(p, name, "client") || named(p, name, "multi")) {
         c->murky = true;
         world.calm = false;
@@ -290,7 +293,7 @@ static void client_gets(struct client_end *c, struct sock *s)
 static void client_closed(struct client_end *c, const struct sock *s)
 {
     MUST(!world.calm || s->reset || c->murky || (c->over && c->answered == c->asked_count) ||
-         (s->ended && c->answered == c->asked_count) || c->parsed < c->sent_len);
+         (s->ended && (c->blocks || c->answered == c->asked_count)) || c->parsed < c->sent_len);
     c->sock = NULL;
 }
 
@@ -477,7 +480,7 @@ static bool node_answer(struct sock *s)
     s->asking = named(p, &f.arg[0], "asking");
     if (named(p, &f.arg[0], "cluster")) {
         say_slots(s);
-    } else if (f.argc == 1 || !say_elsewhere(s, p, len, node_slot(s, &f), asking)) {
+    } else if (f.argc == 1 || named(p, &f.arg[0], "client") || !say_elsewhere(s, p, len, node_slot(s, &f), asking)) {
         serve(p, len, f.argc, &t);
         if (t.full) {
             say_line(s, "-ERR too long\r\n");
@@ -745,7 +748,7 @@ static void end(void)
     settle(120000, all_answered); /* a slot that is moved for long: each of a pipeline may be turned away for a while */
     for (int i = 0; i < CLIENTS; i++) {
         const struct client_end *c = &clients[i];
-        if (c->sock != NULL && !c->sock->reset && !c->murky) {
+        if (c->sock != NULL && !c->sock->reset && !c->murky && !(c->blocks && c->sock->ended)) {
             MUST(c->answered >= c->asked_count);
             MUST(!c->over || c->sock->shut);
         }
