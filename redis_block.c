@@ -142,11 +142,12 @@ static bool before(struct req *r)
     if (r->part != 0 && r->since_ms != 0 && !rewrite(r, r->since_ms > now ? r->since_ms - now : LEFT_MIN_MS)) {
         return false;
     }
-    if (r->part == 0 && r->since_ms != 0) {
-        r->since_ms += now;
+    if (r->part == 0) {
+        r->since_ms += r->since_ms != 0 ? now : 0;
+        r->waits_ms = (uint32_t)now;
     }
     r->part = 1;
-    r->started_ms = r->waits_ms = (uint32_t)now;
+    r->started_ms = (uint32_t)now;
     return true;
 }
 

@@ -172,7 +172,9 @@ void lease_want(struct req *r, struct backend *b)
         return;
     }
     r->state = REQ_LEASING;
-    r->waits_ms = (uint32_t)loop_ms();
+    if ((r->flags & REQ_TURNED) == 0) {
+        r->waits_ms = (uint32_t)loop_ms(); /* else it has waited for its node already, and goes on with that */
+    }
     put_before(w, r, NULL);
     stats.lease_waits++;
     if (ls.timer.next == NULL) {

@@ -906,6 +906,20 @@ static bool written_since(const struct req *r)
     return false;
 }
 
+/* r, lost with its connection, is tried once more: its wait for a node begins. If it blocks, what a node had accepted
+ * only just before counts as the same trouble. */
+static void again_elsewhere(struct req *r, bool sent)
+{
+    bool own = (r->flags & REQ_LEASE) || r->client->owns;
+    stats.resent += sent;
+    if (sent && (r->flags & REQ_BLOCKS)) {
+        blocked_no_more(r);
+    }
+    if ((sent && !(r->flags & REQ_BLOCKS)) || (own && (r->flags & REQ_TURNED) == 0)) {
+        r->waits_ms = now32();
+    }
+}
+
 /* Its connection is lost: what was sent and only reads, and what was not wholly sent, is tried elsewhere; of a sent
  * write nobody knows whether it ran. Of a part nothing has reached the client, though some of its answer had come. */
 static void lost_one(struct req *r, bool sent, bool given, const struct backend *b)
@@ -935,11 +949,9 @@ static void lost_one(struct req *r, bool sent, bool given, const struct backend 
         req_error(r, "ERR no answer: the connection to %s:%u was lost, and asked again it could show a later write",
                   b->host, (unsigned)b->port);
     } else {
-        if (sent) {
-            r->waits_ms = now32();
-            stats.resent++;
-        }
+        again_elsewhere(r, sent);
         if ((r->flags & REQ_LEASE) || r->client->owns) {
+            r->flags |= REQ_TURNED;
             req_again(r); /* a dial was refused, perhaps: failover_wait bounds how often */
         } else if (++r->hops > REDIS_HOPS_MAX) {
             req_error(r, "CLUSTERDOWN not executed: %u connections were lost on the way", (unsigned)r->hops);

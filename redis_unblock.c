@@ -234,12 +234,12 @@ static size_t ask_id(const struct upstream *u, unsigned char *out, size_t cap)
     return sizeof line - 1;
 }
 
-/* Where a node's user may not ask, its clients are not unblocked; all else works. */
+/* Where a node's user may not ask, its clients are not unblocked; all else works. Another error is about the connection. */
 static bool note_id(struct upstream *u, const unsigned char *p, size_t n)
 {
     int64_t id = 0;
     u->node_id = *p == ':' && n > 3 && resp_to_int(p + 1, n - 3, &id) && id > 0 ? (uint64_t)id : 0;
-    return *p == ':' || *p == '-';
+    return *p != '-' || (n > 7 && (memcmp(p, "-NOPERM", 7) == 0 || memcmp(p, "-ERR un", 7) == 0));
 }
 
 static const struct lease_greeting greeting = { ask_id, note_id };

@@ -22,7 +22,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define TICK_MS 1
 #define PAUSE_MAX 6         /* doublings of the pause between two questions: 64 ms */
 #define SLICE_SHARED_MS 20  /* WAITAOF: so long a shared connection takes nothing else */
 #define SLICE_OWN_MS 500
@@ -39,6 +38,7 @@ static struct {
     struct req *all;      /* errands, by client_next */
     struct req *paused;   /* of them, those that wait to ask again, by next */
     struct timer timer;
+    uint64_t wakes_ms;
 } wt;
 
 static enum verdict said(struct client *c, bool done)
@@ -195,15 +195,21 @@ static bool read_pair(struct req *e, const unsigned char *p, size_t n)
     return true;
 }
 
+static void wake_at(uint64_t due_ms)
+{
+    if (wt.timer.next == NULL || due_ms < wt.wakes_ms) {
+        wt.wakes_ms = due_ms;
+        loop_timer(&wt.timer, due_ms);
+    }
+}
+
 static void rest(struct req *e, uint32_t ms)
 {
     e->state = REQ_WAITING;
     e->due_ms = (uint32_t)loop_ms() + ms;
     e->next = wt.paused;
     wt.paused = e;
-    if (wt.timer.next == NULL) {
-        loop_timer(&wt.timer, loop_ms() + TICK_MS);
-    }
+    wake_at(loop_ms() + ms);
 }
 
 static bool on_told(struct req *e, const unsigned char *p, size_t n, bool last)
@@ -299,19 +305,17 @@ static void on_tick(struct timer *t)
 {
     struct req *list = wt.paused;
     uint32_t now = (uint32_t)loop_ms();
+    (void)t;
     wt.paused = NULL;
     while (list != NULL) {
         struct req *e = list;
+        int32_t left = (int32_t)(e->due_ms - now);
         list = e->next;
-        if ((int32_t)(e->due_ms - now) <= 0) {
+        if (left <= 0) {
             ask(e);
         } else {
-            e->next = wt.paused;
-            wt.paused = e;
+            rest(e, (uint32_t)left);
         }
-    }
-    if (wt.paused != NULL) {
-        loop_timer(t, loop_ms() + TICK_MS);
     }
 }
 

@@ -34,7 +34,7 @@ ROOMS = {
     "tls.c": (3, "waist", 450),
     "parent.c": (3, "parent", 450),
     "health.c": (4, "health", 620),
-    "redis_upstream.c": (4, "redis", 950),
+    "redis_upstream.c": (4, "redis", 1000),
     "redis_own.c": (4, "redis", 100),
     "redis_req.c": (4, "redis", 1100),
     "redis_script.c": (4, "redis", 250),

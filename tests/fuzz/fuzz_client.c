@@ -40,6 +40,7 @@ struct client_end {
     struct sock *sock;       /* NULL: gone */
     bool over;               /* it said QUIT or nonsense: nothing more is owed */
     bool murky;              /* what it is owed is not counted */
+    bool blocks;             /* it has asked what may block: if it leaves meanwhile, it is owed no more */
     unsigned char sent[STREAM_CAP];
     size_t sent_len, parsed; /* parsed: where the request under way begins */
     struct resp_request framing;
@@ -168,10 +169,12 @@ static void ask_noted(struct client_end *c, bool known)
     resp_request_start(&c->framing);
 }
 
-/* CLIENT may silence its client (REPLY) and close any (KILL). */
+/* CLIENT may silence its client (REPLY) and close any (KILL); behind MULTI all is answered otherwise. */
 static void note_client(struct client_end *c, const unsigned char *p, const struct resp_slice *name)
 {
-    if (named(p, name, "client")) {
+    const struct command *command = command_find(p + name->off, name->len);
+    c->blocks = c->blocks || (command != NULL && (command->flags & CMD_BLOCKING) != 0);
+    if (named(p, name, "client") || named(p, name, "multi")) {
         c->murky = true;
         world.calm = false;
     }
@@ -290,7 +293,7 @@ static void client_gets(struct client_end *c, struct sock *s)
 static void client_closed(struct client_end *c, const struct sock *s)
 {
     MUST(!world.calm || s->reset || c->murky || (c->over && c->answered == c->asked_count) ||
-         (s->ended && c->answered == c->asked_count) || c->parsed < c->sent_len);
+         (s->ended && (c->blocks || c->answered == c->asked_count)) || c->parsed < c->sent_len);
     c->sock = NULL;
 }
 
@@ -477,7 +480,8 @@ static bool node_answer(struct sock *s)
     s->asking = named(p, &f.arg[0], "asking");
     if (named(p, &f.arg[0], "cluster")) {
         say_slots(s);
-    } else if (f.argc == 1 || named(p, &f.arg[0], "hello") || !say_elsewhere(s, p, len, node_slot(s, &f), asking)) {
+    } else if (f.argc == 1 || named(p, &f.arg[0], "hello") || named(p, &f.arg[0], "client") ||
+               !say_elsewhere(s, p, len, node_slot(s, &f), asking)) {
         serve(p, len, f.argc, &t);
         if (t.full) {
             say_line(s, "-ERR too long\r\n");
@@ -625,6 +629,7 @@ static void boot(void)
     MUST(conf_quick(&conf, 1, args));
     conf.chunk_size = 1024, conf.chunks = CHUNKS, conf.upstream_buffer = 16384;
     conf.max_clients = CLIENTS, conf.max_backends = 5, conf.max_requests = 256, conf.max_leases = 2;
+    conf.max_blocked = 2;
     conf.max_split_keys = 64;
     r->retain_bytes = RETAIN, r->shared_reply_limit = 16384, r->client_window = 16384, r->merge_limit = 65536;
     r->client_pipeline = 64, r->failover_queue = 64;
@@ -746,7 +751,7 @@ static void end(void)
     settle(120000, all_answered); /* a slot that is moved for long: each of a pipeline may be turned away for a while */
     for (int i = 0; i < CLIENTS; i++) {
         const struct client_end *c = &clients[i];
-        if (c->sock != NULL && !c->sock->reset && !c->murky) {
+        if (c->sock != NULL && !c->sock->reset && !c->murky && !(c->blocks && c->sock->ended)) {
             MUST(c->answered >= c->asked_count);
             MUST(!c->over || c->sock->shut);
         }
@@ -804,11 +809,12 @@ static void act_command(void)
         { "GET", "k", false, false, 0 },   { "SET", "k", false, true, 8 },     { "MGET", "k", true, false, 0 },
         { "MSET", "k", true, true, 8 },    { "DEL", "k", true, false, 0 },     { "EXISTS", "k", true, false, 0 },
         { "GET", "L", false, false, 160 }, { "SET", "k", false, true, 128 },   { "MGET", "L", true, false, 40 },
-        { "MSET", "k", true, true, 100 },  { "STRLEN", "k", false, false, 0 }, { "BLPOP", "k", true, false, 0 },
+        { "MSET", "k", true, true, 100 },  { "STRLEN", "k", false, false, 0 }, { "BLPOP", "k", false, false, 0 },
     };
     struct text t = { bytes, 0, false };
     unsigned who = next_byte(), key = next_byte(), size = next_byte();
     unsigned kind = who / CLIENTS % 16, count = 1;
+    bool blocks;
     struct client_end *c = &clients[who % CLIENTS];
     world.sequence++;
     if (kind >= sizeof kinds / sizeof kinds[0]) {
@@ -824,13 +830,17 @@ static void act_command(void)
     if (kinds[kind].many) {
         count = 1 + size % 12;
     }
-    put_header(&t, '*', 1 + (int64_t)count * (kinds[kind].values ? 2 : 1));
+    blocks = kinds[kind].name[0] == 'B';
+    put_header(&t, '*', 1 + (int64_t)count * (kinds[kind].values ? 2 : 1) + blocks);
     put_word(&t, kinds[kind].name);
     for (unsigned i = 0; i < count; i++) {
         put_key(&t, kinds[kind].prefix, *kinds[kind].prefix == 'L' ? (key + i * 7) * kinds[kind].unit : (key + i) & 255);
         if (kinds[kind].values) {
             put_marked(&t, who % CLIENTS, size * kinds[kind].unit);
         }
+    }
+    if (blocks) {
+        put_word(&t, size % 2 ? "0" : "0.25");
     }
     client_says(c, t.at, t.len);
 }
