@@ -7,11 +7,13 @@
  *                     waiting[kind]  --- a lease became free, or a tick ---> once more, the oldest first
  *                        `- lease_wait is over: an error that names the option
  *
- * The leases themselves are redis_upstream.c's. The kinds wait apart: those that wait to block stand in nobody's way.
+ * The leases themselves are redis_upstream.c's. The kinds wait apart: those that wait to block stand in nobody's way. A lease that
+ * a client has been watching on, and been silent, goes to one who waits to WATCH.
  */
 #include "redis.h"
 
 #define TICK_MS 50
+#define IDLE_MS 1000 /* a WATCH without a request for so long may lose its lease to another client */
 
 struct waiting { struct req *head, *tail; };
 
@@ -54,6 +56,40 @@ static bool its_turn(const struct req *r)
     return r == r->client->head && (r->lease == LEASE_WATCH || r->client->lease == NULL);
 }
 
+void lease_unwatch(struct client *c)
+{
+    static const char line[] = "*1\r\n$7\r\nUNWATCH\r\n";
+    struct upstream *u = c->watch;
+    struct req *r;
+    c->watch_lost = false;
+    if (u == NULL) {
+        return;
+    }
+    r = req_take(NULL, NULL, req_drop);
+    if (r == NULL || !slice_extend(&r->bytes, BUF_REPLY, line, sizeof line - 1)) {
+        if (r != NULL) {
+            req_free(r);
+        }
+        u->kept = false;
+        lease_break(u, "no room to unwatch");
+        return;
+    }
+    r->service = c->service;
+    lease_release(u);
+    lease_send(u, r);
+}
+
+/* When all leases are taken, one whose client has been idle is taken back. Its EXEC will answer a null. */
+static void make_room(void)
+{
+    struct upstream *u = lease_idle(LEASE_WATCH, IDLE_MS);
+    if (u != NULL) {
+        struct client *c = u->owner;
+        lease_unwatch(c);
+        c->watch_lost = true;
+    }
+}
+
 /* The lease for r. What a client watches is on one connection: if that is to another node than its next WATCH, the slot
  * has moved, and what was watched is not any more. */
 static struct upstream *lease_for(struct req *r, struct backend *b)
@@ -67,6 +103,9 @@ static struct upstream *lease_for(struct req *r, struct backend *b)
         lease_break(c->watch, "its client watches another node");
     }
     u = lease_take(b, c, (enum lease_kind)r->lease);
+    if (u == NULL && r->lease == LEASE_WATCH) {
+        make_room();
+    }
     if (u != NULL && u->conn == NULL) {
         lease_return(u);
         u = NULL;
@@ -74,11 +113,17 @@ static struct upstream *lease_for(struct req *r, struct backend *b)
     return u;
 }
 
+static bool is_away(const struct req *r)
+{
+    const struct backend *b = goal(r);
+    return b == NULL || b->state == BACKEND_DOWN;
+}
+
 static bool try_to_send(struct req *r)
 {
     struct backend *b = goal(r);
     struct upstream *u;
-    if (b == NULL || b->state == BACKEND_DOWN || !its_turn(r) || (u = lease_for(r, b)) == NULL) {
+    if (is_away(r) || !its_turn(r) || (u = lease_for(r, b)) == NULL) {
         return false;
     }
     r->to = 0;
@@ -86,6 +131,26 @@ static bool try_to_send(struct req *r)
         multi_before(r, b);
     }
     lease_send(u, r);
+    return true;
+}
+
+/* It has waited long enough; for a node that is away, as long as requests on shared connections do. */
+static bool give_up(struct waiting *w, struct req *r, uint32_t waited_ms)
+{
+    const struct conf_redis *conf = r->service->conf;
+    bool away = is_away(r);
+    if (waited_ms < (away ? conf->failover_wait_ms : conf->lease_wait_ms)) {
+        return false;
+    }
+    cut(w, r);
+    if (away) {
+        stats.not_executed++;
+        req_error(r, "CLUSTERDOWN not executed: no node served slot %u within %u ms: %s", (unsigned)r->slot,
+                  conf->failover_wait_ms, r->service->trouble);
+    } else {
+        stats.lease_refused++;
+        req_error(r, refusals[r->lease], conf->lease_wait_ms);
+    }
     return true;
 }
 
@@ -99,10 +164,7 @@ static void serve(struct waiting *w)
             r->take(r, NULL, 0, true);
         } else if (!its_turn(r)) {
             r->waits_ms = now; /* the wait is its client's own */
-        } else if (now - r->waits_ms >= r->service->conf->lease_wait_ms) {
-            cut(w, r);
-            stats.lease_refused++;
-            req_error(r, refusals[r->lease], r->service->conf->lease_wait_ms);
+        } else if (give_up(w, r, now - r->waits_ms)) {
             next = w->head;
         } else {
             cut(w, r);

@@ -601,6 +601,9 @@ enum verdict local_answer(struct client *c, const struct request *q)
     say_writer write = fits ? writer_of(q->command) : wrong_count;
     enum login login = write == hello ? hello_login(c, q) : LOGIN_DONE;
     enum verdict v;
+    if (write == reset && multi_unclear(c)) {
+        return VERDICT_WAIT;
+    }
     if (login != LOGIN_DONE) {
         return login == LOGIN_LATER ? VERDICT_WAIT : VERDICT_DONE;
     }
