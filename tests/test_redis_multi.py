@@ -50,7 +50,7 @@ SEQUENCES = {
     "nested": [("MULTI",), ("MULTI",), ("SET", A, "1"), ("EXEC",), ("GET", A)],
     "watch inside": [("MULTI",), ("WATCH", A), ("SET", A, "1"), ("EXEC",), ("GET", A)],
     "unwatch inside": [("MULTI",), ("UNWATCH",), ("SET", A, "1"), ("EXEC",), ("GET", A)],
-    "unknown command": [("MULTI",), ("SET", A, "1"), ("NOSUCH", "x"), ("EXEC",), ("GET", A)],
+    "unknown command": [("MULTI",), ("SET", A, "1"), ("NOSUCH",), ("EXEC",), ("GET", A)],
     "wrong count": [("MULTI",), ("SET", A, "1"), ("GET",), ("EXEC",), ("GET", A)],
     "wrong count, multi": [("MULTI", "x"), ("SET", A, "1"), ("EXEC",)],
     "wrong count, multi inside": [("MULTI",), ("SET", A, "1"), ("MULTI", "x"), ("EXEC",), ("GET", A)],
@@ -97,3 +97,373 @@ SEQUENCES = {
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_answers_are_those_of_one_server(puerta, plain, name, one_by_one):
     assert play(puerta.port, SEQUENCES[name], one_by_one) == play(plain.port, SEQUENCES[name], one_by_one)
+
+
+def shut(c):
+    try:
+        return c.read(5)
+    except EOFError:
+        return "closed"
+
+
+def info(puerta):
+    with puerta.client() as c:
+        text = c.ask("INFO").decode()
+    return {k: int(v) for k, v in re.findall(r"^(\w+):(\d+)\r?$", text, re.M)}
+
+
+def connections(cluster, slack=0):
+    """How many connections the nodes have from outside, without the one that asks."""
+    return sum(int(n.info("clients")["connected_clients"]) - 1 for n in cluster.alive())
+
+
+def moved_away(cluster, key):
+    slot = slot_of(key)
+    source = cluster.owner(slot)
+    return slot, source, next(m for m in cluster.masters if m is not source)
+
+
+class Move:
+    """A slot half moved: begun, and its end when the block ends. It goes back to its owner then."""
+
+    def __init__(self, cluster, slot):
+        self.cluster, self.slot = cluster, slot
+        self.source = cluster.owner(slot)
+        self.target = next(m for m in cluster.masters if m is not self.source)
+
+    def __enter__(self):
+        self.cluster.migrate_begin(self.slot, self.source, self.target)
+        return self
+
+    def finish(self):
+        if self.cluster.owner(self.slot) is self.source:
+            while self.cluster.migrate_keys(self.slot, self.source, self.target, 100):
+                pass
+            self.cluster.migrate_end(self.slot, self.source, self.target)
+
+    def __exit__(self, *_):
+        self.finish()
+        self.cluster.migrate_slot(self.slot, self.target, self.source)
+
+
+# ------------------------------------------------------------------ what differs from one server, and is named
+
+
+def test_keys_of_several_slots_are_refused_and_poison(client):
+    assert said(client.pipeline([("MULTI",), ("SET", "{a}1", "1"), ("SET", "{b}1", "1"), ("EXEC",), ("EXISTS", "{a}1")])) == \
+        [b"OK", b"QUEUED", "-CROSSSLOT Keys in request don't hash to the same slot", "-" + ABORT, 0]
+    assert said(client.pipeline([("MULTI",), ("MGET", "{a}1", "{b}1"), ("EXEC",)]))[1:] == \
+        ["-CROSSSLOT Keys in request don't hash to the same slot", "-" + ABORT]
+    assert said(client.pipeline([("WATCH", "{a}1", "{b}1"), ("WATCH", "{a}1"), ("WATCH", "{b}1"), ("MULTI",), ("GET", "{b}1"), ("EXEC",)])) == \
+        ["-CROSSSLOT Keys in request don't hash to the same slot", b"OK", "-CROSSSLOT Keys in request don't hash to the same slot", b"OK",
+         "-CROSSSLOT Keys in request don't hash to the same slot", "-" + ABORT]
+
+
+@pytest.mark.parametrize("command", [("KEYS", "*"), ("DBSIZE",), ("SCAN", "0"), ("SUBSCRIBE", "x"), ("CLIENT", "LIST"), ("INFO",), ("SYNC",),
+                                     ("SAVE",), ("SHUTDOWN",), ("HELLO", "2"), ("SCRIPT", "KILL"), ("CLUSTER", "SLOTS"), ("CLIENT", "REPLY", "OFF"), ("READONLY",),
+                                     ("ASKING",), ("MONITOR",), ("AUTH", "x"), ("CLIENT", "KILL", "ID", "1")])
+def test_what_cannot_be_part_of_a_transaction_is_refused_and_poisons(client, command):
+    answers = said(client.pipeline([("MULTI",), ("SET", A, "bad"), command, ("EXEC",), ("PING",)]))
+    assert answers[2].startswith(("-ERR ", "-NOPERM ")), answers
+    assert answers[3:] == ["-" + ABORT, b"PONG"]
+
+
+def test_an_error_that_only_the_node_finds_stands_in_execabort(client):
+    client.ask("DEL", A)
+    answers = said(client.pipeline([("MULTI",), ("SET", A, "1"), ("NOSUCH", A), ("EXEC",), ("GET", A)]))
+    assert answers[:3] == [b"OK", b"QUEUED", b"QUEUED"] and answers[4] is None
+    assert answers[3].startswith("-EXECABORT Transaction discarded because of: ERR unknown command 'NOSUCH'")
+
+
+def test_limits(cluster):
+    with Puerta(cluster, transaction_limit="8k", retain_bytes="4k") as p, p.client() as c:
+        c.ask("DEL", A)
+        c.ask("MULTI")
+        answers = [c.try_ask("APPEND", A, "x" * 2000) for _ in range(5)]
+        assert answers[:3] == [b"QUEUED"] * 3
+        assert said(answers[4]) == "-ERR a transaction must not be longer than transaction_limit"
+        assert said(c.try_ask("EXEC")) == "-" + ABORT
+        c.ask("MULTI")
+        assert said(c.try_ask("SET", A, "x" * 5000)) == "-ERR not executed: a request longer than retain_bytes cannot be part of a transaction"
+        assert c.ask("SET", A, "1") == b"QUEUED"
+        assert said(c.try_ask("EXEC")) == "-" + ABORT
+        c.ask("SET", A, "y" * 100000)
+        assert said(c.pipeline([("MULTI",), ("STRLEN", A), ("EXEC",)]))[2] == [100000]
+        assert c.ask("DEL", A) == 1
+
+
+def test_inline_commands(client):
+    client.ask("DEL", A)
+    client.send_raw(b"MULTI\r\nSET {t}a 5\r\nINCR {t}a\r\nEXEC\r\nwatch {t}a\r\nmulti\r\nget {t}a\r\nexec\r\n")
+    assert [client.read() for _ in range(8)] == [b"OK", b"QUEUED", b"QUEUED", [b"OK", 6], b"OK", b"OK", b"QUEUED", [b"6"]]
+
+
+def test_client_reply(client):
+    client.ask("DEL", A)
+    client.send_raw(b"".join(encode(*k) for k in [
+        ("CLIENT", "REPLY", "OFF"), ("MULTI",), ("INCR", A), ("EXEC",), ("WATCH", A), ("MULTI",), ("INCR", A), ("NOSUCH",), ("EXEC",), ("CLIENT", "REPLY", "ON"),
+        ("CLIENT", "REPLY", "SKIP"), ("MULTI",), ("INCR", A), ("EXEC",), ("MULTI",), ("CLIENT", "REPLY", "SKIP"), ("EXEC",), ("GET", A)]))
+    answers = said([client.read() for _ in range(7)])
+    assert answers[:4] == [b"OK", b"QUEUED", [2], b"OK"] and answers[5:] == ["-" + ABORT, b"2"]
+
+
+def test_client_list_tells_of_it(client, other):
+    me = b"id=%d " % client.ask("CLIENT", "ID")
+
+    def line():
+        return next(x for x in other.ask("CLIENT", "LIST").splitlines() if x.startswith(me))
+
+    assert b" flags=N " in line() and b" multi=-1 " in line()
+    client.pipeline([("MULTI",), ("SET", A, "1"), ("GET", A)])
+    assert b" flags=x " in line() and b" multi=2 " in line()
+    client.ask("EXEC")
+    assert b" flags=N " in line() and b" multi=-1 " in line()
+
+
+def test_pipelines_of_transactions_and_other_commands_keep_their_order(puerta):
+    tags = [tag_for_slot(s) for s in (1, 6000, 12000)]
+    with puerta.client() as c:
+        for t in tags:
+            c.ask("DEL", "{%s}n" % t, "{%s}m" % t)
+        commands, wanted = [], []
+        for i in range(1, 60):
+            t = tags[i % 3]
+            n = (i - (i % 3 or 3)) // 3 + (1 if i % 3 == 0 else 1)
+            n = len([j for j in range(1, i + 1) if j % 3 == i % 3])
+            k, m = "{%s}n" % t, "{%s}m" % t
+            commands += [("SET", m, i), ("MULTI",), ("INCR", k), ("GET", m), ("EXEC",), ("SET", m, -i), ("GET", k), ("MGET", "{%s}m" % tags[i % 3], "x"),
+                         ("MULTI",), ("GET", m), ("DISCARD",), ("WATCH", m), ("MULTI",), ("GET", m), ("EXEC",), ("GET", m)]
+            wanted += [b"OK", b"OK", b"QUEUED", b"QUEUED", [n, b"%d" % i], b"OK", b"%d" % n, [b"%d" % -i, None],
+                       b"OK", b"QUEUED", b"OK", b"OK", b"OK", b"QUEUED", [b"%d" % -i], b"%d" % -i]
+        assert said(c.pipeline(commands)) == wanted
+
+
+def test_watch_and_its_end_in_one_pipeline(puerta, other):
+    """What ends a WATCH stands right behind it: the next transaction must not be its."""
+    for ends in ([("UNWATCH",)], [("MULTI",), ("DISCARD",)], [("MULTI",), ("EXEC",)], [("RESET",)], [("MULTI",), ("GET",), ("EXEC",)]):
+        with puerta.client() as c:
+            for _ in range(20):
+                c.pipeline([("WATCH", A)] + ends)
+                other.ask("INCR", A)
+                assert said(c.pipeline([("MULTI",), ("PING",), ("EXEC",)]))[2] == [b"PONG"], ends
+
+
+def test_what_concerns_all_nodes_reaches_them(cluster, client):
+    keys = [cluster.key_on(i) for i in range(3)]
+    for k in keys:
+        client.ask("SET", k, "1")
+    client.ask("CONFIG", "SET", "slowlog-max-len", "50")
+    answers = said(client.pipeline([("MULTI",), ("CONFIG", "SET", "slowlog-max-len", "51"), ("FLUSHALL",), ("SET", keys[0], "2"), ("EXEC",)]
+                                   + [("GET", k) for k in keys] + [("DBSIZE",)]))
+    assert answers[4:] == [[b"OK", b"OK", b"OK"], b"2", None, None, 1]
+    for m in cluster.masters:
+        assert m.ask("CONFIG", "GET", "slowlog-max-len")[1] == b"51"
+    answers = said(client.pipeline([("MULTI",), ("SCRIPT", "LOAD", "return 'all'"), ("EXEC",)]))
+    for m in cluster.masters:
+        assert m.ask("EVALSHA", answers[2][0], "0") == b"all"
+
+
+def test_scripts_flushed_behind_our_back_still_run_in_a_transaction(cluster, client):
+    keys = [cluster.key_on(i) for i in range(3)]
+    sha = client.ask("SCRIPT", "LOAD", "return redis.call('INCR', KEYS[1]) * 100")
+    for k in keys:
+        client.ask("DEL", k)
+        for watch in (False, True):
+            assert client.ask("EVALSHA", sha, "1", k) == (300 if watch else 100)
+            for m in cluster.masters:
+                m.ask("SCRIPT", "FLUSH")
+            if watch:
+                assert client.ask("WATCH", k) == b"OK"
+            answers = said(client.pipeline([("MULTI",), ("EVALSHA", sha, "1", k), ("EVALSHA", sha, "1", k), ("EXEC",)]))
+            assert answers[3] == ([400, 500] if watch else [200, 300])
+            client.ask("SET", k, "2")
+    answers = said(client.pipeline([("MULTI",), ("SCRIPT", "FLUSH"), ("EVALSHA", sha, "1", keys[0]), ("EXEC",), ("EVALSHA", sha, "1", keys[0])]))
+    assert answers[3][0] == b"OK" and answers[3][1].startswith("-NOSCRIPT") and answers[4].startswith("-NOSCRIPT")
+
+
+# ------------------------------------------------------------------ many clients
+
+
+class Workers:
+    """Threads that run `work(client, me)` until stopped; a failure of one is the test's."""
+
+    def __init__(self, puerta, count, work):
+        self.stopping, self.failures, self.rounds = False, [], [0] * count
+        self.puerta, self.work = puerta, work
+        self.threads = [threading.Thread(target=self._run, args=(i,)) for i in range(count)]
+        for t in self.threads:
+            t.start()
+
+    def _run(self, me):
+        try:
+            with self.puerta.client(timeout=40) as c:
+                while not self.stopping:
+                    self.work(c, me)
+                    self.rounds[me] += 1
+        except BaseException as e:  # noqa: BLE001 - reported by finish()
+            self.failures.append(e)
+
+    def wait(self, more):
+        goal = sum(self.rounds) + more
+        wait_for("%d more rounds" % more, lambda: self.failures or sum(self.rounds) >= goal, 60)
+        assert not self.failures, self.failures[0]
+
+    def finish(self):
+        self.stopping = True
+        for t in self.threads:
+            t.join()
+        assert not self.failures, self.failures[0]
+
+
+class Counting:
+    """Each client adds 1 to a counter by WATCH, GET, MULTI, SET, EXEC; how often it was told that this has been done, and how often
+    that nobody knows."""
+
+    def __init__(self, key, lenient=False):
+        self.key, self.lenient = key, lenient
+        self.done, self.unknown, self.nulls, self.named = 0, 0, 0, 0
+        self.lock = threading.Lock()
+
+    def work(self, c, _):
+        first = [c.try_ask("WATCH", self.key), c.try_ask("GET", self.key)]
+        if any(isinstance(r, RespError) for r in first):
+            return self._error(first)
+        answers = c.pipeline([("MULTI",), ("SET", self.key, int(first[1] or 0) + 1), ("EXEC",)])
+        if isinstance(answers[2], RespError):
+            return self._error(answers)
+        with self.lock:
+            if answers[2] is None:
+                self.nulls += 1
+            else:
+                assert answers[2] == [b"OK"], answers
+                self.done += 1
+
+    def _error(self, answers):
+        bad = [r for r in answers if isinstance(r, RespError)]
+        assert self.lenient and all(NAMED.match(r.text) for r in bad), bad
+        with self.lock:
+            self.named += 1
+            self.unknown += sum(r.text.startswith("ERR outcome unknown") for r in bad)
+
+
+class Increments:
+    """Transactions of two INCRs on keys of one slot; both must always be the same."""
+
+    def __init__(self, tag, lenient=False, keys=2):
+        self.keys = ["{%s}i%d" % (tag, i) for i in range(keys)]
+        self.lenient, self.lock = lenient, threading.Lock()
+        self.done, self.unknown, self.named = 0, 0, 0
+
+    def work(self, c, _):
+        answers = c.pipeline([("MULTI",)] + [("INCR", k) for k in self.keys] + [("EXEC",)])
+        if isinstance(answers[-1], RespError):
+            assert self.lenient and NAMED.match(answers[-1].text), answers[-1]
+            with self.lock:
+                self.named += 1
+                self.unknown += answers[-1].text.startswith("ERR outcome unknown")
+            return
+        assert len(answers[-1]) == len(self.keys) and len(set(answers[-1])) == 1, answers[-1]
+        with self.lock:
+            self.done += 1
+
+
+def test_a_counter_by_watch_is_exact(puerta):
+    with puerta.client() as c:
+        c.ask("DEL", "wcount")
+        counting = Counting("wcount")
+        w = Workers(puerta, 8, counting.work)
+        w.wait(2000)
+        w.finish()
+        assert int(c.ask("GET", "wcount")) == counting.done > 200
+
+
+def test_nobody_sees_half_of_a_transaction(puerta):
+    a, b = "{half}a", "{half}b"
+    seen = []
+
+    def write(c, me):
+        n = "%d" % time.monotonic_ns()
+        c.pipeline([("MULTI",), ("SET", a, n), ("SET", b, n), ("EXEC",)])
+
+    def work(c, me):
+        if me < 4:
+            return write(c, me)
+        pair = c.ask("MGET", a, b)
+        assert pair[0] == pair[1], pair
+        pair = c.pipeline([("MULTI",), ("GET", b), ("GET", a), ("EXEC",)])[3]
+        assert pair[0] == pair[1], pair
+        seen.append(pair[0])
+
+    with puerta.client() as c:
+        c.ask("DEL", a, b)
+    w = Workers(puerta, 10, work)
+    w.wait(3000)
+    w.finish()
+    assert len(set(seen)) > 20
+
+
+def test_counters_are_exact_while_their_slot_moves_to_and_fro(cluster, puerta):
+    key = "{mv}count"
+    slot = slot_of(key)
+    with puerta.client() as c:
+        c.ask("DEL", key, "{mv}i0", "{mv}i1")
+        for i in range(50):
+            c.ask("SET", "{mv}filler%d" % i, "x")
+        counting, increments = Counting(key), Increments("mv")
+        watchers = Workers(puerta, 4, counting.work)
+        others = Workers(puerta, 4, increments.work)
+        home = cluster.owner(slot)
+        for i in range(10 if LONG else 4):
+            watchers.wait(20), others.wait(20)
+            source = cluster.owner(slot)
+            cluster.migrate_slot(slot, source, next(m for m in cluster.masters if m is not source))
+        if cluster.owner(slot) is not home:
+            cluster.migrate_slot(slot, cluster.owner(slot), home)
+        watchers.wait(20), others.wait(20)
+        watchers.finish(), others.finish()
+        assert int(c.ask("GET", key)) == counting.done > 0
+        assert [int(x) for x in c.ask("MGET", *increments.keys)] == [increments.done] * 2
+
+
+# ------------------------------------------------------------------ a slot that is half moved
+
+
+def test_a_transaction_on_a_half_moved_slot_waits_and_runs_once(cluster, puerta):
+    a, b = "{hm}a", "{hm}b"
+    with puerta.client() as c, puerta.client() as d:
+        for keys in ((a,), (a, b)):
+            c.ask("DEL", a, b)
+            c.ask("SET", b, "10")
+            with Move(cluster, slot_of(a)) as move:
+                before = info(puerta)["redirect_tryagain"]
+                c.send_raw(b"".join(encode(*k) for k in [("MULTI",)] + [("INCR", k) for k in keys] + [("EXEC",), ("GET", a)]))
+                wait_for("the transaction to be turned away", lambda: info(puerta)["redirect_tryagain"] > before)
+                assert d.ask("GET", b) == b"10" and d.ask("GET", a) is None
+                move.finish()
+                answers = [c.read() for _ in range(len(keys) + 3)]
+                assert answers == [b"OK"] + [b"QUEUED"] * len(keys) + [[1, 11][:len(keys)], b"1"]
+
+
+def test_the_wait_for_a_half_moved_slot_ends(cluster):
+    with Puerta(cluster, request_timeout="500ms") as p, p.client() as c, Move(cluster, slot_of("{hn}a")):
+        answers = said(c.pipeline([("MULTI",), ("INCR", "{hn}a"), ("EXEC",), ("PING",)]))
+        assert answers[2].startswith("-TRYAGAIN not executed: slot %d was still being moved" % slot_of("{hn}a")) and answers[3] == b"PONG"
+
+
+def test_what_is_watched_is_touched_when_its_slot_moves(cluster, puerta):
+    key = "{wm}a"
+    with puerta.client() as c:
+        c.ask("SET", key, "1")
+        with Move(cluster, slot_of(key)) as move:
+            assert c.ask("WATCH", key) == b"OK"
+            move.finish()
+            assert said(c.pipeline([("MULTI",), ("INCR", key), ("EXEC",), ("GET", key)]))[2:] == [None, b"1"]
+            assert said(c.pipeline([("WATCH", key), ("GET", key), ("MULTI",), ("INCR", key), ("EXEC",)]))[4] == [2]
+            assert c.ask("WATCH", key) == b"OK"
+        assert said(c.pipeline([("WATCH", key), ("MULTI",), ("INCR", key), ("EXEC",), ("GET", key)])) == [b"OK", b"OK", b"QUEUED", None, b"2"]
+        # One that has left already is watched where it is.
+        with Move(cluster, slot_of(key)) as move:
+            cluster.migrate_keys(move.slot, move.source, move.target)
+            assert c.ask("WATCH", key) == b"OK"
+            assert said(c.pipeline([("MULTI",), ("INCR", key), ("EXEC",), ("GET", key)]))[2:] == [None, b"2"]
+        assert said(c.pipeline([("WATCH", key), ("MULTI",), ("INCR", key), ("EXEC",)]))[3] == [3]
