@@ -385,14 +385,14 @@ static bool chosen(const struct client *c, const struct client *me, const struct
 static const char *flags_of(const struct client *c)
 {
     static char flags[8];
-    const struct { char mark; bool is; } all[] = {
+    const struct { char mark; bool is; } marks[] = {
         { 'x', c->multi.state != MULTI_NONE }, { 'd', c->watch_lost }, { 'c', c->ended },
         { 'U', c->conn->peer.u.sa.sa_family == AF_UNIX },
     };
     size_t n = 0;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        flags[n] = all[i].mark;
-        n += all[i].is;
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
+        flags[n] = marks[i].mark;
+        n += marks[i].is;
     }
     flags[n] = '\0';
     return n > 0 ? flags : "N";

@@ -297,6 +297,14 @@ static const char *says_busy(const struct client *c)
     return line;
 }
 
+/* The node on which c watches serves the slot no more, or does not answer: what was watched is nobody's word, and what is sent
+ * there has an unknown fate. */
+static bool watches_in_vain(const struct client *c)
+{
+    const struct backend *b = c->watch->backend;
+    return b != service_owner(c->service, c->multi.slot) || b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
+}
+
 static enum verdict exec(struct client *c, const struct request *q)
 {
     bool watched = c->watch != NULL && c->watch->kept, sent;
@@ -311,7 +319,8 @@ static enum verdict exec(struct client *c, const struct request *q)
     if (c->multi.state == MULTI_POISONED) {
         return end(c, "-EXECABORT Transaction discarded because of previous errors.\r\n");
     }
-    if (c->watch_lost) {
+    if (c->watch_lost || (watched && watches_in_vain(c))) {
+        stats.not_executed++;
         return end(c, exec_null(c));
     }
     if (c->multi.count == 0 && !watched) {

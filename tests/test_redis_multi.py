@@ -467,3 +467,248 @@ def test_what_is_watched_is_touched_when_its_slot_moves(cluster, puerta):
             assert c.ask("WATCH", key) == b"OK"
             assert said(c.pipeline([("MULTI",), ("INCR", key), ("EXEC",), ("GET", key)]))[2:] == [None, b"2"]
         assert said(c.pipeline([("WATCH", key), ("MULTI",), ("INCR", key), ("EXEC",)]))[3] == [3]
+
+
+# ------------------------------------------------------------------ masters that die, freeze, hand over
+
+
+def test_nothing_runs_twice_over_failovers(own_cluster):
+    key = own_cluster.key_on(0, "n")
+    tag = key[1:key.index("}")]
+    with Puerta(own_cluster, failover_wait="20s", lease_wait="20s", request_timeout="10s") as p, p.client() as c:
+        counting, increments = Counting("{%s}w" % tag, lenient=True), Increments(tag, lenient=True)
+        watchers, others = Workers(p, 3, counting.work), Workers(p, 3, increments.work)
+        watchers.wait(100), others.wait(100)
+        master, replica = own_cluster.masters[0], own_cluster.replicas[0][0]
+
+        # A planned one: nothing is lost, nothing is unknown.
+        replica.ask("CLUSTER", "FAILOVER")
+        own_cluster.wait_promoted(replica)
+        own_cluster.wait_whole()
+        watchers.wait(30), others.wait(30)
+        planned = (counting.unknown, increments.unknown)
+
+        # Killed: what it had not told its replica is lost; so it is told first.
+        master, replica = replica, master
+        own_cluster.pause_writes_and_sync(master, replica)
+        master.kill()
+        own_cluster.wait_promoted(replica)
+        watchers.wait(30), others.wait(30)
+        watchers.finish(), others.finish()
+        values = [int(x) for x in c.ask("MGET", *increments.keys)]
+        assert values[0] == values[1]
+        assert increments.done <= values[0] <= increments.done + increments.unknown
+        assert counting.done <= int(c.ask("GET", counting.key)) <= counting.done + counting.unknown
+        assert planned == (0, 0)
+        assert info(p)["transactions"] > 300
+
+
+def test_a_frozen_master(own_cluster):
+    """What is on its way there is unknown, what is not waits for the replica, and a WATCH on it is gone."""
+    key = own_cluster.key_on(0, "n")
+    tag = key[1:key.index("}")]
+    with Puerta(own_cluster, failover_wait="20s", lease_wait="20s", request_timeout="15s", suspect_after="300ms") as p, \
+            p.client(timeout=40) as c, p.client(timeout=40) as d, p.client(timeout=40) as e:
+        master, replica = own_cluster.masters[0], own_cluster.replicas[0][0]
+        c.ask("SET", key, "5")
+        d.ask("WATCH", key)
+        e.ask("WATCH", key)
+        wait_for("the replica to have it", lambda: replica.ask("CLUSTER", "COUNTKEYSINSLOT", slot_of(key)) == 1)
+        master.freeze()
+        try:
+            c.send_raw(b"".join(encode(*k) for k in [("MULTI",), ("INCR", key), ("EXEC",)]))
+            e.send_raw(b"".join(encode(*k) for k in [("MULTI",), ("GET", key), ("EXEC",)]))
+            own_cluster.wait_promoted(replica)
+            answers = said([c.read() for _ in range(3)])
+            assert answers[:2] == [b"OK", b"QUEUED"] and answers[2].startswith("-ERR outcome unknown"), answers
+            assert [e.read() for _ in range(3)] == [b"OK", b"QUEUED", None]
+            assert said(c.pipeline([("MULTI",), ("INCR", key), ("EXEC",)]))[2] == [6]
+            assert said(d.pipeline([("MULTI",), ("INCR", key), ("EXEC",)]))[2] is None
+            assert said(d.pipeline([("WATCH", key), ("MULTI",), ("INCR", key), ("EXEC",)]))[3] == [7]
+        finally:
+            master.thaw()
+
+
+def test_a_killed_master_without_a_replica(cluster_of_two):
+    """WATCH and transactions to a node that is away wait for failover_wait, and say so; others go on."""
+    cluster = cluster_of_two
+    key, other = cluster.key_on(0), cluster.key_on(1)
+    with Puerta(cluster, failover_wait="1s", lease_wait="200ms") as p, p.client() as c, p.client() as d:
+        assert c.ask("WATCH", key) == b"OK"
+        cluster.masters[0].kill()
+        answers = said(c.pipeline([("MULTI",), ("INCR", key), ("EXEC",), ("PING",)]))
+        assert answers == [b"OK", b"QUEUED", None, b"PONG"]
+        answers = said(c.pipeline([("WATCH", key), ("MULTI",), ("INCR", key), ("EXEC",), ("PING",)]))
+        assert answers[0].startswith("-CLUSTERDOWN not executed: ") and answers[3].startswith("-CLUSTERDOWN not executed: "), answers
+        assert said(d.pipeline([("WATCH", other), ("MULTI",), ("INCR", other), ("EXEC",), ("DEL", other)]))[3] == [1]
+        cluster.masters[0].start()
+        cluster.wait_whole()
+        assert said(c.pipeline([("WATCH", key), ("MULTI",), ("INCR", key), ("EXEC",)]))[3] == [1]
+
+
+@pytest.fixture
+def cluster_of_two():
+    with RedisCluster(masters=3, replicas=0, node_timeout_ms=1000, cluster_require_full_coverage="no") as c:
+        yield c
+
+
+# ------------------------------------------------------------------ leases, clients that vanish
+
+
+def test_leases_go_back_whenever_a_client_vanishes(cluster):
+    key = "{van}k"
+    steps = [[("MULTI",)], [("MULTI",), ("INCR", key)], [("MULTI",), ("INCR", key), ("EXEC",)], [("WATCH", key)],
+             [("WATCH", key), ("MULTI",)], [("WATCH", key), ("MULTI",), ("INCR", key)], [("WATCH", key), ("MULTI",), ("INCR", key), ("EXEC",)],
+             [("WATCH", key), ("UNWATCH",)], [("WATCH", key), ("WATCH", key)], [("WATCH", key), ("QUIT",)], [("WATCH", key), ("RESET",)],
+             [("MULTI",), ("FLUSHALL",), ("CONFIG", "SET", "slowlog-max-len", "60"), ("EXEC",)]]
+    with Puerta(cluster, max_watching=2) as p, p.client() as c:
+        for reset in (False, True):
+            for heard in (False, True):
+                for step in steps:
+                    d = p.client()
+                    d.send_raw(b"".join(encode(*k) for k in step))
+                    if heard:
+                        for _ in step:
+                            d.read()
+                    if reset:
+                        d.sock.setsockopt(harness.socket.SOL_SOCKET, harness.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    d.close()
+                    assert said(c.pipeline([("WATCH", key), ("GET", key), ("MULTI",), ("SET", key, "1"), ("EXEC",)]))[4] in ([b"OK"], None)
+        wait_for("all but one client to go", lambda: info(p)["connected_clients"] == 2)
+        with p.client() as d, p.client() as e:
+            assert d.ask("WATCH", key) == b"OK" and e.ask("WATCH", key) == b"OK"
+            assert said(d.pipeline([("MULTI",), ("INCR", "{van}x"), ("EXEC",)]))[2] is not None
+            assert said(e.pipeline([("MULTI",), ("INCR", "{van}x"), ("EXEC",)]))[2] is not None
+        for m in cluster.masters:
+            assert m.ask("CONFIG", "GET", "slowlog-max-len")[1] == b"60"
+
+
+def test_an_idle_watcher_loses_its_lease_and_a_busy_one_does_not(cluster):
+    with Puerta(cluster, max_watching=2, lease_wait="400ms") as p, p.client() as a, p.client() as b, p.client() as c:
+        for x in (a, b):
+            assert x.ask("WATCH", "{id}k") == b"OK"
+        assert said(c.try_ask("WATCH", "{id}k")) == \
+            "-ERR not executed: no connection became free for WATCH within 400 ms (max_watching, lease_wait)"
+        end = time.monotonic() + 1.3
+        while time.monotonic() < end:
+            b.ask("GET", "{id}k")
+            time.sleep(0.02)
+        c.send("WATCH", "{id}k")  # a has been silent for long enough, b has not
+        assert c.read() == b"OK"
+        assert said(b.pipeline([("MULTI",), ("GET", "{id}n"), ("EXEC",)]))[2] == [None]
+        assert said(c.pipeline([("MULTI",), ("GET", "{id}n"), ("EXEC",)]))[2] == [None]
+        with p.client() as d:
+            line = next(x for x in d.ask("CLIENT", "LIST").splitlines() if b" flags=d " in x)
+            assert line.startswith(b"id=%d " % a.ask("CLIENT", "ID"))
+        assert said(a.pipeline([("MULTI",), ("GET", "{id}n"), ("EXEC",)]))[2] is None
+        assert said(a.pipeline([("WATCH", "{id}n"), ("MULTI",), ("GET", "{id}n"), ("EXEC",)]))[3] == [None]
+
+
+def test_who_waits_to_watch_gets_the_lease_of_one_that_becomes_idle(cluster):
+    with Puerta(cluster, max_watching=1, lease_wait="10s") as p, p.client() as a, p.client() as b, p.client() as other:
+        assert a.ask("WATCH", "{id}k") == b"OK"
+        b.send("WATCH", "{id}k")
+        for _ in range(20):
+            assert other.ask("INCR", "{id}o") and other.ask("DEL", "{id}o")
+        assert b.read(4) == b"OK"
+        assert said(a.pipeline([("MULTI",), ("PING",), ("EXEC",)]))[2] is None
+
+
+# ------------------------------------------------------------------ long answers, small tables
+
+
+@pytest.mark.parametrize("watch", [False, True], ids=["shared", "watched"])
+@pytest.mark.parametrize("write", [False, True], ids=["reading", "writing"])
+def test_long_answers_of_exec_to_slow_readers(cluster, puerta, other, watch, write):
+    key = "{long}k"
+    value = b"0123456789abcdef" * 20000
+    other.ask("SET", key, value)
+    with puerta.client(rcvbuf=4096) as c:
+        commands = [("WATCH", key)] * watch + [("MULTI",)] + [("GET", key)] * 6 + [("INCR", "{long}n")] * write + [("EXEC",), ("GET", "{long}n"), ("PING",)]
+        other.ask("SET", "{long}n", "0")
+        c.send_raw(b"".join(encode(*k) for k in commands))
+        other.ask("PING")
+        time.sleep(0.3)
+        answers = [c.read() for _ in commands]
+        assert answers[-3] == [value] * 6 + [1] * write and answers[-2:] == [b"%d" % write, b"PONG"]
+    assert other.ask("GET", "{long}n") == b"%d" % write
+
+
+@pytest.mark.parametrize("options", [{"chunks": 192, "chunk_size": "1k", "retain_bytes": "4k", "transaction_limit": "16k", "upstream_buffer": "16k",
+                                      "shared_reply_limit": "4k", "client_window": "64k"},
+                                     {"max_requests": 256}], ids=["few chunks", "few records"])
+def test_small_tables(cluster, options):
+    """Many clients with long blocks; some never end theirs. All others are served, or hear why not; none hangs."""
+    with Puerta(cluster, **options) as p:
+        idle = [p.client() for _ in range(30)]
+        for i, c in enumerate(idle):
+            c.send_raw(b"".join(encode(*k) for k in [("MULTI",)] + [("SET", "{sm%d}x" % i, "v" * 1000)] * 8))
+        ran = []
+
+        def work(c, me):
+            key = "{sm%d}k" % me
+            try:
+                answers = c.pipeline([("MULTI",), ("SET", key, "z" * 900), ("APPEND", key, "y" * 900), ("GET", key), ("EXEC",), ("STRLEN", key)])
+            except (EOFError, OSError):
+                c.__init__(p.port)
+                return
+            exec_answer, length = answers[4], answers[5]
+            bad = [said(r) for r in answers if isinstance(r, RespError)]
+            assert all(re.search("not executed|EXECABORT", r) for r in bad), bad
+            if isinstance(exec_answer, list):
+                assert exec_answer == [b"OK", 1800, b"z" * 900 + b"y" * 900] and length == 1800 or bad
+                ran.append(me)
+
+        w = Workers(p, 12, work)
+        wait_for("transactions of all", lambda: w.failures or (len(ran) > 300 and len(set(ran)) == 12), 60)
+        w.finish()
+        for c in idle:
+            c.close()
+        with p.client() as c:
+            assert said(c.pipeline([("MULTI",), ("PING",), ("EXEC",)]))[2] == [b"PONG"]
+
+
+def test_a_node_that_refuses_multi_is_told_of(cluster):
+    key = cluster.key_on(0, "acl")
+    for m in cluster.masters:
+        m.ask("ACL", "SETUSER", "half", "on", ">pw", "~*", "&*", "+@all", "-multi")
+    try:
+        with Puerta(cluster, upstream_user="half", upstream_password="pw") as p, p.client() as c:
+            c.ask("DEL", key)
+            answers = said(c.pipeline([("MULTI",), ("INCR", key), ("EXEC",), ("GET", key)]))
+            assert answers[2].startswith("-ERR outcome unknown: the node refused MULTI, and its commands ran one by one: NOPERM"), answers
+            assert answers[3] == b"1"
+    finally:
+        for m in cluster.masters:
+            m.ask("ACL", "DELUSER", "half")
+
+
+def test_transactions_need_no_new_connections(cluster):
+    """200 a second, plain and watched; meanwhile others watch and do nothing. The nodes see the same connections throughout."""
+    with Puerta(cluster) as p:
+        watchers = [p.client() for _ in range(20)]
+        for i, c in enumerate(watchers):
+            assert c.ask("WATCH", "{cw%d}k" % i) == b"OK"
+        keys = [cluster.key_on(i, "rate") for i in range(3)]
+        clients = [p.client() for _ in range(10)]
+        worst, count, begun = 0.0, 0, None
+        end = time.monotonic() + (60 if LONG else 4)
+        for c in clients:
+            for k in keys:
+                c.pipeline([("WATCH", k), ("MULTI",), ("GET", k), ("EXEC",)])
+        while time.monotonic() < end:
+            tick = time.monotonic()
+            for i, c in enumerate(clients):
+                k = keys[(i + count) % 3]
+                at = time.monotonic()
+                answers = c.pipeline([("WATCH", k)] * (i % 2) + [("MULTI",), ("INCR", k), ("EXEC",)])
+                worst = max(worst, time.monotonic() - at)
+                assert isinstance(answers[-1], list), answers
+                count += 1
+            if begun is None and count >= 200:
+                begun = connections(cluster)
+            time.sleep(max(0.0, 0.05 - (time.monotonic() - tick)))
+        assert connections(cluster) == begun
+        assert worst < 0.5 * harness.SLOW
+        for i, c in enumerate(watchers):
+            assert said(c.pipeline([("MULTI",), ("PING",), ("EXEC",)]))[2] == [b"PONG"]
