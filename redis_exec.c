@@ -18,6 +18,7 @@
 #include <string.h>
 
 #define HEAD_CAP 128 /* of a command, what holds its name */
+#define RAN "ERR outcome unknown: the node refused MULTI, and its commands ran one by one"
 
 /* What the node said to the commands of a block when it queued them; the least hopeful counts. It is kept in the record
  * as `part`, and how many answers come before its own as `mark`. */
@@ -234,15 +235,14 @@ static void answer_null(struct req *r)
 /* EXEC itself is answered with an error: nothing of the block has run. */
 static bool refused(struct req *r, const unsigned char *p, size_t n)
 {
-    bool aborted = begins(p, n, "-EXECABORT");
-    enum word word = aborted || r->part == WORD_RAN ? (enum word)r->part : word_of(r, p, n);
+    enum word word = begins(p, n, "-EXECABORT") || r->part == WORD_RAN ? (enum word)r->part : word_of(r, p, n);
     if (word == WORD_RAN) {
         stats.outcome_unknown++;
-        tell_why(r, "ERR outcome unknown: the node refused MULTI, and its commands ran one by one");
+        tell_why(r, RAN);
         return true;
     }
     if (word == WORD_ERROR || word == WORD_QUEUED) {
-        if (!aborted || r->parked.len == 0) {
+        if (r->parked.len == 0) {
             return false;
         }
         tell_why(r, "EXECABORT Transaction discarded because of");
@@ -271,13 +271,17 @@ static bool refused(struct req *r, const unsigned char *p, size_t n)
     return true;
 }
 
-/* Its lease was lost before all of it was sent, or it only reads: what was watched is nobody's word any more. */
+/* Its connection was lost before all of it was sent, or it only reads. What was watched is nobody's word any more. */
 static bool unsent(struct req *r)
 {
-    if (r->lease != LEASE_WATCH) {
+    if (r->part == WORD_RAN) {
+        stats.outcome_unknown++;
+        tell_why(r, RAN);
+    } else if (r->lease == LEASE_WATCH) {
+        answer_null(r);
+    } else {
         return false;
     }
-    answer_null(r);
     return true;
 }
 
