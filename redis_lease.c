@@ -127,6 +127,7 @@ static bool try_to_send(struct req *r)
         return false;
     }
     r->to = 0;
+    r->started_ms = (uint32_t)loop_ms(); /* the wait had a deadline of its own */
     if (r->flags & REQ_MULTI) {
         multi_before(r, b);
     }

@@ -255,6 +255,8 @@ enum verdict multi_queue(struct client *c, const struct request *q)
     }
     b = slot >= 0 ? service_owner(c->service, (uint16_t)slot) : NULL;
     if (b != NULL && b->busy) {
+        c->multi.keyed = true; /* EXEC asks the same node */
+        c->multi.slot = (uint16_t)slot;
         return multi_poison(c, said(c, client_error(c, "%s", b->busy_says + 1)));
     }
     if (c->multi.block.len + q->len > c->service->conf->transaction_limit) {

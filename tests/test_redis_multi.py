@@ -99,28 +99,15 @@ def test_answers_are_those_of_one_server(puerta, plain, name, one_by_one):
     assert play(puerta.port, SEQUENCES[name], one_by_one) == play(plain.port, SEQUENCES[name], one_by_one)
 
 
-def shut(c):
-    try:
-        return c.read(5)
-    except EOFError:
-        return "closed"
-
-
 def info(puerta):
     with puerta.client() as c:
         text = c.ask("INFO").decode()
     return {k: int(v) for k, v in re.findall(r"^(\w+):(\d+)\r?$", text, re.M)}
 
 
-def connections(cluster, slack=0):
+def connections(cluster):
     """How many connections the nodes have from outside, without the one that asks."""
     return sum(int(n.info("clients")["connected_clients"]) - 1 for n in cluster.alive())
-
-
-def moved_away(cluster, key):
-    slot = slot_of(key)
-    source = cluster.owner(slot)
-    return slot, source, next(m for m in cluster.masters if m is not source)
 
 
 class Move:
@@ -144,6 +131,44 @@ class Move:
     def __exit__(self, *_):
         self.finish()
         self.cluster.migrate_slot(self.slot, self.target, self.source)
+
+
+@pytest.fixture(scope="module")
+def single(plain):
+    with Puerta([plain.address], topology="single") as p:
+        yield p
+
+
+OF_ONE = dict({k: v for k, v in SEQUENCES.items() if k != "select"}, **{
+    "several slots": [("MULTI",), ("SET", "a1", "1"), ("SET", "a2", "2"), ("MGET", "a1", "a2"), ("DEL", "a1", "a2"), ("EXEC",)],
+    "watch several": [("WATCH", "a1", "a2"), ("WATCH", "a3"), ("SET", "a2", "2"), ("MULTI",), ("GET", "a1"), ("EXEC",), ("DEL", "a2")],
+    "what concerns all keys": [("MULTI",), ("SET", "a1", "1"), ("FLUSHALL",), ("KEYS", "*"), ("DBSIZE",), ("SCAN", "0"), ("EXEC",)],
+})
+
+
+@pytest.mark.parametrize("one_by_one", [True, False], ids=["asked one by one", "pipelined"])
+@pytest.mark.parametrize("name", OF_ONE)
+def test_answers_with_one_server_behind(single, plain, name, one_by_one):
+    assert play(single.port, OF_ONE[name], one_by_one) == play(plain.port, OF_ONE[name], one_by_one)
+
+
+def test_a_node_that_is_busy_with_a_script(cluster):
+    key = cluster.key_on(0, "busy")
+    node = cluster.masters[0]
+    commands = [("MULTI",), ("SET", key, "1"), ("EXEC",), ("WATCH", key), ("UNWATCH",), ("MULTI",), ("DISCARD",)]
+    with Puerta(cluster) as p, p.client() as c, RespClient(node.port) as direct, RespClient(node.port) as script:
+        old = node.ask("CONFIG", "GET", "busy-reply-threshold")[1]
+        node.ask("CONFIG", "SET", "busy-reply-threshold", "20")
+        script.send("EVAL", "while true do end", "0")
+        try:
+            wait_for("the node to say that it is busy", lambda: "BUSY" in str(said(direct.try_ask("GET", key))))
+            wait_for("Puerta to know it", lambda: [c.try_ask("GET", key), "BUSY" in str(said(c.try_ask("PING")))][1])
+            wanted = said([direct.try_ask(*k) for k in commands])
+            assert said([c.try_ask(*k) for k in commands]) == wanted
+        finally:
+            direct.ask("SCRIPT", "KILL")
+            assert isinstance(script.read(), RespError)
+            node.ask("CONFIG", "SET", "busy-reply-threshold", old)
 
 
 # ------------------------------------------------------------------ what differs from one server, and is named
@@ -228,7 +253,6 @@ def test_pipelines_of_transactions_and_other_commands_keep_their_order(puerta):
         commands, wanted = [], []
         for i in range(1, 60):
             t = tags[i % 3]
-            n = (i - (i % 3 or 3)) // 3 + (1 if i % 3 == 0 else 1)
             n = len([j for j in range(1, i + 1) if j % 3 == i % 3])
             k, m = "{%s}n" % t, "{%s}m" % t
             commands += [("SET", m, i), ("MULTI",), ("INCR", k), ("GET", m), ("EXEC",), ("SET", m, -i), ("GET", k), ("MGET", "{%s}m" % tags[i % 3], "x"),
@@ -583,6 +607,55 @@ def test_leases_go_back_whenever_a_client_vanishes(cluster):
             assert m.ask("CONFIG", "GET", "slowlog-max-len")[1] == b"60"
 
 
+def test_answers_that_come_too_late(cluster):
+    """A WATCH and an EXEC whose answers are late: their clients hear so, and whoever gets the lease next has nothing of them."""
+    key = cluster.key_on(0, "late")
+    node = cluster.masters[0]
+    with Puerta(cluster, max_watching=1, request_timeout="300ms", lease_wait="5s", probe_timeout="5s", suspect_after="5s") as p, \
+            p.client() as a, p.client() as b, p.client() as other:
+        other.ask("DEL", key)
+        for touched in (key, key + "x"):
+            node.ask("CLIENT", "PAUSE", "450", "ALL")
+            assert said(a.try_ask("WATCH", key)).startswith("-ERR no answer from ")
+            assert b.ask("WATCH", key + "x") == b"OK"
+            other.ask("INCR", touched)
+            assert said(b.pipeline([("MULTI",), ("PING",), ("EXEC",)]))[2] == ([b"PONG"] if touched == key else None)
+        other.ask("SET", key, "1")
+        assert b.ask("WATCH", key) == b"OK"
+        node.ask("CLIENT", "PAUSE", "700", "ALL")
+        assert said(b.pipeline([("MULTI",), ("INCR", key), ("EXEC",)]))[2].startswith("-ERR outcome unknown: no answer from ")
+        assert said(a.pipeline([("MULTI",), ("INCR", key), ("EXEC",)]))[2].startswith("-ERR outcome unknown: no answer from ")
+        value = wait_for("the node to answer again", lambda: (lambda r: None if isinstance(r, RespError) else r)(other.try_ask("GET", key)))
+        assert 1 <= int(value) <= 3  # a connection that was silent for request_timeout is closed, and what was sent on it may not run
+        for c in (a, b, a):
+            assert said(c.pipeline([("WATCH", key), ("MULTI",), ("GET", key), ("EXEC",)]))[3] == [value]
+
+
+def test_a_stop_does_not_wait_for_open_transactions(cluster):
+    p = Puerta(cluster, stop_timeout="20s")
+    with p.client() as a, p.client() as b:
+        assert a.pipeline([("MULTI",), ("SET", "{stop}a", "1")])[1] == b"QUEUED" and b.ask("WATCH", "{stop}a") == b"OK"
+        begun = time.monotonic()
+        p.stop()
+        assert time.monotonic() - begun < 5 * harness.SLOW
+
+
+def heard(port):
+    try:
+        RespClient(port).close()
+        return True
+    except OSError:
+        return False
+
+
+def test_a_stranger_has_no_transactions(cluster):
+    with Puerta(cluster, password="pw", wait=False) as p:
+        wait_for("puerta to listen", lambda: heard(p.port))
+        c = p.client()
+        answers = said(c.pipeline([("MULTI",), ("SET", A, "1"), ("EXEC",), ("WATCH", A), ("DISCARD",), ("AUTH", "pw"), ("MULTI",), ("EXEC",)]))
+        assert answers == ["-NOAUTH Authentication required."] * 5 + [b"OK", b"OK", []]
+
+
 def test_an_idle_watcher_loses_its_lease_and_a_busy_one_does_not(cluster):
     with Puerta(cluster, max_watching=2, lease_wait="400ms") as p, p.client() as a, p.client() as b, p.client() as c:
         for x in (a, b):
@@ -648,16 +721,18 @@ def test_small_tables(cluster, options):
         def work(c, me):
             key = "{sm%d}k" % me
             try:
-                answers = c.pipeline([("MULTI",), ("SET", key, "z" * 900), ("APPEND", key, "y" * 900), ("GET", key), ("EXEC",), ("STRLEN", key)])
+                all_answers = c.pipeline([("MULTI",), ("SET", key, "z" * 900), ("APPEND", key, "y" * 900), ("GET", key), ("EXEC",),
+                                          ("STRLEN", key)] * 5)
             except (EOFError, OSError):
                 c.__init__(p.port)
                 return
-            exec_answer, length = answers[4], answers[5]
-            bad = [said(r) for r in answers if isinstance(r, RespError)]
-            assert all(re.search("not executed|EXECABORT", r) for r in bad), bad
-            if isinstance(exec_answer, list):
-                assert exec_answer == [b"OK", 1800, b"z" * 900 + b"y" * 900] and length == 1800 or bad
-                ran.append(me)
+            for at in range(0, len(all_answers), 6):
+                answers = all_answers[at:at + 6]
+                bad = [said(r) for r in answers if isinstance(r, RespError)]
+                assert all(re.search("not executed|EXECABORT", r) for r in bad), bad
+                if isinstance(answers[4], list):
+                    assert answers[4] == [b"OK", 1800, b"z" * 900 + b"y" * 900] and answers[5] == 1800 or bad, answers
+                    ran.append(me)
 
         w = Workers(p, 12, work)
         wait_for("transactions of all", lambda: w.failures or (len(ran) > 300 and len(set(ran)) == 12), 60)
