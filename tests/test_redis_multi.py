@@ -152,7 +152,8 @@ def test_answers_with_one_server_behind(single, plain, name, one_by_one):
     assert play(single.port, OF_ONE[name], one_by_one) == play(plain.port, OF_ONE[name], one_by_one)
 
 
-def test_a_node_that_is_busy_with_a_script(cluster):
+def test_a_node_that_is_busy_with_a_script(own_cluster):
+    cluster = own_cluster
     key = cluster.key_on(0, "busy")
     node = cluster.masters[0]
     commands = [("MULTI",), ("SET", key, "1"), ("EXEC",), ("WATCH", key), ("UNWATCH",), ("MULTI",), ("DISCARD",)]
