@@ -554,6 +554,32 @@ def test_a_frozen_master(own_cluster):
             master.thaw()
 
 
+@pytest.mark.parametrize("end", ["frozen", "killed"])
+def test_a_transaction_of_which_the_node_had_only_a_part_runs_once(own_cluster, end):
+    key = own_cluster.key_on(0, "n")
+    tag = key[:key.index("}") + 1]
+    with Puerta(own_cluster, failover_wait="20s", request_timeout="20s", suspect_after="500ms", transaction_limit="8m", retain_bytes="256k", send_buffer="64k",
+                chunks="2048", chunk_size="16k") as p, p.client(timeout=40) as c, p.client(timeout=40) as d:
+        master, replica = own_cluster.masters[0], own_cluster.replicas[0][0]
+        c.ask("SET", key, "5")
+        wait_for("the replica to have it", lambda: replica.ask("CLUSTER", "COUNTKEYSINSLOT", slot_of(key)) == 1)
+        commands = [("MULTI",), ("INCR", key)] + [("SET", tag + "big", "x" * 200000)] * 35 + [("INCR", key), ("EXEC",)]
+        c.pipeline(commands[:-1])
+        master.freeze()
+        try:
+            c.send("EXEC")
+            wait_for("it to be on its way", lambda: info(p)["transactions"] >= 1)
+            if end == "killed":
+                time.sleep(0.1)
+                master.kill()
+            own_cluster.wait_promoted(replica)
+            assert c.read() == [6] + [b"OK"] * 35 + [7]
+            assert d.ask("GET", key) == b"7"
+        finally:
+            if end == "frozen":
+                master.thaw()
+
+
 def test_a_killed_master_without_a_replica(cluster_of_two):
     """WATCH and transactions to a node that is away wait for failover_wait, and say so; others go on."""
     cluster = cluster_of_two
@@ -788,3 +814,39 @@ def test_transactions_need_no_new_connections(cluster):
         assert worst < 0.5 * harness.SLOW
         for i, c in enumerate(watchers):
             assert said(c.pipeline([("MULTI",), ("PING",), ("EXEC",)]))[2] == [b"PONG"]
+
+
+# ------------------------------------------------------------------ as a client's library does it
+
+
+def test_redis_py(puerta):
+    import redis
+    r = redis.Redis(port=puerta.port, protocol=2, decode_responses=True)
+    r.delete("{py}n", "{py}l")
+    with r.pipeline() as pipe:
+        assert pipe.set("{py}n", 5).incr("{py}n").lpush("{py}l", "a").execute() == [True, 6, 1]
+    assert r.transaction(lambda pipe: (pipe.multi(), pipe.incr("{py}n")), "{py}n") == [7]
+    tries = []
+
+    def twice(pipe):
+        tries.append(1)
+        value = int(pipe.get("{py}n"))
+        if len(tries) == 1:
+            r.set("{py}n", 20)
+        pipe.multi()
+        pipe.set("{py}n", value * 2)
+
+    assert r.transaction(twice, "{py}n") == [True] and len(tries) == 2 and r.get("{py}n") == "40"
+    with pytest.raises(redis.exceptions.ResponseError, match="hash to the same slot"):
+        with r.pipeline() as pipe:
+            pipe.set("{a}1", 1).set("{b}1", 1).execute()
+    with r.pipeline() as pipe:
+        pipe.watch("{py}n")
+        pipe.reset()  # UNWATCH
+        assert r.incr("{py}n") == 41
+    add = r.register_script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
+    r.script_flush()
+    with r.pipeline() as pipe:
+        add(keys=["{py}n"], args=[4], client=pipe)
+        assert pipe.execute() == [45]
+    r.close()
