@@ -199,6 +199,7 @@ struct client {
         uint16_t slot;          /* of its keys, or of what is watched */
         uint8_t state;          /* enum multi_state */
         bool keyed, writes, replicates, scripts, all;
+        bool ending;            /* its EXEC or DISCARD is the request at hand, and waits */
     } multi;
     struct client *next;        /* free list, or the list of those to be resumed */
     struct client *hungry;      /* the next that waits for a record or a chunk */
@@ -277,10 +278,11 @@ static inline bool client_must_wait(const struct client *c, int32_t slot)
            (c->fences > 0 && (slot < 0 || c->fence_slot < 0 || c->fence_slot == slot));
 }
 
-/* A request of a transaction was refused: it will be discarded. */
+/* A request of a transaction was refused: it will be discarded, and its block is needed no more. */
 static inline void client_poison(struct client *c)
 {
     c->multi.state = c->multi.state != MULTI_NONE ? MULTI_POISONED : MULTI_NONE;
+    slice_release(&c->multi.block);
 }
 
 /* A blocking request that is at no node, and whose client has left or is to: it is not begun any more. */
@@ -472,6 +474,8 @@ void redis_lease_open(void);
  * owner of its slot. After lease_wait without one it is answered with an error. */
 void lease_want(struct req *r, struct backend *b);
 void lease_want_not(struct req *r); /* it waits no more */
+/* What c watches is forgotten: the lease is cleaned and goes back; nobody waits for that. */
+void lease_unwatch(struct client *c);
 
 /* ---------------------------------------------------- redis_large.c */
 
@@ -536,6 +540,9 @@ enum verdict multi_queue(struct client *c, const struct request *q);
 /* v, with which an error was answered: inside MULTI its EXEC will fail. */
 enum verdict multi_poison(struct client *c, enum verdict v);
 void multi_reset(struct client *c);         /* no MULTI, no WATCH: RESET, or the client has gone */
+bool multi_unclear(const struct client *c); /* whether a WATCH of c may be under way: what ends or uses it waits */
+/* The request at hand is answered with an error, since there is no room for it. */
+void multi_give_up(struct client *c);
 
 /* -------------------------------------------------- redis_replica.c */
 
@@ -580,7 +587,7 @@ enum verdict scan(struct client *c, const struct request *q);
 
 void redis_script_tables(const struct conf *conf);
 void redis_script_open(void);
-/* If the command at `at` of the transaction r is an EVALSHA, its script is given to b ahead of r. */
+/* If the command at `at` of the transaction r is an EVALSHA, its script is given to b ahead of r, once. In order, from 0. */
 void script_before_block(const struct req *r, size_t at, struct backend *b);
 void script_note(const struct request *q);  /* one of GROUP_SCRIPTING goes by: its body, if it has one, is kept */
 bool script_is_flush(const struct command *command); /* SCRIPT FLUSH */

@@ -364,10 +364,12 @@ static void give_up_client(struct client *c, const char *why)
 static void give_up_request(struct client *c)
 {
     stats.not_executed++;
-    if (!client_error(c, "ERR not executed: no room for the request within %u ms (chunks, max_requests)", STARVING_MS)) {
+    if (!client_error(c, "%sERR not executed: no room for the request within %u ms (chunks, max_requests)",
+                      c->multi.ending ? "EXECABORT Transaction discarded because of: " : "", STARVING_MS)) {
         give_up_client(c, "no room even for an error");
         return;
     }
+    multi_give_up(c);
     chain_drop(&c->in, (size_t)c->framing.used);
     resp_request_start(&c->framing);
     c->ready = false;

@@ -7,6 +7,7 @@
  *   one of them is MOVED...     EXEC is an error, and nothing has run: all of it goes to the new owner, or again later;
  *                               with a WATCH the answer is a null, since nobody vouches any more for what was watched
  *   one is another error        EXEC's error says which
+ *   MULTI is refused (rights)   the node runs them one by one: the client hears that this was no transaction
  *   it held CONFIG SET...       what concerns all nodes goes to the others too, once it has run on this one
  *
  * Owns nothing: the record has the block. redis_multi.c makes it.
@@ -17,10 +18,11 @@
 #include <string.h>
 
 #define HEAD_CAP 128 /* of a command, what holds its name */
+#define RAN "ERR outcome unknown: the node refused MULTI, and its commands ran one by one"
 
 /* What the node said to the commands of a block when it queued them; the least hopeful counts. It is kept in the record
  * as `part`, and how many answers come before its own as `mark`. */
-enum word { WORD_QUEUED, WORD_MOVED, WORD_AGAIN, WORD_DOWN, WORD_ERROR };
+enum word { WORD_QUEUED, WORD_MOVED, WORD_AGAIN, WORD_DOWN, WORD_ERROR, WORD_RAN };
 
 static const char exec_line[] = "*1\r\n$4\r\nEXEC\r\n";
 
@@ -108,21 +110,27 @@ static void send_to_others(const struct req *r)
     }
 }
 
+static bool on_done(struct req *r, const unsigned char *p, size_t n, bool last)
+{
+    slice_release(&r->parked); /* why a command of it was refused: its answer comes there now */
+    return req_to_client(r, p, n, last);
+}
+
 static bool on_all_done(struct req *r, const unsigned char *p, size_t n, bool last)
 {
     bool ran = n > 2 && p[0] == '*' && p[1] != '-' && r->upstream != NULL && r->bytes.len > 0;
     if (ran && buf_may_take_many(BUF_REPLY, n / buf_chunk_size() + 2)) {
         send_to_others(r);
-        r->take = req_to_client;
+        r->take = on_done;
     } else if (ran) {
         return false;
     }
-    return req_to_client(r, p, n, last);
+    return on_done(r, p, n, last);
 }
 
 bool exec_send(struct client *c, const struct command *exec, bool watched)
 {
-    struct req *r = req_take(c, exec, c->multi.all ? on_all_done : req_to_client);
+    struct req *r = req_take(c, exec, c->multi.all ? on_all_done : on_done);
     if (r == NULL || !slice_extend(&c->multi.block, client_use(c), exec_line, sizeof exec_line - 1)) {
         if (r != NULL) {
             req_free(r);
@@ -139,6 +147,7 @@ bool exec_send(struct client *c, const struct command *exec, bool watched)
     r->lease = watched ? LEASE_WATCH : LEASE_TRANSFER;
     req_enqueue(r);
     req_commit(r);
+    c->gate = c->gate || c->multi.all; /* what it asks next must come after that on all nodes */
     stats.transactions++;
     if (watched) {
         c->watch->kept = false;
@@ -193,8 +202,10 @@ static enum word word_of(struct req *r, const unsigned char *p, size_t n)
 /* The node has queued a command of the block, or says why not. */
 static void on_ahead(struct req *r, const unsigned char *p, size_t n)
 {
+    bool first = r->ahead + 1 == r->mark; /* the answer to MULTI */
     enum word word;
     if (!reply_is_error(*p)) {
+        r->part = first || begins(p, n, "+QUEUED") ? r->part : WORD_RAN;
         return;
     }
     word = word_of(r, p, n);
@@ -205,24 +216,18 @@ static void on_ahead(struct req *r, const unsigned char *p, size_t n)
     r->part = word > r->part ? (uint16_t)word : r->part;
 }
 
-/* The block was discarded because a command in it was refused: EXEC tells which error that was. */
-static void tell_why(struct req *r)
+/* A command of the block was refused: its client hears which error that was. */
+static void tell_why(struct req *r, const char *fate)
 {
     char why[257];
     size_t n = r->parked.len;
     slice_copy(&r->parked, 0, why, n);
-    slice_release(&r->parked);
-    if (n == 0) {
-        req_error(r, "EXECABORT Transaction discarded because of previous errors.");
-    } else {
-        req_error(r, "EXECABORT Transaction discarded because of: %.*s", (int)n, why);
-    }
+    req_error(r, "%s: %.*s", fate, (int)n, why);
 }
 
 static void answer_null(struct req *r)
 {
     const char *line = exec_null(r->client);
-    slice_release(&r->parked);
     stats.not_executed++;
     req_answer(r, line, strlen(line));
 }
@@ -230,20 +235,25 @@ static void answer_null(struct req *r)
 /* EXEC itself is answered with an error: nothing of the block has run. */
 static bool refused(struct req *r, const unsigned char *p, size_t n)
 {
-    bool aborted = begins(p, n, "-EXECABORT");
-    enum word word = aborted ? (enum word)r->part : word_of(r, p, n);
+    enum word word = begins(p, n, "-EXECABORT") || r->part == WORD_RAN ? (enum word)r->part : word_of(r, p, n);
+    if (word == WORD_RAN) {
+        stats.outcome_unknown++;
+        tell_why(r, RAN);
+        return true;
+    }
     if (word == WORD_ERROR || word == WORD_QUEUED) {
-        if (aborted) {
-            tell_why(r);
+        if (r->parked.len == 0) {
+            return false;
         }
-        slice_release(&r->parked);
-        return aborted;
+        tell_why(r, "EXECABORT Transaction discarded because of");
+        return true;
     }
     if (r->lease == LEASE_WATCH) {
         answer_null(r);
         return true;
     }
     r->client->gate = true;
+    r->flags &= (uint16_t)~REQ_TRYAGAIN;
     if (word == WORD_MOVED && ++r->hops <= REDIS_HOPS_MAX) {
         stats.resent++;
         (r->hops <= REDIS_HOPS_FAST ? req_route : req_again)(r);
@@ -261,13 +271,17 @@ static bool refused(struct req *r, const unsigned char *p, size_t n)
     return true;
 }
 
-/* Its lease was lost before all of it was sent, or it only reads: what was watched is nobody's word any more. */
+/* Its connection was lost before all of it was sent, or it only reads. What was watched is nobody's word any more. */
 static bool unsent(struct req *r)
 {
-    if (r->lease != LEASE_WATCH) {
+    if (r->part == WORD_RAN) {
+        stats.outcome_unknown++;
+        tell_why(r, RAN);
+    } else if (r->lease == LEASE_WATCH) {
+        answer_null(r);
+    } else {
         return false;
     }
-    answer_null(r);
     return true;
 }
 

@@ -7,11 +7,13 @@
  *                     waiting[kind]  --- a lease became free, or a tick ---> once more, the oldest first
  *                        `- lease_wait is over: an error that names the option
  *
- * The leases themselves are redis_upstream.c's. The kinds wait apart: those that wait to block stand in nobody's way.
+ * The leases themselves are redis_upstream.c's. The kinds wait apart: those that wait to block stand in nobody's way. A lease that
+ * a client has been watching on, and been silent, goes to one who waits to WATCH.
  */
 #include "redis.h"
 
 #define TICK_MS 50
+#define IDLE_MS 1000 /* a WATCH without a request for so long may lose its lease to another client */
 
 struct waiting { struct req *head, *tail; };
 
@@ -56,6 +58,40 @@ static bool its_turn(const struct req *r)
     return r == r->client->head && (r->lease == LEASE_WATCH || r->client->lease == NULL);
 }
 
+void lease_unwatch(struct client *c)
+{
+    static const char line[] = "*1\r\n$7\r\nUNWATCH\r\n";
+    struct upstream *u = c->watch;
+    struct req *r;
+    c->watch_lost = false;
+    if (u == NULL) {
+        return;
+    }
+    r = req_take(NULL, NULL, req_drop);
+    if (r == NULL || !slice_extend(&r->bytes, BUF_REPLY, line, sizeof line - 1)) {
+        if (r != NULL) {
+            req_free(r);
+        }
+        u->kept = false;
+        lease_break(u, "no room to unwatch");
+        return;
+    }
+    r->service = c->service;
+    lease_release(u);
+    lease_send(u, r);
+}
+
+/* When all leases are taken, one whose client has been idle is taken back. Its EXEC will answer a null. */
+static void make_room(void)
+{
+    struct upstream *u = lease_idle(LEASE_WATCH, IDLE_MS);
+    if (u != NULL) {
+        struct client *c = u->owner;
+        lease_unwatch(c);
+        c->watch_lost = true;
+    }
+}
+
 /* The lease for r. What a client watches is on one connection: if that is to another node than its next WATCH, the slot
  * has moved, and what was watched is not any more. */
 static struct upstream *lease_for(struct req *r, struct backend *b)
@@ -69,6 +105,9 @@ static struct upstream *lease_for(struct req *r, struct backend *b)
         lease_break(c->watch, "its client watches another node");
     }
     u = lease_take(b, c, (enum lease_kind)r->lease, (r->flags & REQ_RESP3) != 0);
+    if (u == NULL && r->lease == LEASE_WATCH) {
+        make_room();
+    }
     if (u != NULL && u->conn == NULL) {
         lease_return(u);
         u = NULL;
@@ -93,6 +132,7 @@ static bool try_to_send(struct req *r)
         return false;
     }
     r->to = 0;
+    r->started_ms = (uint32_t)loop_ms(); /* the wait had a deadline of its own */
     if (r->flags & REQ_MULTI) {
         multi_before(r, b);
     }

@@ -411,25 +411,37 @@ static bool chosen(const struct client *c, const struct client *me, const struct
            (int64_t)((loop_ms() - c->born_ms) / 1000) >= which->min_age_s;
 }
 
+/* What it is in, as Redis abbreviates that. */
+static const char *flags_of(const struct client *c)
+{
+    static char flags[8];
+    const struct { char mark; bool is; } marks[] = {
+        { 'x', c->multi.state != MULTI_NONE }, { 'd', c->watch_lost }, { 'c', c->ended },
+        { 'b', c->block != NULL }, { 'O', c->monitor != MONITOR_OFF },
+        { 'U', c->conn->peer.u.sa.sa_family == AF_UNIX },
+    };
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
+        flags[n] = marks[i].mark;
+        n += marks[i].is;
+    }
+    flags[n] = '\0';
+    return n > 0 ? flags : "N";
+}
+
 /* The line of CLIENT LIST. */
 static void say_client(const struct client *c)
 {
-    char peer[ADDRESS_TEXT], local[ADDRESS_TEXT], flags[4] = "N";
+    char peer[ADDRESS_TEXT], local[ADDRESS_TEXT];
     const struct conn *conn = c->conn;
-    if (c->ended) {
-        flags[0] = 'c';
-    } else if (c->block != NULL) {
-        flags[0] = 'b';
-    } else if (conn->peer.u.sa.sa_family == AF_UNIX) {
-        flags[0] = 'U';
-    }
-    say_format("id=%llu addr=%s laddr=%s fd=%d name=%s age=%llu idle=%llu flags=%s db=0 sub=0 psub=0 ssub=0 multi=-1 ",
+    say_format("id=%llu addr=%s laddr=%s fd=%d name=%s age=%llu idle=%llu flags=%s db=0 sub=0 psub=0 ssub=0 multi=%d ",
                (unsigned long long)conn->id, address_text(&conn->peer, peer), local_text(c, local), conn->fd, c->name,
                (unsigned long long)(loop_ms() - c->born_ms) / 1000,
-               (unsigned long long)(loop_ms() - conn->watch.active_ms) / 1000, flags);
-    say_format("qbuf=%zu qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=%zu oll=%lu omem=%zu tot-mem=%zu events=%s ",
-               c->in.len, conn->out.len, (unsigned long)c->queued, c->parked_bytes,
-               sizeof *c + c->in.len + c->request_bytes + conn->out.len + c->parked_bytes, conn->blocked ? "rw" : "r");
+               (unsigned long long)(loop_ms() - conn->watch.active_ms) / 1000, flags_of(c),
+               c->multi.state != MULTI_NONE ? (int)c->multi.count : -1);
+    say_format("qbuf=%zu qbuf-free=0 argv-mem=0 multi-mem=%zu rbs=0 rbp=0 obl=%zu oll=%lu omem=%zu tot-mem=%zu events=%s ",
+               c->in.len, (size_t)c->multi.block.len, conn->out.len, (unsigned long)c->queued, c->parked_bytes,
+               sizeof *c + c->in.len + c->multi.block.len + c->request_bytes + conn->out.len + c->parked_bytes, conn->blocked ? "rw" : "r");
     say_format("cmd=%s user=default redir=-1 resp=%d lib-name=%s lib-ver=%s\n", c->last != NULL ? c->last->name : "NULL",
                c->resp3 ? 3 : 2, c->lib_name, c->lib_ver);
 }
@@ -634,6 +646,9 @@ enum verdict local_answer(struct client *c, const struct request *q)
     enum login login;
     enum verdict v;
     if ((write == hello || write == reset) && (c->unsettled > 0 || c->head != NULL) && changes_protocol(c, q)) {
+        return VERDICT_WAIT;
+    }
+    if (write == reset && multi_unclear(c)) {
         return VERDICT_WAIT;
     }
     login = write == hello ? hello_login(c, q) : LOGIN_DONE;

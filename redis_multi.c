@@ -16,8 +16,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define IDLE_MS 1000 /* a WATCH without a request for so long may lose its lease to another client */
-
 static const char multi_line[] = "*1\r\n$5\r\nMULTI\r\n";
 
 static enum verdict said(struct client *c, bool done)
@@ -45,57 +43,28 @@ enum verdict multi_poison(struct client *c, enum verdict v)
 
 /* ------------------------------------------------------------------- WATCH */
 
-/* The lease is cleaned and goes back; nobody waits for that. */
-static void unwatch(struct client *c)
-{
-    static const char line[] = "*1\r\n$7\r\nUNWATCH\r\n";
-    struct upstream *u = c->watch;
-    struct req *r;
-    c->watch_lost = false;
-    if (u == NULL) {
-        return;
-    }
-    r = req_take(NULL, NULL, req_drop);
-    if (r == NULL || !slice_extend(&r->bytes, BUF_REPLY, line, sizeof line - 1)) {
-        if (r != NULL) {
-            req_free(r);
-        }
-        u->kept = false;
-        lease_break(u, "no room to unwatch");
-        return;
-    }
-    r->service = c->service;
-    lease_release(u);
-    lease_send(u, r);
-}
-
-/* When all leases are taken, one whose client has been idle is taken back. Its EXEC will answer a null. */
-static void make_room(void)
-{
-    struct upstream *u = lease_idle(LEASE_WATCH, IDLE_MS);
-    if (u != NULL) {
-        struct client *c = u->owner;
-        unwatch(c);
-        c->watch_lost = true;
-    }
-}
-
 static bool on_watched(struct req *r, const unsigned char *p, size_t n, bool last)
 {
     struct upstream *u = r->upstream;
-    if (r->client != NULL && u != NULL && n > 0 && *p == '+') {
+    struct client *c = r->client;
+    if (c != NULL && u != NULL && u->owner == c && n > 0 && *p == '+') {
         u->kept = true;
-        r->client->multi.slot = r->slot;
+        c->multi.slot = r->slot;
+    } else if (c != NULL && c->watch != NULL && !c->watch->kept) {
+        bool lost = c->watch_lost;
+        lease_unwatch(c); /* the answer came too late, perhaps: it may watch all the same */
+        c->watch_lost = lost;
     }
     return req_to_client(r, p, n, last);
 }
 
-/* All keys in one slot, that of the keys before them. Gives it; -1: no keys; -2: not so, or too many, and answered. */
+/* All keys in one slot, that of the keys before them. Gives it; -1: no keys; -2: not so; -3: too many. */
 static int32_t slot_of_keys(struct client *c, const struct request *q, int32_t before)
 {
     uint32_t cap;
     struct resp_slice *keys = fan_keys(&cap);
     int count = command_keys(q->command, q->p, q->len, q->argc, keys, cap);
+    bool too_many = count == -2;
     int32_t slot = before;
     for (int i = 0; i < count && !c->service->conf->single; i++) {
         int32_t its = slotmap_slot(q->p + keys[i].off, keys[i].len);
@@ -105,13 +74,19 @@ static int32_t slot_of_keys(struct client *c, const struct request *q, int32_t b
         slot = its;
     }
     if (count == -2) {
-        return -2;
+        return too_many ? -3 : -2;
     }
     return count > 0 && slot < 0 ? 0 : slot;
 }
 
-static enum verdict crossslot(struct client *c)
+static enum verdict no_slot(struct client *c, int32_t slot)
 {
+    uint32_t cap;
+    (void)fan_keys(&cap);
+    if (slot == -3) {
+        return said(c, client_error(c, "ERR a request of more than %u keys is too wide for this proxy (max_split_keys)",
+                                    (unsigned)cap));
+    }
     return said(c, client_error(c, "CROSSSLOT Keys in request don't hash to the same slot"));
 }
 
@@ -124,7 +99,7 @@ static enum verdict watch(struct client *c, const struct request *q)
     }
     slot = slot_of_keys(c, q, c->watch != NULL && c->watch->kept ? c->multi.slot : -1);
     if (slot < 0) {
-        return crossslot(c);
+        return no_slot(c, slot);
     }
     if (c->unsettled > 0) {
         return VERDICT_WAIT; /* what it watches must be as it is after its earlier requests */
@@ -143,9 +118,6 @@ static enum verdict watch(struct client *c, const struct request *q)
     req_enqueue(r);
     req_commit(r);
     c->gate = true; /* later reads must come after it */
-    if (c->watch == NULL && !lease_free_of(LEASE_WATCH)) {
-        make_room();
-    }
     lease_want(r, NULL);
     return VERDICT_DONE;
 }
@@ -157,13 +129,13 @@ static void close_block(struct client *c)
     slice_release(&c->multi.block);
     c->multi.state = MULTI_NONE;
     c->multi.count = 0;
-    c->multi.keyed = c->multi.writes = c->multi.replicates = c->multi.scripts = c->multi.all = false;
+    c->multi.keyed = c->multi.writes = c->multi.replicates = c->multi.scripts = c->multi.all = c->multi.ending = false;
 }
 
 void multi_reset(struct client *c)
 {
     close_block(c);
-    unwatch(c);
+    lease_unwatch(c);
 }
 
 static enum verdict begin(struct client *c)
@@ -171,11 +143,7 @@ static enum verdict begin(struct client *c)
     if (c->multi.state != MULTI_NONE) {
         return said(c, client_error(c, "ERR MULTI calls can not be nested"));
     }
-    if (!slice_extend(&c->multi.block, client_use(c), multi_line, sizeof multi_line - 1)) {
-        return said(c, false);
-    }
     if (said_ok(c) == VERDICT_WAIT) {
-        close_block(c);
         return VERDICT_WAIT;
     }
     c->multi.state = MULTI_OPEN;
@@ -187,6 +155,7 @@ static enum verdict discard(struct client *c)
     if (c->multi.state == MULTI_NONE) {
         return said(c, client_error(c, "ERR DISCARD without MULTI"));
     }
+    c->multi.ending = true;
     if (said_ok(c) == VERDICT_WAIT) {
         return VERDICT_WAIT;
     }
@@ -194,10 +163,20 @@ static enum verdict discard(struct client *c)
     return VERDICT_DONE;
 }
 
+void multi_give_up(struct client *c)
+{
+    if (c->multi.ending) {
+        multi_reset(c);
+    } else {
+        client_poison(c);
+    }
+}
+
 /* Puts the request, which may lie in several chunks, behind the block; its room has been looked for. */
 static void keep(struct client *c, const struct request *q)
 {
     struct slice *block = &c->multi.block;
+    must(block->len > 0 || slice_extend(block, BUF_REPLY, multi_line, sizeof multi_line - 1));
     if (q->copied) {
         must(slice_extend(block, BUF_REPLY, q->p, q->len));
         return;
@@ -272,11 +251,13 @@ enum verdict multi_queue(struct client *c, const struct request *q)
         return multi_poison(c, said(c, client_error(c, "%s", why)));
     }
     slot = slot_of_keys(c, q, keyed || (c->watch != NULL && c->watch->kept) ? c->multi.slot : -1);
-    if (slot == -2) {
-        return multi_poison(c, crossslot(c));
+    if (slot < -1) {
+        return multi_poison(c, no_slot(c, slot));
     }
     b = slot >= 0 ? service_owner(c->service, (uint16_t)slot) : NULL;
     if (b != NULL && b->busy) {
+        c->multi.keyed = true; /* EXEC asks the same node */
+        c->multi.slot = (uint16_t)slot;
         return multi_poison(c, said(c, client_error(c, "%s", b->busy_says + 1)));
     }
     if (c->multi.block.len + q->len > c->service->conf->transaction_limit) {
@@ -319,20 +300,30 @@ static const char *says_busy(const struct client *c)
     return line;
 }
 
+/* The node on which c watches serves the slot no more, or does not answer: what was watched is nobody's word, and what is sent
+ * there has an unknown fate. */
+static bool watches_in_vain(const struct client *c)
+{
+    const struct backend *b = c->watch->backend;
+    return b != service_owner(c->service, c->multi.slot) || b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
+}
+
 static enum verdict exec(struct client *c, const struct request *q)
 {
-    bool watched = c->watch != NULL && c->watch->kept;
+    bool watched = c->watch != NULL && c->watch->kept, sent;
     const char *busy;
     if (c->multi.state == MULTI_NONE) {
         return said(c, client_error(c, "ERR EXEC without MULTI"));
     }
+    c->multi.ending = true;
     if ((busy = says_busy(c)) != NULL) {
         return end(c, busy);
     }
     if (c->multi.state == MULTI_POISONED) {
         return end(c, "-EXECABORT Transaction discarded because of previous errors.\r\n");
     }
-    if (c->watch_lost) {
+    if (c->watch_lost || (watched && watches_in_vain(c))) {
+        stats.not_executed++;
         return end(c, exec_null(c));
     }
     if (c->multi.count == 0 && !watched) {
@@ -341,19 +332,32 @@ static enum verdict exec(struct client *c, const struct request *q)
     if (!c->multi.keyed && !watched) {
         c->multi.slot = SLOTMAP_SLOTS - 1;
     }
-    if (client_must_wait(c, c->multi.slot)) {
-        return VERDICT_WAIT;
+    if (watched ? c->unsettled > 0 : client_must_wait(c, c->multi.all ? -1 : c->multi.slot)) {
+        return VERDICT_WAIT; /* the lease is another connection than that of its earlier requests */
     }
-    if (!exec_send(c, q->command, watched)) {
+    sent = (c->multi.block.len > 0 || slice_extend(&c->multi.block, client_use(c), multi_line, sizeof multi_line - 1)) &&
+           exec_send(c, q->command, watched);
+    if (!sent) {
         return said(c, false);
     }
     close_block(c);
     return VERDICT_DONE;
 }
 
+bool multi_unclear(const struct client *c)
+{
+    return c->gate && c->unsettled > 0;
+}
+
 enum verdict multi_command(struct client *c, const struct request *q)
 {
     const char *name = q->command->name;
+    if (multi_unclear(c)) {
+        return VERDICT_WAIT;
+    }
+    if (!command_arity_ok(q->command, q->argc) && name[0] == 'e') {
+        return end(c, "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command\r\n");
+    }
     if (!command_arity_ok(q->command, q->argc)) {
         return multi_poison(c, said(c, client_error(c, "ERR wrong number of arguments for '%s' command", name)));
     }
@@ -367,7 +371,7 @@ enum verdict multi_command(struct client *c, const struct request *q)
     if (said_ok(c) == VERDICT_WAIT) {
         return VERDICT_WAIT;
     }
-    unwatch(c);
+    lease_unwatch(c);
     return VERDICT_DONE;
 }
 

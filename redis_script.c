@@ -28,6 +28,7 @@ struct script {
     unsigned char digest[SHA1_BYTES];
     uint32_t off, len;        /* in the ring; len 0: none here */
     bool flushed;             /* a SCRIPT FLUSH is under way that came after it */
+    uint32_t block;           /* the last transaction that took it along */
 };
 
 static struct {
@@ -37,6 +38,7 @@ static struct {
     uint16_t *by_look;        /* place in `all` */
     uint32_t *loaded;         /* [script][backend][protocol]: low bits of the id of the connection that has carried it */
     uint32_t marks;           /* of one script */
+    uint32_t block;           /* counts transactions on their way */
 } sp;
 
 void redis_script_tables(const struct conf *conf)
@@ -271,12 +273,18 @@ static void before(const struct req *r, struct backend *b)
 void script_before_block(const struct req *r, size_t at, struct backend *b)
 {
     struct script *s = named_at(&r->bytes, at);
-    if (s != NULL && r->lease == LEASE_WATCH) {
+    sp.block += at == 0;
+    if (s == NULL || s->block == sp.block) {
+        return;
+    }
+    s->block = sp.block;
+    if (r->lease == LEASE_WATCH) {
         (void)load(s, r->service, r->client->watch);
-    } else if (s != NULL && r->client->owns) {
+        pen_close(&r->client->watch->pen);
+    } else if (r->client->owns) {
         (void)load(s, r->service, own_upstream(r->client, b));
-    } else if (s != NULL) {
-        load_once(s, r->service, req_upstream(r, b), false);
+    } else {
+        load_once(s, r->service, req_upstream(r, b), true); /* NOSCRIPT would stand in EXEC's answer, and nothing can be done any more */
     }
 }
 

@@ -37,6 +37,10 @@ struct sock {
     bool ended, reset;           /* what the other end did */
     bool shut;                   /* the program sends no more */
     bool asking, probe;          /* of a node's end */
+    bool multi, dirty;           /* the same: in a transaction; one of its commands was refused */
+    bool watching, touched;
+    size_t block_len;            /* of the commands queued there, and how many */
+    unsigned block_count;
     size_t piece;                /* bytes that one recv gives at most */
     size_t room;                 /* bytes that the other end still takes */
     size_t in_at, in_len;        /* towards the program */

@@ -8,6 +8,8 @@
  *   client ends   keep what they sent; each reply is held against what a single server would have said
  *   node ends     frame what the proxy sends them (it must be whole requests), own slots, note what they executed
  *
+ *   transactions  queued and run in one piece, or refused in one, as a node does it
+ *
  * What must hold: one reply for each request, in order, right or an error (right in a calm program: one without
  * trouble); no write runs twice, none of a client's writes to a key runs after a later one; and when all clients have
  * gone, every record, chunk, descriptor and table entry is free again.
@@ -29,6 +31,7 @@
 #define MARK 0xfe            /* begins the value of a write whose order is watched; raw input cannot hold it */
 #define REPLY_CAP (1u << 17)
 #define CALM_MAX 8192        /* of a longer answer even a calm client may hear that there is no room */
+#define BLOCK_MAX 8192       /* bytes of a transaction */
 
 extern bool loop_without_queue;
 extern uint64_t loop_mock_us;
@@ -41,6 +44,8 @@ struct client_end {
     bool over;               /* it said QUIT or nonsense: nothing more is owed */
     bool murky;              /* what it is owed is not counted */
     bool blocks;             /* it has asked what may block: if it leaves meanwhile, it is owed no more */
+    uint32_t multi;          /* where the MULTI stands that has been answered, + 1; 0 = none */
+    bool refused, watched;   /* a command in it was; a WATCH has been answered */
     unsigned char sent[STREAM_CAP];
     size_t sent_len, parsed; /* parsed: where the request under way begins */
     struct resp_request framing;
@@ -52,6 +57,7 @@ struct client_end {
 
 static struct client_end clients[CLIENTS];
 static struct { bool automatic; int dial; } nodes[NODES];
+static unsigned char blocks[SOCKS][BLOCK_MAX + 256]; /* what a node has queued */
 static struct {
     bool calm;               /* nothing has happened that excuses an error */
     bool wild;               /* a node said something made up: answers are not compared */
@@ -194,6 +200,8 @@ static void note_inline(struct client_end *c)
     c->over = n < 0 || !resp_arg(line, (size_t)n, &at, &name) || named(line, &name, "quit");
     if (!c->over) {
         note_client(c, line, &name);
+        c->murky = c->murky || named(line, &name, "multi") || named(line, &name, "exec") || named(line, &name, "discard") ||
+                   named(line, &name, "watch") || named(line, &name, "reset");
     }
     ask_noted(c, false);
 }
@@ -237,6 +245,64 @@ static void client_says(struct client_end *c, const void *p, size_t n)
     note_requests(c);
 }
 
+/* What EXEC answers: all that was queued, in order. */
+static void check_exec(const struct client_end *c, const unsigned char *p, size_t n, uint32_t first, uint32_t end)
+{
+    static unsigned char bytes[REPLY_CAP], whole[REPLY_CAP];
+    struct text want = { bytes, 0, false }, all = { whole, 0, false };
+    bool nil = n == 5 && memcmp(p, "*-1\r\n", 5) == 0;
+    put_header(&all, '*', (int64_t)end - first);
+    for (uint32_t i = first; i < end; i++) {
+        const struct asked *a = &c->asked[i];
+        struct resp_request f;
+        enum resp_status status;
+        resp_request_start(&f);
+        resp_request(&f, c->sent + a->off, a->len, &limits, &status);
+        if (!a->known || status != RESP_WHOLE || f.inlined || !serve(c->sent + a->off, a->len, f.argc, &want)) {
+            return;
+        }
+        put(&all, want.at, want.len);
+    }
+    if (*p == '-') {
+        MUST(!world.calm || c->refused || all.full || all.len > CALM_MAX);
+    } else if (nil) {
+        MUST(!world.calm || c->watched);
+    } else {
+        MUST(!c->refused && !all.full && n == all.len && memcmp(p, all.at, n) == 0);
+    }
+}
+
+/* The reply to a request in a transaction, or that begins or ends one. False: it is neither. */
+static bool check_multi(struct client_end *c, const unsigned char *request, const struct resp_request *f, const unsigned char *p,
+                        size_t n)
+{
+    const struct resp_slice *name = &f->arg[0];
+    uint32_t at = c->answered - 1, first = c->multi;
+    bool exec = named(request, name, "exec"), ends = named(request, name, "reset");
+    if (c->multi == 0) {
+        if (named(request, name, "multi") && *p == '+') {
+            c->multi = at + 1;
+            c->refused = false;
+        }
+        c->watched = (c->watched || named(request, name, "watch")) && !(named(request, name, "unwatch") && *p == '+') && !ends;
+        return named(request, name, "multi") || named(request, name, "watch") || named(request, name, "unwatch") || exec ||
+               named(request, name, "discard") || ends;
+    }
+    if (exec || ends || (named(request, name, "discard") && (*p == '+' || f->argc == 1))) {
+        c->multi = 0;
+        if (exec && f->argc == 1 && !world.wild) {
+            check_exec(c, p, n, first, at);
+        }
+        c->watched = false;
+    } else {
+        bool nested = named(request, name, "multi") || named(request, name, "watch");
+        MUST(*p == '-' || (n == 9 && memcmp(p, "+QUEUED\r\n", 9) == 0));
+        c->refused = c->refused || (*p == '-' && (!nested || f->argc != (named(request, name, "multi") ? 1 : 2)));
+        c->murky = c->murky || (nested && f->argc == (named(request, name, "multi") ? 1 : 2)); /* not one of the block */
+    }
+    return true;
+}
+
 static void check_reply(struct client_end *c, const unsigned char *p, size_t n)
 {
     static unsigned char bytes[REPLY_CAP];
@@ -258,12 +324,13 @@ static void check_reply(struct client_end *c, const unsigned char *p, size_t n)
     }
     MUST(c->murky || c->answered < c->asked_count);
     c->answered++;
-    if (c->murky || !a->known || world.wild) {
+    if (c->murky || !a->known) {
+        c->refused = c->refused || *p == '-';
         return;
     }
     resp_request_start(&f);
     resp_request(&f, request, a->len, &limits, &status);
-    if (!serve(request, a->len, f.argc, &want)) {
+    if (check_multi(c, request, &f, p, n) || world.wild || !serve(request, a->len, f.argc, &want)) {
         return;
     }
     if (*p == '-') {
@@ -386,11 +453,6 @@ static size_t node_request(const struct sock *s, struct resp_request *f)
     return status == RESP_WHOLE ? (size_t)f->used : 0;
 }
 
-static uint16_t node_slot(const struct sock *s, const struct resp_request *f)
-{
-    return f->argc > 1 ? slotmap_slot(s->out + s->out_at + f->arg[1].off, f->arg[1].len) : 0;
-}
-
 static bool odd_key(const unsigned char *p, const struct resp_slice *key)
 {
     return key->len > 0 && (p[key->off + key->len - 1] & 1) != 0;
@@ -465,6 +527,95 @@ static bool say_elsewhere(struct sock *s, const unsigned char *p, size_t len, ui
     return true;
 }
 
+static uint16_t slot_in(const unsigned char *p, const struct resp_request *f)
+{
+    return f->argc > 1 ? slotmap_slot(p + f->arg[1].off, f->arg[1].len) : 0;
+}
+
+/* Goes through what s has queued: looks whether it may be run here, or runs it. False: it has said why not. */
+static bool each_queued(struct sock *s, bool run, struct text *all)
+{
+    static unsigned char bytes[REPLY_CAP];
+    struct text t = { bytes, 0, false };
+    const unsigned char *p = blocks[s - socks];
+    for (size_t at = 0; at < s->block_len;) {
+        struct resp_request f;
+        enum resp_status status;
+        resp_request_start(&f);
+        resp_request(&f, p + at, s->block_len - at, &limits, &status);
+        MUST(status == RESP_WHOLE);
+        if (run) {
+            execute(p + at, (size_t)f.used);
+        } else if (f.argc > 1 && say_elsewhere(s, p + at, (size_t)f.used, slot_in(p + at, &f), false)) {
+            return false;
+        } else {
+            serve(p + at, (size_t)f.used, f.argc, &t);
+            put(all, t.at, t.len);
+            all->full = all->full || t.full;
+        }
+        at += (size_t)f.used;
+    }
+    return true;
+}
+
+static void node_exec(struct sock *s)
+{
+    static unsigned char bytes[REPLY_CAP];
+    struct text all = { bytes, 0, false };
+    put_header(&all, '*', s->block_count);
+    if (!s->multi) {
+        say_line(s, "-ERR EXEC without MULTI\r\n");
+    } else if (s->dirty) {
+        say_line(s, "-EXECABORT Transaction discarded because of previous errors.\r\n");
+    } else if (each_queued(s, false, &all)) {
+        if (all.full) {
+            say_line(s, "-ERR too long\r\n");
+        } else if (s->watching && s->touched) {
+            say_line(s, "*-1\r\n");
+        } else {
+            each_queued(s, true, &all);
+            sock_say(s, all.at, all.len);
+        }
+    }
+    s->multi = s->watching = s->touched = false;
+}
+
+/* MULTI and the like, and what is queued behind it. False: it is to be run now. */
+static bool node_multi(struct sock *s, const unsigned char *p, size_t len, const struct resp_request *f, bool asking)
+{
+    const struct resp_slice *name = &f->arg[0];
+    if (named(p, name, "exec") && f->argc == 1) {
+        node_exec(s);
+    } else if (named(p, name, "multi") && f->argc == 1) {
+        MUST(!s->multi);
+        s->multi = true;
+        s->dirty = false;
+        s->block_len = s->block_count = 0;
+        say_line(s, "+OK\r\n");
+    } else if (s->multi) {
+        if (f->argc > 1 && say_elsewhere(s, p, len, slot_in(p, f), asking)) {
+            s->dirty = true;
+            return true;
+        }
+        MUST(s->block_len + len <= sizeof blocks[0]);
+        memcpy(blocks[s - socks] + s->block_len, p, len);
+        s->block_len += len;
+        s->block_count++;
+        say_line(s, "+QUEUED\r\n");
+    } else if (named(p, name, "unwatch") && f->argc == 1) {
+        s->watching = s->touched = false;
+        say_line(s, "+OK\r\n");
+    } else if (named(p, name, "watch") && f->argc > 1) {
+        if (!say_elsewhere(s, p, len, slot_in(p, f), asking)) {
+            s->watching = true;
+            say_line(s, "+OK\r\n");
+        }
+    } else {
+        return false;
+    }
+    return true;
+}
+
 /* Answers the next request as a node of the cluster does; false when there is none, or no room. */
 static bool node_answer(struct sock *s)
 {
@@ -480,8 +631,10 @@ static bool node_answer(struct sock *s)
     s->asking = named(p, &f.arg[0], "asking");
     if (named(p, &f.arg[0], "cluster")) {
         say_slots(s);
+    } else if (node_multi(s, p, len, &f, asking)) {
+        MUST(!s->probe);
     } else if (f.argc == 1 || named(p, &f.arg[0], "hello") || named(p, &f.arg[0], "client") ||
-               !say_elsewhere(s, p, len, node_slot(s, &f), asking)) {
+               !say_elsewhere(s, p, len, slot_in(p, &f), asking)) {
         serve(p, len, f.argc, &t);
         if (t.full) {
             say_line(s, "-ERR too long\r\n");
@@ -629,9 +782,10 @@ static void boot(void)
     MUST(conf_quick(&conf, 1, args));
     conf.chunk_size = 1024, conf.chunks = CHUNKS, conf.upstream_buffer = 16384;
     conf.max_clients = CLIENTS, conf.max_backends = 5, conf.max_requests = 256, conf.max_leases = 2;
-    conf.max_blocked = 2;
+    conf.max_blocked = 2, conf.max_watching = 2, conf.max_own = 1;
     conf.max_split_keys = 64;
     r->retain_bytes = RETAIN, r->shared_reply_limit = 16384, r->client_window = 16384, r->merge_limit = 65536;
+    r->transaction_limit = BLOCK_MAX;
     r->client_pipeline = 64, r->failover_queue = 64;
     r->dial_timeout_ms = 100, r->request_timeout_ms = 300, r->failover_wait_ms = 400, r->client_stall_ms = 400;
     r->lease_wait_ms = 200, r->suspect_after_ms = 100, r->probe_interval_ms = 1000, r->probe_timeout_ms = 150;
@@ -845,6 +999,47 @@ static void act_command(void)
     client_says(c, t.at, t.len);
 }
 
+/* MULTI and the like: client and kind, key, how many. */
+static void act_multi(void)
+{
+    static unsigned char bytes[REPLY_CAP];
+    static const char *const lines[] = { "*1\r\n$5\r\nMULTI\r\n", "*1\r\n$4\r\nEXEC\r\n", "*1\r\n$7\r\nDISCARD\r\n",
+                                         "*1\r\n$7\r\nUNWATCH\r\n", "*1\r\n$5\r\nRESET\r\n" };
+    struct text t = { bytes, 0, false };
+    unsigned who = next_byte(), kind = who / CLIENTS % 10, key = next_byte(), count = kind < 8 ? 0 : 1 + next_byte() % 8;
+    if (kind == 5) {
+        for (int i = 0; i < SOCKS; i++) {
+            socks[i].touched = socks[i].watching;
+        }
+        return;
+    }
+    if (kind < 5) {
+        put(&t, lines[kind], strlen(lines[kind]));
+    }
+    if (kind == 6 || kind == 9) {
+        put_header(&t, '*', 2);
+        put_word(&t, "WATCH");
+        put_key(&t, "k", key);
+    }
+    if (kind >= 7) {
+        put(&t, lines[0], strlen(lines[0]));
+    }
+    for (unsigned i = 0; i < count; i++) {
+        bool writes = (count & 1) != 0;
+        world.sequence++;
+        put_header(&t, '*', writes ? 3 : 2);
+        put_word(&t, writes ? "SET" : "GET");
+        put_key(&t, "k", key < 128 ? key : 128 + ((key + i) & 127));
+        if (writes) {
+            put_marked(&t, who % CLIENTS, count * 30);
+        }
+    }
+    if (kind >= 8) {
+        put(&t, lines[1], strlen(lines[1]));
+    }
+    client_says(&clients[who % CLIENTS], t.at, t.len);
+}
+
 static void act_client_raw(void)
 {
     unsigned char bytes[256];
@@ -900,6 +1095,16 @@ static void act_answer(void)
     }
 }
 
+/* The request at the head of what s got is not done as it should be: so it goes with the transaction that it is part of. When
+ * it is MULTI, what is behind it runs at once. */
+static void refused_in_block(struct sock *s, const struct resp_request *f)
+{
+    const unsigned char *p = s->out + s->out_at;
+    world.jumbled = world.jumbled || named(p, &f->arg[0], "multi");
+    s->dirty = true;
+    s->multi = s->multi && !named(p, &f->arg[0], "exec");
+}
+
 /* Whether these bytes are one reply that says neither that a request did not run nor who owns what. */
 static bool plain_reply(const unsigned char *p, size_t n)
 {
@@ -927,6 +1132,9 @@ static void act_node_raw(void)
     if (s != NULL && sock_say(s, bytes, n)) {
         world.jumbled = world.jumbled || len == 0 || !plain_reply(bytes, n);
         s->asking = s->asking && len == 0;
+        if (len > 0) {
+            refused_in_block(s, &f);
+        }
         s->out_at += len;
     }
 }
@@ -954,8 +1162,9 @@ static void act_redirect(void)
     if (how < sizeof lines / sizeof lines[0]) {
         say_line(s, lines[how]);
     } else {
-        say_redirect(s, how % 2 ? "MOVED" : "ASK", node_slot(s, &f), (int)(which / 16 % NODES));
+        say_redirect(s, how % 2 ? "MOVED" : "ASK", slot_in(s->out + s->out_at, &f), (int)(which / 16 % NODES));
     }
+    refused_in_block(s, &f);
     s->out_at += len;
 }
 
@@ -1031,7 +1240,7 @@ static void act_time(void)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     static void (*const actions[])(void) = { act_command, act_client_raw, act_client, act_answer, act_node_raw,
-                                             act_redirect, act_node, act_cluster, act_time, act_command };
+                                             act_redirect, act_node, act_cluster, act_time, act_multi };
     static bool booted;
     if (!booted) {
         booted = true;
