@@ -955,8 +955,8 @@ static void lost_one(struct req *r, bool sent, bool given, const struct backend 
             req_again(r); /* a dial was refused, perhaps: failover_wait bounds how often */
         } else if (++r->hops > REDIS_HOPS_MAX) {
             req_error(r, "CLUSTERDOWN not executed: %u connections were lost on the way", (unsigned)r->hops);
-        } else if ((r->flags & REQ_LEASE) || later_under_way(r, NULL)) {
-            req_again(r); /* of a lease a dial was refused, perhaps: failover_wait bounds how often */
+        } else if (later_under_way(r, NULL)) {
+            req_again(r);
         } else {
             req_route(r);
         }
