@@ -39,6 +39,7 @@ static void client_gone(struct client *c)
     stats.clients_closed++;
     req_orphan(c); /* first: the record on a lease must be nobody's when that is broken */
     large_gone(c);
+    pubsub_gone(c);
     chain_clear(&c->in);
     c->conn = NULL;
     client_fed(c);
@@ -236,18 +237,18 @@ static void on_room(struct conn *conn)
     upstream_unstick_soon();
 }
 
-/* A client with nothing under way may be silent for client_idle. */
+/* A client with nothing under way, and subscribed to nothing, may be silent for client_idle. */
 static void on_tick(struct conn *conn)
 {
     struct client *c = conn->owner;
     uint64_t limit = c->service->conf->client_idle_ms, idle = loop_ms() - conn->watch.active_ms;
-    if (c->mode != 0 || c->guess_ms != 0) {
+    if (c->mode != 0 || c->guess_ms != 0 || c->sub.since_ms != 0) {
         client_resume(c);
     }
     if (limit == 0) {
         return;
     }
-    if (idle >= limit && c->queued == 0 && c->in.len == 0 && conn->out.len == 0) {
+    if (idle >= limit && !c->subscribed && c->queued == 0 && c->in.len == 0 && conn->out.len == 0) {
         conn_fail(conn, "idle (client_idle)");
     } else {
         conn_deadline(conn, loop_ms() + (idle < limit ? limit - idle : limit));
@@ -281,6 +282,8 @@ static const struct conn_ops client_ops = {
     .on_room = on_room,
     .on_close = on_close,
     .on_tick = on_tick,
+    .gather = pubsub_gather,
+    .on_sent = pubsub_sent,
 };
 
 /* A new client's replies may be of any length up to shared_reply_limit: its first requests are few enough that the
@@ -402,7 +405,7 @@ static void relieve_replies(void)
     }
     for (uint32_t i = 0; i < rd.total; i++) {
         struct client *c = &rd.all[i];
-        size_t held = c->conn == NULL || !c->conn->blocked ? 0 : c->conn->out.len + c->parked_bytes;
+        size_t held = c->conn == NULL || !c->conn->blocked ? 0 : c->conn->out.len + c->parked_bytes + c->sub.bytes;
         if (held > most) {
             most = held;
             victim = c;
@@ -430,6 +433,7 @@ void redis_tables(const struct conf *conf)
     redis_fan_tables(conf);
     redis_script_tables(conf);
     redis_large_tables(conf);
+    redis_pubsub_tables(conf);
 }
 
 void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
@@ -447,6 +451,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_fan_open();
     redis_script_open();
     redis_large_open();
+    redis_pubsub_open();
     redis_local_open(rd.all, rd.total);
     client_on_resume = on_resume;
     rd.service_count = conf->redis_count;
@@ -469,11 +474,12 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
 void redis_turn(void)
 {
     redis_req_turn();
+    pubsub_turn();
 }
 
 bool redis_pending(void)
 {
-    return redis_req_pending();
+    return redis_req_pending() || pubsub_pending();
 }
 
 void redis_stop(void)

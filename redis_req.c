@@ -38,6 +38,8 @@ void (*req_on_large)(struct req *r);
 void (*lease_on_free)(void);
 void (*req_before_script)(const struct req *r, struct backend *b);
 bool (*req_script_missing)(const struct req *r, const struct backend *b);
+void (*pubsub_on_map)(struct service *s);
+void (*pubsub_on_backend)(struct backend *b);
 const struct req *(*fan_whole)(const struct fan *f);
 void (*fan_orphan)(struct req *whole);
 bool (*fan_under_way)(const struct fan *f, const struct req *r, const struct upstream *u);
@@ -303,6 +305,7 @@ bool req_give_parts(struct req *r, const struct iovec *parts, int count, bool la
         return true;
     }
     conn_dirty(c->conn);
+    c->halfway = !last;
     if (last) {
         head_answered(c, len);
     }
@@ -330,6 +333,7 @@ bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
             return false;
         }
         conn_dirty(c->conn);
+        c->halfway = !last;
         if (last) {
             head_answered(c, n);
         }
@@ -871,6 +875,7 @@ static void on_map(struct service *s)
             reroute_unsent(u);
         }
     }
+    pubsub_on_map(s);
 }
 
 static void on_backend(struct backend *b)
@@ -886,6 +891,7 @@ static void on_backend(struct backend *b)
     } else if (b->state != BACKEND_DOWN && u->queued > 0) {
         upstream_connect(u);
     }
+    pubsub_on_backend(b);
 }
 
 const struct service_ops redis_service_ops = { on_map, on_backend, upstream_in_use };

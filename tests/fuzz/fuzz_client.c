@@ -626,6 +626,7 @@ static void boot(void)
     conf.chunk_size = 1024, conf.chunks = CHUNKS, conf.upstream_buffer = 16384;
     conf.max_clients = CLIENTS, conf.max_backends = 5, conf.max_requests = 256, conf.max_leases = 2;
     conf.max_split_keys = 64;
+    conf.max_channels = 8, conf.channel_names = 1024, conf.max_subscriptions = 16, conf.max_messages = 16;
     r->retain_bytes = RETAIN, r->shared_reply_limit = 16384, r->client_window = 16384, r->merge_limit = 65536;
     r->client_pipeline = 64, r->failover_queue = 64;
     r->dial_timeout_ms = 100, r->request_timeout_ms = 300, r->failover_wait_ms = 400, r->client_stall_ms = 400;

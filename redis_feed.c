@@ -1,0 +1,917 @@
+/*
+ * redis_feed.c - one connection to a node on which we subscribe, for all clients.
+ *
+ *   links   unsaid -> link -> link      what is to be said, in this order
+ *           said ---> link -> link      what has been said, and whose answers come in this order
+ *             ^          | at the end of a turn: as much as a few KiB of output hold
+ *   conn -> in: chain -> push ---> an answer: the link at the head of `said`
+ *                             `--> a message: stored once, given to the room above
+ *
+ * Of a link one word at most is under way, so that answers, also errors, which name nothing, belong to the head of
+ * `said`. A node that loses a slot says sunsubscribe unasked: that is told by its not being what the head waits for. If
+ * it is just that, the node's answer comes later, unasked, and finds nothing to change.
+ *
+ * Nothing outlives a connection: when it is lost its links go, and at the end of the turn every channel of the section
+ * is placed again. A message that finds no room stays in `in`, and its node is not read meanwhile.
+ */
+#include "redis_feed.h"
+
+#include <string.h>
+
+#define SAY_BYTES 4096        /* output beyond which nothing more is said for now */
+#define RETRY_MS 100          /* a node refused for reasons of its own: said again then */
+#define BACKOFF_MIN_MS 50
+#define BACKOFF_MAX_MS 1000
+#define IDLE_MS 10000         /* a connection without a link is closed after so long */
+#define HEARD_MS 5000         /* a node silent for so long is asked whether it is there */
+#define UNSTICK_MS 5
+#define STUCK_MS 3000         /* no room for a message for so long, and nobody to blame: it is lost with its connection */
+#define COPY_MAX REDIS_COPY_MAX /* a message up to this size is copied next to others; of a longer one the chunks are kept */
+
+enum link_state {
+    LINK_RESTS,   /* the node does as `on` says */
+    LINK_UNSAID,  /* in line to be said */
+    LINK_SAID     /* said, not answered */
+};
+
+struct link {
+    struct link *next;                  /* of its channel; or in the free list */
+    struct link *mine_next, *mine_prev; /* of its feed */
+    struct link *line;                  /* in unsaid or said */
+    struct channel *channel;
+    struct feed *feed;
+    uint8_t state;
+    bool on;                            /* the node sends it */
+    bool asked;                         /* what has been said: that it should */
+};
+
+struct line { struct link *head, *tail; };
+
+struct feed {
+    struct conn *conn;
+    struct backend *backend;
+    struct chain in;
+    struct resp_reply reply;            /* the push under way, at the front of `in` */
+    size_t framed;                      /* how much of `in` it has looked at */
+    struct pen pen;                     /* where short messages are kept */
+    struct link *links;
+    struct line unsaid, said;
+    struct feed *stuck_next;
+    uint64_t heard_ms;                  /* when it last said something, or was dialled */
+    uint64_t stuck_ms;
+    uint64_t lost_ms;                   /* when its connection was last lost; 0 = it was well since */
+    uint32_t backoff_ms;
+    struct timer timer;
+    bool greeting;                      /* the answer to our login is to come first */
+    bool pinged;
+    bool talk;                          /* there may be something to say */
+    bool whole;
+    bool stuck;
+    bool dropping;                      /* the push under way is too long to be held */
+};
+
+static struct {
+    struct feed *all;
+    struct link *links, *free_link;
+    size_t link_total;
+    uint32_t total;
+    struct feed *stuck;
+    struct timer unstick, retry;
+    bool again, resting, misplaced, talk;
+    char refusal[128];
+} fd;
+
+const struct feed_events *feed_events;
+
+void redis_feed_tables(const struct conf *conf)
+{
+    fd.total = conf->max_backends;
+    fd.link_total = 2 * (size_t)conf->max_channels + 16 * (size_t)conf->max_backends;
+    fd.all = arena_take("feeds", fd.total, sizeof *fd.all);
+    fd.links = arena_take("feed links", fd.link_total, sizeof *fd.links);
+}
+
+/* ------------------------------------------------------------ whose it is */
+
+static struct feed *feed_of(struct backend *b)
+{
+    struct feed *f = &fd.all[b->index];
+    f->backend = b;
+    return f;
+}
+
+static bool can_be_primary(const struct backend *b, const struct service *s)
+{
+    return b->service == s && b->slots > 0 && b->state != BACKEND_DOWN && b->state != BACKEND_FREE;
+}
+
+/* One node, for as long as it is well: what comes from two would come twice. */
+struct backend *feed_primary(struct service *s)
+{
+    struct backend *found = NULL;
+    uint16_t from = s->primary != NULL ? s->primary->index : 0;
+    if (s->primary != NULL && can_be_primary(s->primary, s) && feed_of(s->primary)->lost_ms == 0) {
+        return s->primary;
+    }
+    for (uint32_t i = 0; i < fd.total; i++) {
+        struct backend *b = backend_at((uint16_t)((from + i) % fd.total));
+        if (b == NULL || !can_be_primary(b, s)) {
+            continue;
+        }
+        if (b->state == BACKEND_UP && feed_of(b)->lost_ms == 0) {
+            found = b;
+            break;
+        }
+        found = found == NULL || feed_of(b)->lost_ms < feed_of(found)->lost_ms ? b : found;
+    }
+    if (found != NULL && found != s->primary) {
+        log_info("messages come by another node", "service=%s node=%s:%u", s->conf->name, found->host,
+                 (unsigned)found->port);
+        s->primary = found;
+        s->misplaced = fd.misplaced = true;
+    }
+    return found != NULL ? found : s->primary;
+}
+
+/* Whether the node is the one, or one of those, that should send us the channel. */
+static bool carries(const struct backend *b, const struct channel *ch)
+{
+    struct service *s = ch->service;
+    if (b->service != s || ch->subs == NULL) {
+        return false;
+    }
+    if (ch->kind == CHANNEL_SHARD) {
+        return service_owner(s, ch->slot) == b;
+    }
+    return s->primary == b || (ch->everywhere && b->slots > 0);
+}
+
+static struct link *link_to(const struct channel *ch, const struct feed *f)
+{
+    struct link *l = ch->links;
+    while (l != NULL && l->feed != f) {
+        l = l->next;
+    }
+    return l;
+}
+
+/* Calls `each` for every node that should send us the channel, until one gives false. Of several, those that are down
+ * are left out: who wants notifications of keys does not wait for them. */
+static bool for_carriers(struct channel *ch, bool (*each)(struct channel *, struct feed *))
+{
+    struct backend *b = ch->kind == CHANNEL_SHARD ? service_owner(ch->service, ch->slot) : feed_primary(ch->service);
+    if (b == NULL || !each(ch, feed_of(b))) {
+        return false;
+    }
+    for (uint32_t i = 0; ch->everywhere && i < fd.total; i++) {
+        struct backend *other = backend_at((uint16_t)i);
+        if (other != NULL && other != b && other->state != BACKEND_DOWN && carries(other, ch) &&
+            !each(ch, feed_of(other))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool is_on(struct channel *ch, struct feed *f)
+{
+    const struct link *l = link_to(ch, f);
+    return l != NULL && l->state == LINK_RESTS && l->on;
+}
+
+bool feed_is_on(struct channel *ch)
+{
+    return for_carriers(ch, is_on);
+}
+
+/* ------------------------------------------------------- links and lines */
+
+static void line_put(struct line *line, struct link *l)
+{
+    l->line = NULL;
+    *(line->head != NULL ? &line->tail->line : &line->head) = l;
+    line->tail = l;
+}
+
+static struct link *line_take(struct line *line)
+{
+    struct link *l = line->head;
+    line->head = l->line;
+    return l;
+}
+
+static void link_free(struct link *l)
+{
+    struct channel *ch = l->channel;
+    struct link **at = &ch->links;
+    while (*at != l) {
+        at = &(*at)->next;
+    }
+    *at = l->next;
+    *(l->mine_prev != NULL ? &l->mine_prev->mine_next : &l->feed->links) = l->mine_next;
+    if (l->mine_next != NULL) {
+        l->mine_next->mine_prev = l->mine_prev;
+    }
+    l->next = fd.free_link;
+    fd.free_link = l;
+    channel_let_go(ch);
+}
+
+static void feed_connect(struct feed *f);
+
+static void talk(struct feed *f)
+{
+    f->talk = fd.talk = true;
+}
+
+/* What rests and is not as it should be gets into line; what is needed no more goes. */
+static void link_settle(struct link *l)
+{
+    bool wanted = carries(l->feed->backend, l->channel);
+    if (l->state != LINK_RESTS) {
+        return;
+    }
+    if (wanted != l->on) {
+        l->state = LINK_UNSAID;
+        line_put(&l->feed->unsaid, l);
+        talk(l->feed);
+    } else if (!wanted) {
+        link_free(l);
+    }
+}
+
+static bool link_make(struct channel *ch, struct feed *f)
+{
+    struct link *l = link_to(ch, f);
+    if (l != NULL) {
+        return true;
+    }
+    l = fd.free_link;
+    if (l == NULL) {
+        log_warn("no entry left to subscribe at a node (max_channels)", "node=%s:%u", f->backend->host,
+                 (unsigned)f->backend->port);
+        loop_timer(&fd.retry, loop_ms() + RETRY_MS);
+        return true;
+    }
+    fd.free_link = l->next;
+    memset(l, 0, sizeof *l);
+    l->channel = ch;
+    l->feed = f;
+    l->next = ch->links;
+    ch->links = l;
+    l->mine_next = f->links;
+    if (l->mine_next != NULL) {
+        l->mine_next->mine_prev = l;
+    }
+    f->links = l;
+    feed_connect(f);
+    link_settle(l);
+    return true;
+}
+
+void feed_place(struct channel *ch)
+{
+    if (ch->subs != NULL) {
+        for_carriers(ch, link_make);
+    }
+    for (struct link *l = ch->links, *next; l != NULL; l = next) {
+        bool last = l->next == NULL;
+        next = l->next;
+        link_settle(l); /* with the last link the channel may go, too */
+        if (last) {
+            return;
+        }
+    }
+    if (ch->links == NULL) {
+        channel_let_go(ch);
+    }
+}
+
+static void place_all(struct service *s)
+{
+    s->misplaced = false;
+    feed_primary(s);
+    for (int kind = 0; kind < CHANNEL_KINDS; kind++) {
+        for (struct channel *ch = channel_first((enum channel_kind)kind), *next; ch != NULL; ch = next) {
+            next = ch->next;
+            if (ch->service == s) {
+                ch->refused = false;
+                feed_place(ch);
+            }
+        }
+    }
+}
+
+static void misplaced(struct service *s)
+{
+    s->misplaced = fd.misplaced = true;
+}
+
+static void on_retry(struct timer *t)
+{
+    (void)t;
+    for (uint32_t i = 0; i < fd.total; i++) {
+        const struct backend *b = backend_at((uint16_t)i);
+        if (b != NULL) {
+            misplaced(b->service);
+        }
+    }
+}
+
+/* ------------------------------------------------------- what we say */
+
+static bool put_word(struct chain *out, const void *p, size_t n)
+{
+    unsigned char header[RESP_HEADER_CAP];
+    return chain_put(out, BUF_REPLY, header, resp_put_header(header, '$', (int64_t)n)) &&
+           (p == NULL || (chain_put(out, BUF_REPLY, p, n) && chain_put(out, BUF_REPLY, "\r\n", 2)));
+}
+
+/* SUBSCRIBE or UNSUBSCRIBE, by kind, and the channel's name. */
+static bool put_link(struct chain *out, const struct link *l)
+{
+    static const char *const words[CHANNEL_KINDS] = { "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE" };
+    static const char *const ons[CHANNEL_KINDS] = { "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE" };
+    const struct channel *ch = l->channel;
+    const char *word = l->asked ? ons[ch->kind] : words[ch->kind];
+    const unsigned char *p;
+    size_t at = 0, n;
+    if (!buf_may_take_many(BUF_REPLY, ch->name_len / buf_chunk_size() + 2)) {
+        return false;
+    }
+    must(chain_put(out, BUF_REPLY, "*2\r\n", 4) && put_word(out, word, strlen(word)) &&
+         put_word(out, NULL, ch->name_len));
+    while ((n = channel_name_part(ch, &at, &p)) > 0) {
+        must(chain_put(out, BUF_REPLY, p, n));
+    }
+    return chain_put(out, BUF_REPLY, "\r\n", 2);
+}
+
+/* Goes on with what is to be said, as long as that is not too much at once. */
+static void say_on(struct feed *f)
+{
+    if (f->conn == NULL || f->conn->state != CONN_OPEN || f->greeting) {
+        return;
+    }
+    while (f->unsaid.head != NULL && f->conn->out.len < SAY_BYTES) {
+        struct link *l = f->unsaid.head;
+        l->asked = carries(f->backend, l->channel);
+        if (l->asked == l->on) { /* things have changed back meanwhile */
+            line_take(&f->unsaid);
+            l->state = LINK_RESTS;
+            link_settle(l);
+            continue;
+        }
+        if (!put_link(&f->conn->out, l)) {
+            loop_timer(&f->timer, loop_ms() + RETRY_MS);
+            return;
+        }
+        line_take(&f->unsaid);
+        l->state = LINK_SAID;
+        line_put(&f->said, l);
+        conn_dirty(f->conn);
+    }
+}
+
+static void on_room(struct conn *conn)
+{
+    struct feed *f = conn->owner;
+    if (f->unsaid.head != NULL) {
+        talk(f);
+    }
+}
+
+/* ------------------------------------------------------- what nodes answer */
+
+/* The answer to the oldest word that was said: it was heard, or it is an error line. */
+static void on_answer(struct feed *f, const unsigned char *error, size_t n)
+{
+    struct link *l = f->said.head;
+    struct channel *ch;
+    struct slotmap_redirect to;
+    if (l == NULL) {
+        conn_fail(f->conn, "it spoke out of turn");
+        return;
+    }
+    ch = line_take(&f->said)->channel;
+    l->state = LINK_RESTS;
+    if (error == NULL) {
+        l->on = l->asked;
+        f->lost_ms = 0;
+        f->backoff_ms = BACKOFF_MIN_MS;
+    } else if (slotmap_redirect(error, n, &to) && !to.ask) {
+        struct backend *b = backend_get(ch->service, to.host, to.port, f->backend);
+        bool news = b != NULL && service_owner(ch->service, to.slot) != b;
+        if (news) {
+            service_set_owner(ch->service, to.slot, b);
+            misplaced(ch->service);
+        } else {
+            loop_timer(&fd.retry, loop_ms() + RETRY_MS);
+        }
+        health_refresh(ch->service);
+    } else {
+        log_quote((const char *)error, n - 2, fd.refusal, sizeof fd.refusal);
+        log_warn("a node does not let us subscribe", "node=%s:%u said=%s", f->backend->host,
+                 (unsigned)f->backend->port, fd.refusal);
+        ch->refused = memcmp(error, "-NOPERM", 7) == 0 || memcmp(error, "-NOAUTH", 7) == 0 ||
+                      memcmp(error, "-ERR ", 5) == 0;
+        loop_timer(&fd.retry, loop_ms() + RETRY_MS);
+    }
+    if (error == NULL) {
+        bool kept = carries(f->backend, ch);
+        link_settle(l); /* without a subscriber the channel may be gone after this */
+        if (!kept) {
+            return;
+        }
+    } else if (!l->on) {
+        bool kept = ch->subs != NULL;
+        link_free(l);
+        if (!kept) {
+            return;
+        }
+    }
+    feed_events->settled(ch);
+}
+
+/* It has lost the slot, and says so once: the channel is asked for again, and the answer tells where it is now. */
+static void on_moved(struct feed *f, struct channel *ch)
+{
+    struct link *l = ch != NULL ? link_to(ch, f) : NULL;
+    if (l != NULL && l->state != LINK_SAID) {
+        l->on = false;
+        link_settle(l);
+        health_refresh(f->backend->service);
+    }
+}
+
+/* ------------------------------------------------------- what nodes send */
+
+/* The head of the push under way, in one piece; what it has of a long name may be cut off. */
+static const unsigned char *head_of(const struct feed *f, size_t *n)
+{
+    size_t cap, len = f->framed;
+    const unsigned char *p = chain_at(&f->in, 0, n);
+    unsigned char *copy;
+    if (*n >= len) {
+        *n = len;
+        return p;
+    }
+    copy = channel_scratch(&cap);
+    *n = len < cap ? len : cap;
+    chain_copy(&f->in, copy, *n);
+    return copy;
+}
+
+static bool is_word(const unsigned char *p, struct resp_slice s, const char *word)
+{
+    return s.len == strlen(word) && memcmp(p + s.off, word, s.len) == 0;
+}
+
+/* Which channel's message it is; NULL: it is none, or nobody's. *message: it is one. */
+static struct channel *channel_of(const struct feed *f, const unsigned char *p, size_t n, bool *message)
+{
+    static const char *const words[CHANNEL_KINDS] = { "message", "pmessage", "smessage" };
+    struct resp_slice word, name, real;
+    uint32_t at = 0;
+    struct channel *ch;
+    int kind = 0;
+    *message = false;
+    if (!resp_arg(p, n, &at, &word)) {
+        return NULL;
+    }
+    while (kind < CHANNEL_KINDS && !is_word(p, word, words[kind])) {
+        kind++;
+    }
+    *message = kind < CHANNEL_KINDS;
+    if (!*message || !resp_arg(p, n, &at, &name)) {
+        return NULL;
+    }
+    ch = channel_find(f->backend->service, (enum channel_kind)kind, p + name.off, name.len);
+    if (ch == NULL || kind == CHANNEL_SHARD || f->backend == f->backend->service->primary) {
+        return ch;
+    }
+    /* Of other masters only what they tell of their own keys: the rest comes from the primary as well. */
+    real = name;
+    if (!ch->everywhere || (kind == CHANNEL_PATTERN && !resp_arg(p, n, &at, &real))) {
+        return NULL;
+    }
+    return channel_is_kept(p + real.off, real.len) ? ch : NULL;
+}
+
+static void next_push(struct feed *f)
+{
+    chain_drop(&f->in, f->framed);
+    resp_reply_start(&f->reply);
+    f->framed = 0;
+    f->stuck_ms = 0;
+    f->whole = f->dropping = false;
+}
+
+static void set_stuck(struct feed *f)
+{
+    if (!f->stuck) {
+        f->stuck = true;
+        f->stuck_next = fd.stuck;
+        fd.stuck = f;
+        conn_read(f->conn, false);
+        loop_timer(&fd.unstick, loop_ms() + UNSTICK_MS);
+    }
+    f->stuck_ms = f->stuck_ms == 0 ? loop_ms() : f->stuck_ms;
+}
+
+/* The whole push at the front of `in`, in p as far as that is needed, is a message. False: no room now. */
+static bool take_message(struct feed *f, struct channel *ch, const unsigned char *p)
+{
+    size_t n = f->framed;
+    struct slice bytes;
+    if (fd.resting || message_room() == 0 || (n <= COPY_MAX && !pen_write(&f->pen, BUF_REQUEST, p, n, &bytes))) {
+        return false;
+    }
+    if (n > COPY_MAX) {
+        chain_slice(&f->in, n, &bytes);
+    }
+    stats.messages_in++;
+    next_push(f);
+    feed_events->message(ch, &bytes);
+    return true;
+}
+
+/* The answer to a word of ours, or what looks like one. */
+static void take_word(struct feed *f, const unsigned char *p, size_t n)
+{
+    static const char *const ons[CHANNEL_KINDS] = { "subscribe", "psubscribe", "ssubscribe" };
+    static const char *const offs[CHANNEL_KINDS] = { "unsubscribe", "punsubscribe", "sunsubscribe" };
+    const struct link *head = f->said.head;
+    struct resp_slice word, name;
+    struct channel *ch;
+    uint32_t at = 0;
+    int kind = 0;
+    if (!resp_arg(p, n, &at, &word) || !resp_arg(p, n, &at, &name)) {
+        conn_fail(f->conn, "what it sends is no message");
+        return;
+    }
+    while (kind < CHANNEL_KINDS && !is_word(p, word, ons[kind]) && !is_word(p, word, offs[kind])) {
+        kind++;
+    }
+    ch = kind == CHANNEL_KINDS ? NULL :
+         channel_find(f->backend->service, (enum channel_kind)kind, p + name.off, name.len);
+    if (head != NULL && head->channel == ch && is_word(p, word, head->asked ? ons[kind] : offs[kind])) {
+        on_answer(f, NULL, 0);
+    } else if (kind == CHANNEL_SHARD && is_word(p, word, offs[kind])) {
+        on_moved(f, ch);
+    } else {
+        conn_fail(f->conn, "it answered what it was not asked");
+    }
+}
+
+/* The answer to our login. */
+static void take_greeting(struct feed *f, const unsigned char *p, size_t n)
+{
+    if (*p == '-') {
+        log_quote((const char *)p, n, fd.refusal, sizeof fd.refusal);
+        log_error("a node refuses our login", "node=%s:%u error=%s", f->backend->host, (unsigned)f->backend->port,
+                  fd.refusal);
+        conn_fail(f->conn, "login refused");
+        return;
+    }
+    f->greeting = false;
+    talk(f);
+}
+
+/* A whole push or answer. False: no room now, or the connection has gone. */
+static bool take_push(struct feed *f)
+{
+    const struct conn *conn = f->conn;
+    bool message;
+    size_t n;
+    const unsigned char *p = head_of(f, &n);
+    struct channel *ch = channel_of(f, p, n, &message);
+    if (f->greeting) {
+        take_greeting(f, p, n);
+    } else if (message) {
+        if (ch != NULL && ch->told > 0) {
+            return take_message(f, ch, p) && f->conn == conn;
+        }
+    } else if (f->pinged && (*p != '*' || (n > 12 && memcmp(p + 4, "$4\r\npong", 8) == 0))) {
+        f->pinged = false;
+    } else if (*p == '-') {
+        on_answer(f, p, n);
+    } else {
+        take_word(f, p, n);
+    }
+    if (f->conn == conn) {
+        next_push(f);
+    }
+    return f->conn == conn;
+}
+
+/* The push under way will be longer than the pool can bear. */
+static void give_up_push(struct feed *f)
+{
+    bool message;
+    size_t n;
+    const unsigned char *p = head_of(f, &n);
+    struct channel *ch = channel_of(f, p, n, &message);
+    f->dropping = true;
+    stats.messages_lost++;
+    log_warn("a message longer than half of the pool is dropped, and who waits for it is closed (chunks)",
+             "node=%s:%u bytes=%llu", f->backend->host, (unsigned)f->backend->port,
+             (unsigned long long)resp_reply_least(&f->reply));
+    if (ch != NULL) {
+        feed_events->lost(ch);
+    }
+}
+
+static void feed_parse(struct feed *f)
+{
+    struct conn *conn = f->conn;
+    const unsigned char *p = NULL;
+    size_t n;
+    while (f->conn == conn && (f->whole || (p = chain_at(&f->in, f->framed, &n)) != NULL)) {
+        if (!f->whole) {
+            enum resp_status status;
+            f->framed += resp_reply(&f->reply, p, n, &status);
+            if (status == RESP_BAD) {
+                conn_fail(conn, "it does not speak the Redis protocol");
+                return;
+            }
+            f->whole = status == RESP_WHOLE;
+        }
+        if (!f->dropping && resp_reply_least(&f->reply) > buf_total() / 2) {
+            give_up_push(f);
+        }
+        if (f->dropping && f->whole) {
+            next_push(f);
+        } else if (f->dropping) {
+            chain_drop(&f->in, f->framed);
+            f->framed = 0;
+        } else if (f->whole && !take_push(f)) {
+            if (f->conn == conn) {
+                set_stuck(f);
+            }
+            return;
+        }
+    }
+}
+
+static void on_bytes(struct conn *conn)
+{
+    struct feed *f = conn->owner;
+    unsigned char *room;
+    size_t cap = chain_room(&f->in, BUF_REQUEST, &room);
+    ssize_t n;
+    if (cap == 0) {
+        set_stuck(f);
+        return;
+    }
+    n = conn_receive(conn, room, cap);
+    if (n == CONN_FAILED) {
+        return;
+    }
+    chain_commit(&f->in, n > 0 ? (size_t)n : 0);
+    if (n == CONN_ENDED) {
+        conn_fail(conn, "the node closed the connection");
+    } else if (n > 0) {
+        f->heard_ms = loop_ms();
+        f->stuck_ms = 0;
+        feed_parse(f);
+    }
+}
+
+/* ------------------------------------------------------ its life and its end */
+
+/* Nothing that was said on its connection counts any more. */
+static void begin_anew(struct feed *f)
+{
+    f->conn = NULL;
+    f->unsaid.head = f->said.head = NULL;
+    while (f->links != NULL) {
+        link_free(f->links);
+    }
+    chain_clear(&f->in);
+    f->framed = 0;
+    next_push(f);
+    pen_close(&f->pen);
+    f->greeting = f->pinged = false;
+}
+
+static void feed_lost(struct feed *f)
+{
+    struct service *s = f->backend->service;
+    f->lost_ms = loop_ms();
+    f->backoff_ms = f->backoff_ms == 0 ? BACKOFF_MIN_MS :
+                    f->backoff_ms * 2 < BACKOFF_MAX_MS ? f->backoff_ms * 2 : BACKOFF_MAX_MS;
+    health_look(f->backend);
+    health_refresh(s);
+    misplaced(s);
+}
+
+static void on_close(struct conn *conn, const char *why)
+{
+    struct feed *f = conn->owner;
+    log_info("connection for messages lost", "node=%s:%u why=\"%s\"", f->backend->host, (unsigned)f->backend->port, why);
+    begin_anew(f);
+    feed_lost(f);
+}
+
+static void on_open(struct conn *conn)
+{
+    struct feed *f = conn->owner;
+    unsigned char line[2 * SECRET_CAP + 64];
+    size_t n = health_login(f->backend->service->conf, line);
+    os_keepalive(conn->fd, HEARD_MS, f->backend->service->conf->request_timeout_ms);
+    f->heard_ms = loop_ms();
+    if (n > 0 && !chain_put(&conn->out, BUF_REPLY, line, n)) {
+        conn_fail(conn, "no chunk left for its login (chunks)");
+        return;
+    }
+    f->greeting = n > 0;
+    talk(f);
+}
+
+static const struct conn_ops feed_ops = {
+    .kind = "feed",
+    .on_open = on_open,
+    .on_bytes = on_bytes,
+    .on_room = on_room,
+    .on_close = on_close,
+};
+
+static void feed_connect(struct feed *f)
+{
+    struct backend *b = f->backend;
+    const struct conf_redis *conf = b->service->conf;
+    const struct address *a = backend_address(b);
+    struct net_sizes sizes = { conf->receive_buffer, conf->send_buffer };
+    if (f->conn != NULL) {
+        return;
+    }
+    loop_timer(&f->timer, loop_ms() + BACKOFF_MIN_MS);
+    if (b->state == BACKEND_DOWN || a == NULL || (f->lost_ms != 0 && loop_ms() < f->lost_ms + f->backoff_ms)) {
+        return;
+    }
+    f->conn = conn_take(CONN_UPSTREAM, &feed_ops, f);
+    if (f->conn == NULL || !conn_dial(f->conn, a, conf->dial_timeout_ms, &sizes)) {
+        f->conn = NULL;
+        feed_lost(f);
+        return;
+    }
+    f->heard_ms = loop_ms();
+}
+
+/* A node that says nothing for long is asked whether it is there: what it was to send us may be lost on the way. */
+static void ask_whether_there(struct feed *f)
+{
+    static const char line[] = "*1\r\n$4\r\nPING\r\n";
+    uint64_t silent = loop_ms() - f->heard_ms;
+    if (f->stuck || f->conn->state != CONN_OPEN) {
+        f->heard_ms = f->stuck ? loop_ms() : f->heard_ms; /* it is we who do not listen */
+    } else if (silent >= HEARD_MS + f->backend->service->conf->request_timeout_ms) {
+        conn_fail(f->conn, "it says nothing (request_timeout)");
+    } else if (silent >= HEARD_MS && !f->pinged && f->said.head == NULL && !f->greeting &&
+               chain_put(&f->conn->out, BUF_REPLY, line, sizeof line - 1)) {
+        f->pinged = true;
+        conn_dirty(f->conn);
+    }
+}
+
+static void on_tick(struct timer *t)
+{
+    struct feed *f = (struct feed *)(void *)((char *)t - offsetof(struct feed, timer));
+    if (f->conn == NULL && f->links != NULL) {
+        feed_connect(f);
+    } else if (f->conn != NULL) {
+        if (f->links == NULL && loop_ms() - f->heard_ms >= IDLE_MS) {
+            conn_close(f->conn);
+            begin_anew(f);
+            return;
+        }
+        loop_timer(t, loop_ms() + 1000);
+        talk(f);
+        if (f->links != NULL) {
+            ask_whether_there(f);
+        }
+    }
+}
+
+/* ------------------------------------------------------------- the turn */
+
+static void on_unstick(struct timer *t)
+{
+    (void)t;
+    fd.again = true;
+}
+
+static void unstick(void)
+{
+    struct feed *f = fd.stuck;
+    fd.stuck = NULL;
+    fd.again = false;
+    for (struct feed *next; f != NULL; f = next) {
+        const struct conn *conn = f->conn;
+        next = f->stuck_next;
+        f->stuck = false;
+        if (conn == NULL) {
+            continue;
+        }
+        feed_parse(f);
+        if (f->conn != conn) {
+            continue;
+        }
+        if (f->stuck_ms != 0 && loop_ms() - f->stuck_ms >= STUCK_MS) {
+            conn_fail(f->conn, "no room for its messages (chunks, max_messages)");
+        } else if (!f->stuck) {
+            conn_read(f->conn, true);
+        }
+    }
+}
+
+void feed_turn(void)
+{
+    bool was_resting = fd.resting;
+    fd.resting = false;
+    if (fd.misplaced) {
+        fd.misplaced = false;
+        for (uint32_t i = 0; i < fd.total; i++) {
+            struct backend *b = backend_at((uint16_t)i);
+            if (b != NULL && b->service->misplaced) {
+                place_all(b->service);
+            }
+        }
+    }
+    if (fd.stuck != NULL && (fd.again || was_resting || message_relieved())) {
+        unstick();
+    }
+    for (uint32_t i = 0; fd.talk && i < fd.total; i++) {
+        if (fd.all[i].talk) {
+            fd.all[i].talk = false;
+            say_on(&fd.all[i]);
+        }
+    }
+    fd.talk = false;
+}
+
+bool feed_pending(void)
+{
+    return fd.talk || fd.misplaced || (fd.stuck != NULL && (fd.again || fd.resting));
+}
+
+void feed_rest(void)
+{
+    fd.resting = true;
+}
+
+uint64_t feed_stuck_ms(void)
+{
+    uint64_t longest = 0;
+    for (const struct feed *f = fd.stuck; f != NULL; f = f->stuck_next) {
+        if (f->stuck_ms != 0 && loop_ms() - f->stuck_ms > longest) {
+            longest = loop_ms() - f->stuck_ms;
+        }
+    }
+    return longest;
+}
+
+const char *feed_refusal(void)
+{
+    return fd.refusal;
+}
+
+static void feed_on_map(struct service *s)
+{
+    misplaced(s);
+}
+
+/* An entry that becomes free may be used again: nothing of its node stays. */
+static void feed_on_backend(struct backend *b)
+{
+    struct feed *f = feed_of(b);
+    misplaced(b->service);
+    if (b->state != BACKEND_FREE) {
+        return;
+    }
+    if (b->service->primary == b) {
+        b->service->primary = NULL;
+    }
+    if (f->conn != NULL) {
+        conn_close(f->conn);
+    }
+    begin_anew(f);
+    loop_timer_stop(&f->timer);
+    f->lost_ms = f->backoff_ms = 0;
+}
+
+void redis_feed_open(void)
+{
+    for (size_t i = fd.link_total; i > 0; i--) {
+        fd.links[i - 1].next = fd.free_link;
+        fd.free_link = &fd.links[i - 1];
+    }
+    for (uint32_t i = 0; i < fd.total; i++) {
+        fd.all[i].timer.on_due = on_tick;
+    }
+    fd.unstick.on_due = on_unstick;
+    fd.retry.on_due = on_retry;
+    pubsub_on_map = feed_on_map;
+    pubsub_on_backend = feed_on_backend;
+}
