@@ -1,9 +1,9 @@
 /*
  * redis_feed.c - one connection to a node on which we subscribe, for all clients.
  *
- *   links   unsaid -> link -> link      what is to be said, in this order
- *           said ---> link -> link      what has been said, and whose answers come in this order
- *             ^          | at the end of a turn: as much as a few KiB of output hold
+ *   unsaid -> link -> link      what is to be said, in this order
+ *   said ---> link -> link      what has been said, and whose answers come in this order
+ *     ^          | at the end of a turn: as much as a few KiB of output hold
  *   conn -> in: chain -> push ---> an answer: the link at the head of `said`
  *                             `--> a message: stored once, given to the room above
  *
@@ -19,304 +19,21 @@
 #include <string.h>
 
 #define SAY_BYTES 4096        /* output beyond which nothing more is said for now */
-#define RETRY_MS 100          /* a node refused for reasons of its own: said again then */
 #define BACKOFF_MIN_MS 50
 #define BACKOFF_MAX_MS 1000
 #define IDLE_MS 10000         /* a connection without a link is closed after so long */
 #define HEARD_MS 5000         /* a node silent for so long is asked whether it is there */
 #define UNSTICK_MS 5
 #define STUCK_MS 3000         /* no room for a message for so long, and nobody to blame: it is lost with its connection */
-#define COPY_MAX REDIS_COPY_MAX /* a message up to this size is copied next to others; of a longer one the chunks are kept */
-
-enum link_state {
-    LINK_RESTS,   /* the node does as `on` says */
-    LINK_UNSAID,  /* in line to be said */
-    LINK_SAID     /* said, not answered */
-};
-
-struct link {
-    struct link *next;                  /* of its channel; or in the free list */
-    struct link *mine_next, *mine_prev; /* of its feed */
-    struct link *line;                  /* in unsaid or said */
-    struct channel *channel;
-    struct feed *feed;
-    uint8_t state;
-    bool on;                            /* the node sends it */
-    bool asked;                         /* what has been said: that it should */
-};
-
-struct line { struct link *head, *tail; };
-
-struct feed {
-    struct conn *conn;
-    struct backend *backend;
-    struct chain in;
-    struct resp_reply reply;            /* the push under way, at the front of `in` */
-    size_t framed;                      /* how much of `in` it has looked at */
-    struct pen pen;                     /* where short messages are kept */
-    struct link *links;
-    struct line unsaid, said;
-    struct feed *stuck_next;
-    uint64_t heard_ms;                  /* when it last said something, or was dialled */
-    uint64_t stuck_ms;
-    uint64_t lost_ms;                   /* when its connection was last lost; 0 = it was well since */
-    uint32_t backoff_ms;
-    struct timer timer;
-    bool greeting;                      /* the answer to our login is to come first */
-    bool pinged;
-    bool talk;                          /* there may be something to say */
-    bool whole;
-    bool stuck;
-    bool dropping;                      /* the push under way is too long to be held */
-};
 
 static struct {
-    struct feed *all;
-    struct link *links, *free_link;
-    size_t link_total;
-    uint32_t total;
     struct feed *stuck;
-    struct timer unstick, retry;
-    bool again, resting, misplaced, talk;
+    struct timer unstick;
+    bool again, resting;
     char refusal[128];
 } fd;
 
 const struct feed_events *feed_events;
-
-void redis_feed_tables(const struct conf *conf)
-{
-    fd.total = conf->max_backends;
-    fd.link_total = 2 * (size_t)conf->max_channels + 16 * (size_t)conf->max_backends;
-    fd.all = arena_take("feeds", fd.total, sizeof *fd.all);
-    fd.links = arena_take("feed links", fd.link_total, sizeof *fd.links);
-}
-
-/* ------------------------------------------------------------ whose it is */
-
-static struct feed *feed_of(struct backend *b)
-{
-    struct feed *f = &fd.all[b->index];
-    f->backend = b;
-    return f;
-}
-
-static bool can_be_primary(const struct backend *b, const struct service *s)
-{
-    return b->service == s && b->slots > 0 && b->state != BACKEND_DOWN && b->state != BACKEND_FREE;
-}
-
-/* One node, for as long as it is well: what comes from two would come twice. */
-struct backend *feed_primary(struct service *s)
-{
-    struct backend *found = NULL;
-    uint16_t from = s->primary != NULL ? s->primary->index : 0;
-    if (s->primary != NULL && can_be_primary(s->primary, s) && feed_of(s->primary)->lost_ms == 0) {
-        return s->primary;
-    }
-    for (uint32_t i = 0; i < fd.total; i++) {
-        struct backend *b = backend_at((uint16_t)((from + i) % fd.total));
-        if (b == NULL || !can_be_primary(b, s)) {
-            continue;
-        }
-        if (b->state == BACKEND_UP && feed_of(b)->lost_ms == 0) {
-            found = b;
-            break;
-        }
-        found = found == NULL || feed_of(b)->lost_ms < feed_of(found)->lost_ms ? b : found;
-    }
-    if (found != NULL && found != s->primary) {
-        log_info("messages come by another node", "service=%s node=%s:%u", s->conf->name, found->host,
-                 (unsigned)found->port);
-        s->primary = found;
-        s->misplaced = fd.misplaced = true;
-    }
-    return found != NULL ? found : s->primary;
-}
-
-/* Whether the node is the one, or one of those, that should send us the channel. */
-static bool carries(const struct backend *b, const struct channel *ch)
-{
-    struct service *s = ch->service;
-    if (b->service != s || ch->subs == NULL) {
-        return false;
-    }
-    if (ch->kind == CHANNEL_SHARD) {
-        return service_owner(s, ch->slot) == b;
-    }
-    return s->primary == b || (ch->everywhere && b->slots > 0);
-}
-
-static struct link *link_to(const struct channel *ch, const struct feed *f)
-{
-    struct link *l = ch->links;
-    while (l != NULL && l->feed != f) {
-        l = l->next;
-    }
-    return l;
-}
-
-/* Calls `each` for every node that should send us the channel, until one gives false. Of several, those that are down
- * are left out: who wants notifications of keys does not wait for them. */
-static bool for_carriers(struct channel *ch, bool (*each)(struct channel *, struct feed *))
-{
-    struct backend *b = ch->kind == CHANNEL_SHARD ? service_owner(ch->service, ch->slot) : feed_primary(ch->service);
-    if (b == NULL || !each(ch, feed_of(b))) {
-        return false;
-    }
-    for (uint32_t i = 0; ch->everywhere && i < fd.total; i++) {
-        struct backend *other = backend_at((uint16_t)i);
-        if (other != NULL && other != b && other->state != BACKEND_DOWN && carries(other, ch) &&
-            !each(ch, feed_of(other))) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool is_on(struct channel *ch, struct feed *f)
-{
-    const struct link *l = link_to(ch, f);
-    return l != NULL && l->state == LINK_RESTS && l->on;
-}
-
-bool feed_is_on(struct channel *ch)
-{
-    return for_carriers(ch, is_on);
-}
-
-/* ------------------------------------------------------- links and lines */
-
-static void line_put(struct line *line, struct link *l)
-{
-    l->line = NULL;
-    *(line->head != NULL ? &line->tail->line : &line->head) = l;
-    line->tail = l;
-}
-
-static struct link *line_take(struct line *line)
-{
-    struct link *l = line->head;
-    line->head = l->line;
-    return l;
-}
-
-static void link_free(struct link *l)
-{
-    struct channel *ch = l->channel;
-    struct link **at = &ch->links;
-    while (*at != l) {
-        at = &(*at)->next;
-    }
-    *at = l->next;
-    *(l->mine_prev != NULL ? &l->mine_prev->mine_next : &l->feed->links) = l->mine_next;
-    if (l->mine_next != NULL) {
-        l->mine_next->mine_prev = l->mine_prev;
-    }
-    l->next = fd.free_link;
-    fd.free_link = l;
-    channel_let_go(ch);
-}
-
-static void feed_connect(struct feed *f);
-
-static void talk(struct feed *f)
-{
-    f->talk = fd.talk = true;
-}
-
-/* What rests and is not as it should be gets into line; what is needed no more goes. */
-static void link_settle(struct link *l)
-{
-    bool wanted = carries(l->feed->backend, l->channel);
-    if (l->state != LINK_RESTS) {
-        return;
-    }
-    if (wanted != l->on) {
-        l->state = LINK_UNSAID;
-        line_put(&l->feed->unsaid, l);
-        talk(l->feed);
-    } else if (!wanted) {
-        link_free(l);
-    }
-}
-
-static bool link_make(struct channel *ch, struct feed *f)
-{
-    struct link *l = link_to(ch, f);
-    if (l != NULL) {
-        return true;
-    }
-    l = fd.free_link;
-    if (l == NULL) {
-        log_warn("no entry left to subscribe at a node (max_channels)", "node=%s:%u", f->backend->host,
-                 (unsigned)f->backend->port);
-        loop_timer(&fd.retry, loop_ms() + RETRY_MS);
-        return true;
-    }
-    fd.free_link = l->next;
-    memset(l, 0, sizeof *l);
-    l->channel = ch;
-    l->feed = f;
-    l->next = ch->links;
-    ch->links = l;
-    l->mine_next = f->links;
-    if (l->mine_next != NULL) {
-        l->mine_next->mine_prev = l;
-    }
-    f->links = l;
-    feed_connect(f);
-    link_settle(l);
-    return true;
-}
-
-void feed_place(struct channel *ch)
-{
-    if (ch->subs != NULL) {
-        for_carriers(ch, link_make);
-    }
-    for (struct link *l = ch->links, *next; l != NULL; l = next) {
-        bool last = l->next == NULL;
-        next = l->next;
-        link_settle(l); /* with the last link the channel may go, too */
-        if (last) {
-            return;
-        }
-    }
-    if (ch->links == NULL) {
-        channel_let_go(ch);
-    }
-}
-
-static void place_all(struct service *s)
-{
-    s->misplaced = false;
-    feed_primary(s);
-    for (int kind = 0; kind < CHANNEL_KINDS; kind++) {
-        for (struct channel *ch = channel_first((enum channel_kind)kind), *next; ch != NULL; ch = next) {
-            next = ch->next;
-            if (ch->service == s) {
-                ch->refused = false;
-                feed_place(ch);
-            }
-        }
-    }
-}
-
-static void misplaced(struct service *s)
-{
-    s->misplaced = fd.misplaced = true;
-}
-
-static void on_retry(struct timer *t)
-{
-    (void)t;
-    for (uint32_t i = 0; i < fd.total; i++) {
-        const struct backend *b = backend_at((uint16_t)i);
-        if (b != NULL) {
-            misplaced(b->service);
-        }
-    }
-}
 
 /* ------------------------------------------------------- what we say */
 
@@ -347,23 +64,32 @@ static bool put_link(struct chain *out, const struct link *l)
     return chain_put(out, BUF_REPLY, "\r\n", 2);
 }
 
+static void feed_connect(struct feed *f);
+
 /* Goes on with what is to be said, as long as that is not too much at once. */
 static void say_on(struct feed *f)
 {
+    if (f->conn == NULL && f->unsaid.head != NULL) {
+        feed_connect(f);
+    }
     if (f->conn == NULL || f->conn->state != CONN_OPEN || f->greeting) {
         return;
     }
     while (f->unsaid.head != NULL && f->conn->out.len < SAY_BYTES) {
         struct link *l = f->unsaid.head;
-        l->asked = carries(f->backend, l->channel);
+        l->asked = feed_carries(f->backend, l->channel);
         if (l->asked == l->on) { /* things have changed back meanwhile */
             line_take(&f->unsaid);
             l->state = LINK_RESTS;
-            link_settle(l);
+            if (l->on) {
+                feed_events->settled(l->channel);
+            } else {
+                link_settle(l);
+            }
             continue;
         }
         if (!put_link(&f->conn->out, l)) {
-            loop_timer(&f->timer, loop_ms() + RETRY_MS);
+            feed_talk(f); /* no chunk for it now */
             return;
         }
         line_take(&f->unsaid);
@@ -377,7 +103,7 @@ static void on_room(struct conn *conn)
 {
     struct feed *f = conn->owner;
     if (f->unsaid.head != NULL) {
-        talk(f);
+        feed_talk(f);
     }
 }
 
@@ -404,9 +130,9 @@ static void on_answer(struct feed *f, const unsigned char *error, size_t n)
         bool news = b != NULL && service_owner(ch->service, to.slot) != b;
         if (news) {
             service_set_owner(ch->service, to.slot, b);
-            misplaced(ch->service);
+            feed_misplaced(ch->service);
         } else {
-            loop_timer(&fd.retry, loop_ms() + RETRY_MS);
+            link_retry();
         }
         health_refresh(ch->service);
     } else {
@@ -415,10 +141,10 @@ static void on_answer(struct feed *f, const unsigned char *error, size_t n)
                  (unsigned)f->backend->port, fd.refusal);
         ch->refused = memcmp(error, "-NOPERM", 7) == 0 || memcmp(error, "-NOAUTH", 7) == 0 ||
                       memcmp(error, "-ERR ", 5) == 0;
-        loop_timer(&fd.retry, loop_ms() + RETRY_MS);
+        link_retry();
     }
     if (error == NULL) {
-        bool kept = carries(f->backend, ch);
+        bool kept = feed_carries(f->backend, ch);
         link_settle(l); /* without a subscriber the channel may be gone after this */
         if (!kept) {
             return;
@@ -467,35 +193,43 @@ static bool is_word(const unsigned char *p, struct resp_slice s, const char *wor
     return s.len == strlen(word) && memcmp(p + s.off, word, s.len) == 0;
 }
 
-/* Which channel's message it is; NULL: it is none, or nobody's. *message: it is one. */
-static struct channel *channel_of(const struct feed *f, const unsigned char *p, size_t n, bool *message)
+/* What a push is, by its first word. */
+struct push {
+    struct channel *channel; /* whose message it is; NULL: it is none, or nobody's, or one that comes another way, too */
+    bool message;
+    bool kept;               /* a notification of keys: no other node tells it */
+};
+
+static struct push push_of(const struct feed *f, const unsigned char *p, size_t n)
 {
     static const char *const words[CHANNEL_KINDS] = { "message", "pmessage", "smessage" };
+    struct service *s = f->backend->service;
+    struct push push = { NULL, false, false };
     struct resp_slice word, name, real;
-    uint32_t at = 0;
     struct channel *ch;
+    uint32_t at = 0;
     int kind = 0;
-    *message = false;
     if (!resp_arg(p, n, &at, &word)) {
-        return NULL;
+        return push;
     }
     while (kind < CHANNEL_KINDS && !is_word(p, word, words[kind])) {
         kind++;
     }
-    *message = kind < CHANNEL_KINDS;
-    if (!*message || !resp_arg(p, n, &at, &name)) {
-        return NULL;
+    push.message = kind < CHANNEL_KINDS;
+    if (!push.message || !resp_arg(p, n, &at, &name)) {
+        return push;
     }
-    ch = channel_find(f->backend->service, (enum channel_kind)kind, p + name.off, name.len);
-    if (ch == NULL || kind == CHANNEL_SHARD || f->backend == f->backend->service->primary) {
-        return ch;
+    ch = channel_find(s, (enum channel_kind)kind, p + name.off, name.len);
+    if (ch == NULL || kind == CHANNEL_SHARD) {
+        /* A node that wakes up as owner of a slot that has gone elsewhere says what is long past. */
+        push.channel = ch != NULL && service_owner(s, ch->slot) == f->backend ? ch : NULL;
+        return push;
     }
-    /* Of other masters only what they tell of their own keys: the rest comes from the primary as well. */
     real = name;
-    if (!ch->everywhere || (kind == CHANNEL_PATTERN && !resp_arg(p, n, &at, &real))) {
-        return NULL;
-    }
-    return channel_is_kept(p + real.off, real.len) ? ch : NULL;
+    push.kept = ch->everywhere && (kind != CHANNEL_PATTERN || resp_arg(p, n, &at, &real)) &&
+                channel_is_kept(p + real.off, real.len);
+    push.channel = push.kept || f->backend == s->primary ? ch : NULL;
+    return push;
 }
 
 static void next_push(struct feed *f)
@@ -520,15 +254,21 @@ static void set_stuck(struct feed *f)
 }
 
 /* The whole push at the front of `in`, in p as far as that is needed, is a message. False: no room now. */
-static bool take_message(struct feed *f, struct channel *ch, const unsigned char *p)
+static bool take_message(struct feed *f, const struct push *push, const unsigned char *p)
 {
+    struct channel *ch = push->channel;
     size_t n = f->framed;
     struct slice bytes;
-    if (fd.resting || message_room() == 0 || (n <= COPY_MAX && !pen_write(&f->pen, BUF_REQUEST, p, n, &bytes))) {
+    if (fd.resting || message_room() == 0 || (n <= REDIS_COPY_MAX && !pen_write(&f->pen, BUF_REQUEST, p, n, &bytes))) {
         return false;
     }
-    if (n > COPY_MAX) {
+    if (n > REDIS_COPY_MAX) {
         chain_slice(&f->in, n, &bytes);
+    }
+    if (ch->kind != CHANNEL_SHARD && !push->kept && feed_is_twin(ch->service, p, n)) {
+        slice_release(&bytes);
+        next_push(f);
+        return true;
     }
     stats.messages_in++;
     next_push(f);
@@ -575,22 +315,21 @@ static void take_greeting(struct feed *f, const unsigned char *p, size_t n)
         return;
     }
     f->greeting = false;
-    talk(f);
+    feed_talk(f);
 }
 
 /* A whole push or answer. False: no room now, or the connection has gone. */
 static bool take_push(struct feed *f)
 {
     const struct conn *conn = f->conn;
-    bool message;
     size_t n;
     const unsigned char *p = head_of(f, &n);
-    struct channel *ch = channel_of(f, p, n, &message);
+    struct push push = push_of(f, p, n);
     if (f->greeting) {
         take_greeting(f, p, n);
-    } else if (message) {
-        if (ch != NULL && ch->told > 0) {
-            return take_message(f, ch, p) && f->conn == conn;
+    } else if (push.message) {
+        if (push.channel != NULL && push.channel->told > 0) {
+            return take_message(f, &push, p) && f->conn == conn;
         }
     } else if (f->pinged && (*p != '*' || (n > 12 && memcmp(p + 4, "$4\r\npong", 8) == 0))) {
         f->pinged = false;
@@ -608,10 +347,9 @@ static bool take_push(struct feed *f)
 /* The push under way will be longer than the pool can bear. */
 static void give_up_push(struct feed *f)
 {
-    bool message;
     size_t n;
     const unsigned char *p = head_of(f, &n);
-    struct channel *ch = channel_of(f, p, n, &message);
+    struct channel *ch = push_of(f, p, n).channel;
     f->dropping = true;
     stats.messages_lost++;
     log_warn("a message longer than half of the pool is dropped, and who waits for it is closed (chunks)",
@@ -703,7 +441,7 @@ static void feed_lost(struct feed *f)
                     f->backoff_ms * 2 < BACKOFF_MAX_MS ? f->backoff_ms * 2 : BACKOFF_MAX_MS;
     health_look(f->backend);
     health_refresh(s);
-    misplaced(s);
+    feed_misplaced(s);
 }
 
 static void on_close(struct conn *conn, const char *why)
@@ -726,7 +464,7 @@ static void on_open(struct conn *conn)
         return;
     }
     f->greeting = n > 0;
-    talk(f);
+    feed_talk(f);
 }
 
 static const struct conn_ops feed_ops = {
@@ -787,7 +525,7 @@ static void on_tick(struct timer *t)
             return;
         }
         loop_timer(t, loop_ms() + 1000);
-        talk(f);
+        feed_talk(f);
         if (f->links != NULL) {
             ask_whether_there(f);
         }
@@ -829,31 +567,26 @@ static void unstick(void)
 void feed_turn(void)
 {
     bool was_resting = fd.resting;
+    struct feed *f;
     fd.resting = false;
-    if (fd.misplaced) {
-        fd.misplaced = false;
-        for (uint32_t i = 0; i < fd.total; i++) {
-            struct backend *b = backend_at((uint16_t)i);
-            if (b != NULL && b->service->misplaced) {
-                place_all(b->service);
-            }
-        }
-    }
+    link_turn();
     if (fd.stuck != NULL && (fd.again || was_resting || message_relieved())) {
         unstick();
     }
-    for (uint32_t i = 0; fd.talk && i < fd.total; i++) {
-        if (fd.all[i].talk) {
-            fd.all[i].talk = false;
-            say_on(&fd.all[i]);
+    if (!feed_has_to_talk()) {
+        return;
+    }
+    for (uint32_t i = 0; (f = feed_at(i)) != NULL; i++) {
+        if (f->talk) {
+            f->talk = false;
+            say_on(f);
         }
     }
-    fd.talk = false;
 }
 
 bool feed_pending(void)
 {
-    return fd.talk || fd.misplaced || (fd.stuck != NULL && (fd.again || fd.resting));
+    return link_pending() || (fd.stuck != NULL && (fd.again || fd.resting));
 }
 
 void feed_rest(void)
@@ -877,16 +610,11 @@ const char *feed_refusal(void)
     return fd.refusal;
 }
 
-static void feed_on_map(struct service *s)
-{
-    misplaced(s);
-}
-
 /* An entry that becomes free may be used again: nothing of its node stays. */
 static void feed_on_backend(struct backend *b)
 {
     struct feed *f = feed_of(b);
-    misplaced(b->service);
+    feed_misplaced(b->service);
     if (b->state != BACKEND_FREE) {
         return;
     }
@@ -903,15 +631,10 @@ static void feed_on_backend(struct backend *b)
 
 void redis_feed_open(void)
 {
-    for (size_t i = fd.link_total; i > 0; i--) {
-        fd.links[i - 1].next = fd.free_link;
-        fd.free_link = &fd.links[i - 1];
-    }
-    for (uint32_t i = 0; i < fd.total; i++) {
-        fd.all[i].timer.on_due = on_tick;
+    struct feed *f;
+    for (uint32_t i = 0; (f = feed_at(i)) != NULL; i++) {
+        f->timer.on_due = on_tick;
     }
     fd.unstick.on_due = on_unstick;
-    fd.retry.on_due = on_retry;
-    pubsub_on_map = feed_on_map;
     pubsub_on_backend = feed_on_backend;
 }

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define LOOK_MS 250           /* who waits for nodes looks so often whether it still has to, and for how long */
 #define GREEDY_MS 1000        /* nodes are not read for so long for want of room: who holds most of it is closed */
 
 static struct {
@@ -208,12 +209,13 @@ static enum verdict subscribe(struct client *c, const struct request *q)
                                       limit, c->service->trouble));
     }
     if (!on) {
-        conn_deadline(c->conn, c->sub.since_ms + limit); /* on_tick resumes it */
+        conn_deadline(c->conn, loop_ms() + LOOK_MS); /* on_tick resumes it */
         return VERDICT_WAIT;
     }
     v = say_aloud(c, q, say_subscribed);
     if (v == VERDICT_DONE) {
         tell_all(c);
+        conn_deadline(c->conn, c->service->conf->client_idle_ms == 0 ? 0 : loop_ms() + c->service->conf->client_idle_ms);
     }
     return v;
 }
@@ -596,13 +598,14 @@ static const struct feed_events events = { .settled = on_settled, .message = on_
 void redis_pubsub_tables(const struct conf *conf)
 {
     redis_channel_tables(conf);
-    redis_feed_tables(conf);
+    redis_link_tables(conf);
 }
 
 void redis_pubsub_open(void)
 {
     feed_events = &events;
     redis_channel_open();
+    redis_link_open();
     redis_feed_open();
     ps.tick.on_due = on_tick;
     loop_timer(&ps.tick, loop_ms() + GREEDY_MS / 4);
