@@ -166,6 +166,7 @@ static void on_moved(struct feed *f, struct channel *ch)
     if (l != NULL && l->state != LINK_SAID) {
         l->on = false;
         link_settle(l);
+        feed_misplaced(f->backend->service);
         health_refresh(f->backend->service);
     }
 }

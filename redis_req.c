@@ -825,6 +825,7 @@ void service_set_owner(struct service *s, uint16_t slot, struct backend *b)
         if (old != SLOTMAP_NONE && backend_at(old) != NULL) {
             backend_at(old)->slots--;
         }
+        pubsub_on_map(s);
     }
 }
 

@@ -254,7 +254,7 @@ def test_unknown_commands_and_wrong_counts_have_redis_texts(client, cluster):
 
 
 @pytest.mark.parametrize("command", [
-    ("MULTI",), ("EXEC",), ("WATCH", "a"), ("SUBSCRIBE", "c"), ("PSUBSCRIBE", "c*"), ("HELLO", "3"),
+    ("MULTI",), ("EXEC",), ("WATCH", "a"), ("HELLO", "3"),
     ("BLPOP", "a", "1"), ("CLUSTER", "FLUSHSLOTS"), ("MONITOR",), ("SYNC",), ("SHUTDOWN",), ("REPLICAOF", "NO", "ONE"),
     ("CLIENT", "TRACKING", "ON"), ("WAIT", "1", "0"),
 ], ids=lambda c: c[0])

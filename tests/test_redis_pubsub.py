@@ -405,8 +405,9 @@ class Stream:
 def read_until(client, stream, more, seen):
     """Reads numbers, which must grow on each channel, until on each one has come that was sent after now, and so many more. One
     whose publisher was told an error may come late, since a frozen node does on waking what it was asked before; but once."""
-    reached = stream.sent + more
+    reached, deadline = stream.sent + more, time.monotonic() + 30 * harness.SLOW
     while not all(seen.get(n, -1) > reached for n in stream.names):
+        assert time.monotonic() < deadline, "nothing comes any more on %r" % [n for n in stream.names if seen.get(n, -1) <= reached]
         m = client.read()
         name, n = m[1].decode(), int(m[2])
         if n in stream.errors:
