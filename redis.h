@@ -3,7 +3,7 @@
  *
  *      redis_client.c   a client's bytes -> one whole request
  *        |
- *      redis.c          decides: one of the rooms below
+ *      redis.c          decides: one of the rooms below, or redis_pubsub.c -> redis_feed.c, redis_link.c, redis_channel.c
  *        |  \______________________________________________
  *      redis_fan.c    redis_large.c    redis_local.c        several nodes; big transfers; answered here
  *   redis_scan.c         |                 |  \_____________  redis_info.c  redis_command.c  redis_virtual.c
