@@ -17,7 +17,7 @@
 #include <string.h>
 
 #define RETRY_MS 100          /* a node refused for reasons of its own: said again then */
-#define RECENT 4096           /* messages that are remembered for the moment when the primary changes */
+#define RECENT_MAX 4096       /* messages at most that are remembered for the moment when the primary changes */
 #define RECENT_MS 150         /* what is older the nodes have told each other, and how long that moment is: Nagle's delay between
                                  them, 40 ms, and some more */
 #define RECENT_BYTES 256      /* of a message tell it from others, with its length */
@@ -30,7 +30,7 @@ static struct {
     size_t link_total;
     uint32_t total;
     struct recent *recent;
-    uint32_t recent_at;
+    uint32_t recent_at, recent_total;
     struct timer retry;
     bool misplaced, talk;
 } lk;
@@ -41,7 +41,8 @@ void redis_link_tables(const struct conf *conf)
     lk.link_total = 2 * (size_t)conf->max_channels + 16 * (size_t)conf->max_backends;
     lk.all = arena_take("feeds", lk.total, sizeof *lk.all);
     lk.links = arena_take("feed links", lk.link_total, sizeof *lk.links);
-    lk.recent = arena_take("recent messages", RECENT, sizeof *lk.recent);
+    lk.recent_total = conf->max_messages < RECENT_MAX ? conf->max_messages : RECENT_MAX;
+    lk.recent = arena_take("recent messages", lk.recent_total, sizeof *lk.recent);
 }
 
 /* ------------------------------------------------------------ whose it is */
@@ -289,7 +290,7 @@ bool feed_is_twin(struct service *s, const unsigned char *p, size_t n)
 {
     uint64_t hash = hash_of(s, p, n), now = loop_ms();
     struct recent *next = &lk.recent[lk.recent_at];
-    for (uint32_t i = 0; s->switched_ms != 0 && i < RECENT; i++) {
+    for (uint32_t i = 0; s->switched_ms != 0 && i < lk.recent_total; i++) {
         struct recent *r = &lk.recent[i];
         if (r->hash == hash && r->at_ms != 0 && r->at_ms <= s->switched_ms && r->at_ms + RECENT_MS >= s->switched_ms) {
             r->at_ms = 0;
@@ -298,7 +299,7 @@ bool feed_is_twin(struct service *s, const unsigned char *p, size_t n)
     }
     s->switched_ms = s->switched_ms + RECENT_MS < now ? 0 : s->switched_ms;
     *next = (struct recent){ hash, now };
-    lk.recent_at = (lk.recent_at + 1) % RECENT;
+    lk.recent_at = (lk.recent_at + 1) % lk.recent_total;
     return false;
 }
 

@@ -36,7 +36,7 @@ struct sock {
     int dial_error;              /* EINPROGRESS: no answer yet */
     bool ended, reset;           /* what the other end did */
     bool shut;                   /* the program sends no more */
-    bool asking, probe;          /* of a node's end */
+    bool asking, probe, feed;    /* of a node's end; feed: it subscribes to something */
     size_t piece;                /* bytes that one recv gives at most */
     size_t room;                 /* bytes that the other end still takes */
     size_t in_at, in_len;        /* towards the program */
