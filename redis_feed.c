@@ -66,9 +66,27 @@ static bool put_link(struct chain *out, const struct link *l)
 
 static void feed_connect(struct feed *f);
 
+/* Without a connection nothing has been said, and what nobody wants any more need not be. */
+static void forget_unwanted(struct feed *f)
+{
+    struct line all = f->unsaid;
+    f->unsaid.head = NULL;
+    while (all.head != NULL) {
+        struct link *l = line_take(&all);
+        if (feed_carries(f->backend, l->channel)) {
+            line_put(&f->unsaid, l);
+        } else {
+            link_free(l);
+        }
+    }
+}
+
 /* Goes on with what is to be said, as long as that is not too much at once. */
 static void say_on(struct feed *f)
 {
+    if (f->conn == NULL || f->conn->state != CONN_OPEN) {
+        forget_unwanted(f);
+    }
     if (f->conn == NULL && f->unsaid.head != NULL) {
         feed_connect(f);
     }
@@ -458,6 +476,11 @@ static void on_open(struct conn *conn)
     struct feed *f = conn->owner;
     unsigned char line[2 * SECRET_CAP + 64];
     size_t n = health_login(f->backend->service->conf, line);
+    if (f->links == NULL) { /* whoever it was dialled for has gone */
+        conn_close(conn);
+        begin_anew(f);
+        return;
+    }
     os_keepalive(conn->fd, HEARD_MS, f->backend->service->conf->request_timeout_ms);
     f->heard_ms = loop_ms();
     if (n > 0 && !chain_put(&conn->out, BUF_REPLY, line, n)) {

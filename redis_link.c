@@ -186,14 +186,13 @@ void feed_talk(struct feed *f)
 void link_settle(struct link *l)
 {
     bool wanted = feed_carries(l->feed->backend, l->channel);
-    if (l->state != LINK_RESTS) {
-        return;
-    }
-    if (wanted != l->on) {
+    if (l->state == LINK_UNSAID) {
+        feed_talk(l->feed); /* it may have become needless */
+    } else if (l->state == LINK_RESTS && wanted != l->on) {
         l->state = LINK_UNSAID;
         line_put(&l->feed->unsaid, l);
         feed_talk(l->feed);
-    } else if (!wanted) {
+    } else if (l->state == LINK_RESTS && !wanted) {
         link_free(l);
     }
 }

@@ -561,7 +561,7 @@ static void node_gets(struct sock *s)
 {
     static const char ping[] = "*1\r\n$4\r\nPING\r\n";
     struct resp_request f;
-    if (s->out_at == 0 && s->out_len >= sizeof ping - 1 && memcmp(s->out, ping, sizeof ping - 1) == 0) {
+    if (!s->feed && s->out_at == 0 && s->out_len >= sizeof ping - 1 && memcmp(s->out, ping, sizeof ping - 1) == 0) {
         s->probe = true;
     }
     if (s->probe || nodes[node_of(s)].automatic) {
