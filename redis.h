@@ -456,6 +456,7 @@ bool pubsub_allows(const struct command *command);
 uint32_t pubsub_channels(const struct service *s, enum channel_kind kind);
 /* Drops all that c subscribes to. False: not before what is on its way to it has been sent. */
 bool pubsub_leave(struct client *c);
+void pubsub_undo(struct client *c);                 /* its SUBSCRIBE or the like is given up, half done */
 void pubsub_gone(struct client *c);                 /* c's connection has ended */
 /* The client connection's output beyond c->out: its messages. */
 int pubsub_gather(struct conn *conn, struct iovec *iov, int max);

@@ -358,6 +358,7 @@ static void give_up_request(struct client *c)
         give_up_client(c, "no room even for an error");
         return;
     }
+    pubsub_undo(c);
     chain_drop(&c->in, (size_t)c->framing.used);
     resp_request_start(&c->framing);
     c->ready = false;

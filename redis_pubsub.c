@@ -276,6 +276,18 @@ bool pubsub_leave(struct client *c)
     return done;
 }
 
+void pubsub_undo(struct client *c)
+{
+    c->sub.since_ms = 0;
+    end_some(c, false);
+    for (struct subscription *s = c->sub.list; s != NULL; s = s->mine_next) {
+        if (s->leaving && s->at == NULL) {
+            s->leaving = false;
+            s->until = UINT64_MAX;
+        }
+    }
+}
+
 void pubsub_gone(struct client *c)
 {
     while (c->sub.list != NULL) {

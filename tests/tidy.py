@@ -38,7 +38,7 @@ ROOMS = {
     "redis_req.c": (4, "redis", 950),
     "redis_channel.c": (4, "redis", 600),
     "redis_link.c": (4, "redis", 300),
-    "redis_feed.c": (4, "redis", 650),
+    "redis_feed.c": (4, "redis", 700),
     "redis_session.c": (4, "redis", 700),
     "redis_large.c": (4, "redis", 500),
     "redis_fan.c": (4, "redis", 750),
