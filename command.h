@@ -51,6 +51,7 @@ enum command_route {
     ROUTE_SESSION, /* needs or changes the state of a connection of its own */
     ROUTE_SCAN,    /* all masters, one after the other, by cursor */
     ROUTE_OWNER,   /* the owner of the slot whose number is argv[2] */
+    ROUTE_PUBSUB,  /* subscriptions, which Puerta keeps for all its clients; and what is published to them */
     ROUTE_ADMIN    /* refused unless the configuration allows it; then by its keys if it has any,
                       else to all masters if it has a merge, else to one */
 };

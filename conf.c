@@ -692,7 +692,7 @@ size_t conf_descriptors(const struct conf *conf)
 {
     size_t n = (size_t)conf->max_clients + conf_leases(conf) + OTHER_DESCRIPTORS;
 
-    n += (conf->resp3 ? 3 : 2) * (size_t)conf->max_backends; /* to each the shared ones and the probe's */
+    n += (conf->resp3 ? 4 : 3) * (size_t)conf->max_backends; /* to each the shared ones, that of subscriptions, and the probe's */
     for (int i = 0; i < conf->redis_count; i++)
         n += (size_t)conf->redis[i].listens;
     return n;
@@ -701,7 +701,7 @@ size_t conf_descriptors(const struct conf *conf)
 /* The kernel's share is not in the arena, but it is memory all the same. */
 static void report_kernel(const struct conf *conf)
 {
-    size_t sockets = (size_t)conf->max_clients + (conf->resp3 ? 3 : 2) * (size_t)conf->max_backends + conf_leases(conf);
+    size_t sockets = (size_t)conf->max_clients + (conf->resp3 ? 4 : 3) * (size_t)conf->max_backends + conf_leases(conf);
     uint64_t each = 0;
     bool known = true;
 

@@ -37,7 +37,7 @@ static struct {
 void conn_tables(const struct conf *conf)
 {
     table.most[CONN_CLIENT] = conf->max_clients;
-    table.most[CONN_UPSTREAM] = (size_t)conf->max_backends * (conf->resp3 ? 2 : 1) + conf_leases(conf);
+    table.most[CONN_UPSTREAM] = (size_t)conf->max_backends * (conf->resp3 ? 3 : 2) + conf_leases(conf);
     table.most[CONN_PROBE] = conf->max_backends;
     table.size = table.most[CONN_CLIENT] + table.most[CONN_UPSTREAM] + table.most[CONN_PROBE];
     table.all = arena_take("connections", table.size, sizeof *table.all);
@@ -322,7 +322,7 @@ static void set_blocked(struct conn *c, bool blocked)
 /* n bytes went out: first those of the chain, the rest were the owner's. */
 static void account(struct conn *c, size_t n)
 {
-    size_t own = n < c->out.len ? n : c->out.len;
+    size_t own = c->midway ? 0 : n < c->out.len ? n : c->out.len;
     c->sent_ms = loop_ms();
     stats.bytes_out += n;
     chain_drop(&c->out, own);
@@ -336,8 +336,8 @@ static bool send_once(struct conn *c)
 {
     struct iovec iov[SEND_SLICES];
     size_t want_out = 0;
-    int count = chain_gather(&c->out, iov, SEND_SLICES);
-    if (c->ops->gather != NULL && c->state == CONN_OPEN && count < SEND_SLICES) {
+    int count = c->midway ? 0 : chain_gather(&c->out, iov, SEND_SLICES);
+    if (c->ops->gather != NULL && (c->state == CONN_OPEN || c->midway) && count < SEND_SLICES) {
         count += c->ops->gather(c, iov + count, SEND_SLICES - count);
     }
     if (count == 0) {

@@ -206,6 +206,7 @@ size_t loop_cold(void);
     X(large_requests) X(large_replies) X(lease_waits) X(lease_refused) X(scripts_loaded) X(transactions) X(pushes_dropped) \
     X(functions_copied) X(functions_too_long) \
     X(pool_empty) X(requests_full) X(protocol_errors) \
+    X(messages_in) X(messages_out) X(messages_lost) X(subscribers_closed) \
     X(auth_failures) X(auth_delayed) X(clients_denied) \
     X(dials) X(dial_failures) X(upstream_lost) X(refreshes) X(refresh_failures) X(map_changes) \
     X(probes) X(probe_failures)
@@ -316,7 +317,7 @@ struct conn_ops {
     void (*on_close)(struct conn *c, const char *why); /* gone, for whatever reason but conn_close by its owner */
     void (*on_tick)(struct conn *c);               /* its deadline */
     bool (*waits)(struct conn *c);                 /* more output is to come at once: one send may do for all */
-    int (*gather)(struct conn *c, struct iovec *iov, int max); /* output beyond c->out (upstreams) */
+    int (*gather)(struct conn *c, struct iovec *iov, int max); /* output beyond c->out */
     void (*on_sent)(struct conn *c, size_t n);     /* n bytes of that output went out */
 };
 
@@ -350,6 +351,7 @@ struct conn {
     bool dirty;                 /* in the dirty list */
     bool reading;
     bool blocked;               /* the last send did not take everything: wait for POLLOUT */
+    bool midway;                /* its owner's output stopped in the middle of something: the rest comes before `out` */
 };
 
 /* What conn_receive gives besides a count of bytes. */
@@ -465,6 +467,10 @@ struct service {
     uint32_t busy;              /* nodes that are busy with a script */
     uint16_t ask_at;            /* rotation over the backends */
     bool refresh_wanted;
+    struct backend *primary;    /* where what is published comes from: redis_feed.c */
+    uint16_t primary_slot;      /* one of its slots */
+    uint64_t switched_ms;       /* when it became that in the place of another; 0 = not lately */
+    bool misplaced;             /* subscriptions may stand at the wrong nodes */
     char trouble[SLOTMAP_ERROR_CAP]; /* why there is no map, for the client's error */
     uint32_t gains;             /* how often nodes gained slots */
     uint64_t refreshed_ms, ask_began_ms, trouble_ms;
@@ -536,6 +542,8 @@ struct conf {
     size_t script_cache;
     uint32_t max_clients, max_backends, max_requests, max_split_keys;
     uint32_t max_leases, max_blocked, max_watching, max_own;
+    uint32_t max_channels, max_subscriptions, max_messages;
+    size_t channel_names;
     int log_level;
     int prefault, supervise, resp3;      /* yes / no */
     uint32_t backlog, stop_timeout_ms;

@@ -42,7 +42,9 @@ static enum verdict no_map(struct client *c)
     return say(c, client_error(c, "CLUSTERDOWN not executed: no cluster map yet: %s", c->service->trouble));
 }
 
-static enum verdict forward(struct client *c, const struct request *q, uint16_t slot, bool fence)
+/* Passes q on; `take` takes the reply, and finds `mark` in its record. */
+static enum verdict forward_for(struct client *c, const struct request *q, uint16_t slot, bool fence, req_taker take,
+                                uint32_t mark)
 {
     struct backend *b = service_owner(c->service, slot);
     struct req *r;
@@ -52,11 +54,12 @@ static enum verdict forward(struct client *c, const struct request *q, uint16_t 
     if (b == NULL && c->service->map.served == 0) {
         return no_map(c);
     }
-    r = req_take(c, q->command, req_to_client);
+    r = req_take(c, q->command, take);
     if (r == NULL) {
         client_starve(c);
         return VERDICT_WAIT;
     }
+    r->mark = mark;
     r->slot = slot;
     if (fence) {
         r->flags |= REQ_FENCE;
@@ -81,6 +84,11 @@ static enum verdict forward(struct client *c, const struct request *q, uint16_t 
         req_send(r, b);
     }
     return VERDICT_DONE;
+}
+
+static enum verdict forward(struct client *c, const struct request *q, uint16_t slot, bool fence)
+{
+    return forward_for(c, q, slot, fence, req_to_client, 0);
 }
 
 /* A slot whose owner may take a command without keys: one after the other, so that all masters get their share. */
@@ -303,6 +311,28 @@ static bool is_browsers(const struct request *q)
     return q->command == NULL && (equals(q, &q->arg[0], "post") || equals(q, &q->arg[0], "host:"));
 }
 
+/* Subscriptions are Puerta's own matter; what is published goes to a node, and its answer counts our own receivers. */
+static enum verdict pubsub(struct client *c, const struct request *q)
+{
+    if (!command_arity_ok(q->command, q->argc)) {
+        return wrong_count(c, q);
+    }
+    if ((q->command->flags & CMD_FAST) == 0) {
+        return pubsub_change(c, q);
+    }
+    return forward_for(c, q, pubsub_slot(c->service, q), false, pubsub_published, pubsub_receivers(c->service, q));
+}
+
+/* A client of RESP2 that subscribes to something cannot tell answers from messages. */
+static enum verdict subscribed(struct client *c, const struct request *q)
+{
+    if (!command_arity_ok(q->command, q->argc)) {
+        return wrong_count(c, q);
+    }
+    return say(c, client_error(c, "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
+                               "are allowed in this context", q->command->name));
+}
+
 static enum verdict decide(struct client *c, struct request *q)
 {
     const struct command *command = q->command;
@@ -314,7 +344,7 @@ static enum verdict decide(struct client *c, struct request *q)
         return user_refuse(c);
     }
     if (command == NULL) {
-        if (c->service->conf->unknown_commands == 0 || q->argc < 2) {
+        if (c->service->conf->unknown_commands == 0 || q->argc < 2 || (c->subscribed && !c->resp3)) {
             return multi_poison(c, unknown(c, q));
         }
         q->command = command = &unknown_command;
@@ -322,6 +352,9 @@ static enum verdict decide(struct client *c, struct request *q)
     if ((command->flags & CMD_CONTAINER) && q->argc > 1) {
         const struct command *sub = command_sub(command, q->p + q->arg[1].off, q->arg[1].len);
         q->command = command = sub != NULL ? sub : command;
+    }
+    if (c->subscribed && !c->resp3 && !pubsub_allows(command)) {
+        return subscribed(c, q);
     }
     if (command->group == GROUP_SCRIPTING) {
         script_note(q);
@@ -365,6 +398,8 @@ static enum verdict decide(struct client *c, struct request *q)
             return forward(c, q, shown_slot(c), false);
         }
         return by_masters(c, q, fan_all);
+    case ROUTE_PUBSUB:
+        return pubsub(c, q);
     case ROUTE_SCAN:
         return by_masters(c, q, scan);
     case ROUTE_ADMIN:

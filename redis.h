@@ -3,7 +3,7 @@
  *
  *      redis_client.c   a client's bytes -> one whole request
  *        |
- *      redis.c          decides: one of the rooms below
+ *      redis.c          decides: one of the rooms below, or redis_pubsub.c -> redis_feed.c, redis_link.c, redis_channel.c
  *        |  \______________________________________________
  *      redis_fan.c    redis_large.c    redis_local.c        several nodes; big transfers; answered here
  *   redis_scan.c         |                 |  \_____________  redis_info.c  redis_command.c  redis_virtual.c
@@ -154,6 +154,18 @@ enum monitor_state { MONITOR_OFF, MONITOR_WAITS, MONITOR_ON };
 
 enum multi_state { MULTI_NONE, MULTI_OPEN, MULTI_POISONED };
 
+enum channel_kind { CHANNEL_PLAIN, CHANNEL_PATTERN, CHANNEL_SHARD, CHANNEL_KINDS };
+
+/* What a client subscribes to: redis_channel.h has the picture. */
+struct subscriber {
+    struct subscription *list;                  /* all of it */
+    struct subscription *pending, *pending_tail; /* that with messages to be sent, the oldest message first */
+    size_t bytes;               /* of those messages */
+    size_t sent;                /* of the first of them */
+    uint32_t count[CHANNEL_KINDS]; /* of those that it has been told */
+    uint64_t since_ms;          /* its SUBSCRIBE waits for nodes; 0 = none does */
+};
+
 struct client {
     struct conn *conn;
     struct service *service;
@@ -170,6 +182,8 @@ struct client {
     bool ready;                 /* its next request is whole and waits */
     bool paused, resuming;
     bool starved;
+    bool subscribed;            /* to something */
+    bool halfway;               /* a part of its next answer has been put out */
     bool resp3;                 /* it speaks RESP3 (HELLO 3): so do the answers made here, and the nodes for it */
     bool admitted;              /* it may ask for anything; else only what logs it in */
     const struct resp_limits *limits; /* of its requests: a stranger's are narrow */
@@ -216,6 +230,7 @@ struct client {
     uint64_t born_ms;
     uint64_t monitor_ms;        /* since when its MONITOR waits for the nodes */
     uint8_t monitor;            /* enum monitor_state */
+    struct subscriber sub;
     uint8_t reply;              /* enum reply_mode */
     char name[64];
     char lib_name[40], lib_ver[24];
@@ -456,6 +471,9 @@ extern bool (*req_script_missing)(const struct req *r, const struct backend *b);
 /* redis_function.c: slots have changed hands; b has not got the function of r: true if r may be sent again. */
 extern void (*req_on_owners)(struct service *s);
 extern bool (*req_function_missing)(const struct req *r, struct backend *b);
+/* redis_pubsub.c: slots changed their owner; a node changed its state. */
+extern void (*pubsub_on_map)(struct service *s);
+extern void (*pubsub_on_backend)(struct backend *b);
 /* redis_fan.c: the request that a part is a part of; the client of a split request has gone. */
 extern const struct req *(*fan_whole)(const struct fan *f);
 extern void (*fan_orphan)(struct req *whole);
@@ -632,6 +650,30 @@ uint32_t user_wait_ms(uint32_t failures);           /* how long the guess behind
 uint32_t user_failures(const struct address *peer, uint64_t now_ms); /* wrong guesses from there of late */
 void user_failed(const struct address *peer, uint64_t now_ms);       /* one more */
 bool user_is_near(const struct address *a);         /* of this machine: loopback, or a unix socket */
+
+/* --------------------------------------------------- redis_pubsub.c */
+
+void redis_pubsub_tables(const struct conf *conf);
+void redis_pubsub_open(void);
+/* (P|S)SUBSCRIBE, (P|S)UNSUBSCRIBE, whose arity is right. */
+enum verdict pubsub_change(struct client *c, const struct request *q);
+/* PUBLISH, SPUBLISH: the slot by which it goes, how many of our own clients it reaches, and who takes the reply. */
+uint16_t pubsub_slot(struct service *s, const struct request *q);
+uint32_t pubsub_receivers(const struct service *s, const struct request *q);
+bool pubsub_published(struct req *r, const unsigned char *p, size_t n, bool last);
+void pubsub_answer(struct client *c, const struct request *q); /* PUBSUB; say_writer of redis_say.h */
+/* Whether a client that speaks RESP2 may say so while it subscribes to something. */
+bool pubsub_allows(const struct command *command);
+uint32_t pubsub_channels(const struct service *s, enum channel_kind kind);
+/* Drops all that c subscribes to. False: not before what is on its way to it has been sent. */
+bool pubsub_leave(struct client *c);
+void pubsub_undo(struct client *c);                 /* its SUBSCRIBE or the like is given up, half done */
+void pubsub_gone(struct client *c);                 /* c's connection has ended */
+/* The client connection's output beyond c->out: its messages. */
+int pubsub_gather(struct conn *conn, struct iovec *iov, int max);
+void pubsub_sent(struct conn *conn, size_t n);
+void pubsub_turn(void);
+bool pubsub_pending(void);
 
 /* -------------------------------------------------- redis_command.c */
 

@@ -43,6 +43,7 @@ static void client_gone(struct client *c)
     monitor_end(c);
     own_let_go(c);
     c->block = NULL;
+    pubsub_gone(c);
     chain_clear(&c->in);
     c->conn = NULL;
     client_fed(c);
@@ -249,18 +250,18 @@ static void on_room(struct conn *conn)
     upstream_unstick_soon();
 }
 
-/* A client with nothing under way may be silent for client_idle. */
+/* A client with nothing under way, and subscribed to nothing, may be silent for client_idle. */
 static void on_tick(struct conn *conn)
 {
     struct client *c = conn->owner;
     uint64_t limit = c->service->conf->client_idle_ms, idle = loop_ms() - conn->watch.active_ms;
-    if (c->mode != 0 || c->guess_ms != 0) {
+    if (c->mode != 0 || c->guess_ms != 0 || c->sub.since_ms != 0) {
         client_resume(c);
     }
     if (limit == 0) {
         return;
     }
-    if (idle >= limit && c->queued == 0 && c->in.len == 0 && conn->out.len == 0) {
+    if (idle >= limit && !c->subscribed && c->queued == 0 && c->in.len == 0 && conn->out.len == 0) {
         conn_fail(conn, "idle (client_idle)");
     } else {
         conn_deadline(conn, loop_ms() + (idle < limit ? limit - idle : limit));
@@ -294,6 +295,8 @@ static const struct conn_ops client_ops = {
     .on_room = on_room,
     .on_close = on_close,
     .on_tick = on_tick,
+    .gather = pubsub_gather,
+    .on_sent = pubsub_sent,
 };
 
 /* A new client's replies may be of any length up to shared_reply_limit: its first requests are few enough that the
@@ -370,6 +373,7 @@ static void give_up_request(struct client *c)
         return;
     }
     multi_give_up(c);
+    pubsub_undo(c);
     chain_drop(&c->in, (size_t)c->framing.used);
     resp_request_start(&c->framing);
     c->ready = false;
@@ -472,6 +476,7 @@ void redis_tables(const struct conf *conf)
     redis_function_tables(conf);
     redis_large_tables(conf);
     redis_monitor_tables(conf);
+    redis_pubsub_tables(conf);
 }
 
 void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
@@ -496,6 +501,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_wait_open();
     redis_block_open(rd.all, rd.total);
     redis_unblock_open();
+    redis_pubsub_open();
     redis_local_open(rd.all, rd.total);
     client_on_resume = on_resume;
     rd.service_count = conf->redis_count;
@@ -518,11 +524,12 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
 void redis_turn(void)
 {
     redis_req_turn();
+    pubsub_turn();
 }
 
 bool redis_pending(void)
 {
-    return redis_req_pending();
+    return redis_req_pending() || pubsub_pending();
 }
 
 void redis_stop(void)

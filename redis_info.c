@@ -140,15 +140,16 @@ static void persistence(const struct client *c)
 
 static void figures(const struct client *c)
 {
-    (void)c;
     say_format("total_connections_received:%llu\r\ntotal_commands_processed:%llu\r\n", ull(stats.clients_accepted),
                ull(stats.requests));
     say_format("total_net_input_bytes:%llu\r\ntotal_net_output_bytes:%llu\r\nrejected_connections:%llu\r\n",
                ull(stats.bytes_in), ull(stats.bytes_out), ull(stats.clients_refused));
     say_format("expired_keys:%llu\r\nevicted_keys:%llu\r\nkeyspace_hits:%llu\r\nkeyspace_misses:%llu\r\n",
                of_all("expired_keys"), of_all("evicted_keys"), of_all("keyspace_hits"), of_all("keyspace_misses"));
-    say_format("migrate_cached_sockets:%llu\r\nsync_full:0\r\npubsub_channels:0\r\npubsub_patterns:0\r\n"
-               "total_error_replies:%llu\r\n", of_all("migrate_cached_sockets"), ull(stats.errors_sent));
+    say_format("migrate_cached_sockets:%llu\r\nsync_full:0\r\npubsub_channels:%lu\r\npubsub_patterns:%lu\r\n"
+               "total_error_replies:%llu\r\n", of_all("migrate_cached_sockets"),
+               (unsigned long)pubsub_channels(c->service, CHANNEL_PLAIN),
+               (unsigned long)pubsub_channels(c->service, CHANNEL_PATTERN), ull(stats.errors_sent));
 }
 
 static void replication(const struct client *c)

@@ -89,12 +89,17 @@ static bool on_asked(struct req *r, const unsigned char *p, size_t n, bool last)
     return req_drop(r, p, n, last);
 }
 
+static bool by_slot(const struct command *command)
+{
+    return command->route == ROUTE_SLOT || (command->route == ROUTE_PUBSUB && command->keys == KEYS_FIRST);
+}
+
 /* Which of the kept arguments is the first key; 0 when the request's head does not tell. */
 static uint32_t first_key(const struct command *command, const struct client *c)
 {
     const struct resp_request *f = &c->framing;
     uint32_t i = 1;
-    if (command == NULL || command->route != ROUTE_SLOT || command->keys == KEYS_NONE) {
+    if (command == NULL || !by_slot(command) || command->keys == KEYS_NONE) {
         return 0;
     }
     if (command->keys == KEYS_SECOND || command->keys == KEYS_FROM_SECOND || command->keys == KEYS_COUNT_AT_1 ||

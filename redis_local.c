@@ -46,6 +46,9 @@ static void ping(struct client *c, const struct request *q)
     const char *busy = service_busy(c->service);
     if (q->argc > 2) {
         say_wrong_count(q);
+    } else if (c->subscribed && !c->resp3) {
+        say_text("*2\r\n$4\r\npong\r\n");
+        say_bulk(text.p, text.n);
     } else if (busy != NULL) { /* as one server would say: who asks wants to know whether he can work */
         say_error("%s", busy + 1);
     } else if (q->argc == 2) {
@@ -369,7 +372,7 @@ static void client_help(struct client *c, const struct request *q)
 
 /* ------------------------------------------------- CLIENT: about others */
 
-enum client_type { ANY_TYPE, TYPE_NORMAL, TYPE_OTHER }; /* there are only normal clients */
+enum client_type { ANY_TYPE, TYPE_NORMAL, TYPE_PUBSUB, TYPE_OTHER }; /* there are none of other types */
 
 /* Which clients CLIENT LIST or KILL means: those to whom all applies that is set. */
 struct choice {
@@ -405,7 +408,7 @@ static bool chosen(const struct client *c, const struct client *me, const struct
 {
     char text[ADDRESS_TEXT];
     return c->conn != NULL && c->conn->state == CONN_OPEN && c->service == me->service && c != which->not &&
-           which->type != TYPE_OTHER && among(which, c->conn->id) &&
+           (which->type == ANY_TYPE || which->type == (c->subscribed ? TYPE_PUBSUB : TYPE_NORMAL)) && among(which, c->conn->id) &&
            (which->addr.p == NULL || word_same(which->addr, address_text(&c->conn->peer, text))) &&
            (which->laddr.p == NULL || word_same(which->laddr, local_text(c, text))) &&
            (int64_t)((loop_ms() - c->born_ms) / 1000) >= which->min_age_s;
@@ -416,7 +419,7 @@ static const char *flags_of(const struct client *c)
 {
     static char flags[8];
     const struct { char mark; bool is; } marks[] = {
-        { 'x', c->multi.state != MULTI_NONE }, { 'd', c->watch_lost }, { 'c', c->ended },
+        { 'P', c->subscribed }, { 'x', c->multi.state != MULTI_NONE }, { 'd', c->watch_lost }, { 'c', c->ended },
         { 'b', c->block != NULL }, { 'O', c->monitor != MONITOR_OFF },
         { 'U', c->conn->peer.u.sa.sa_family == AF_UNIX },
     };
@@ -434,13 +437,15 @@ static void say_client(const struct client *c)
 {
     char peer[ADDRESS_TEXT], local[ADDRESS_TEXT];
     const struct conn *conn = c->conn;
-    say_format("id=%llu addr=%s laddr=%s fd=%d name=%s age=%llu idle=%llu flags=%s db=0 sub=0 psub=0 ssub=0 multi=%d ",
+    say_format("id=%llu addr=%s laddr=%s fd=%d name=%s age=%llu idle=%llu flags=%s db=0 ",
                (unsigned long long)conn->id, address_text(&conn->peer, peer), local_text(c, local), conn->fd, c->name,
                (unsigned long long)(loop_ms() - c->born_ms) / 1000,
-               (unsigned long long)(loop_ms() - conn->watch.active_ms) / 1000, flags_of(c),
+               (unsigned long long)(loop_ms() - conn->watch.active_ms) / 1000, flags_of(c));
+    say_format("sub=%lu psub=%lu ssub=%lu multi=%d ", (unsigned long)c->sub.count[CHANNEL_PLAIN],
+               (unsigned long)c->sub.count[CHANNEL_PATTERN], (unsigned long)c->sub.count[CHANNEL_SHARD],
                c->multi.state != MULTI_NONE ? (int)c->multi.count : -1);
     say_format("qbuf=%zu qbuf-free=0 argv-mem=0 multi-mem=%zu rbs=0 rbp=0 obl=%zu oll=%lu omem=%zu tot-mem=%zu events=%s ",
-               c->in.len, (size_t)c->multi.block.len, conn->out.len, (unsigned long)c->queued, c->parked_bytes,
+               c->in.len, (size_t)c->multi.block.len, conn->out.len, (unsigned long)c->queued, c->parked_bytes + c->sub.bytes,
                sizeof *c + c->in.len + c->multi.block.len + c->request_bytes + conn->out.len + c->parked_bytes, conn->blocked ? "rw" : "r");
     say_format("cmd=%s user=default redir=-1 resp=%d lib-name=%s lib-ver=%s\n", c->last != NULL ? c->last->name : "NULL",
                c->resp3 ? 3 : 2, c->lib_name, c->lib_ver);
@@ -456,8 +461,8 @@ static void client_info(struct client *c, const struct request *q)
 
 static bool type_named(struct word name, enum client_type *type)
 {
-    *type = word_is(name, "normal") ? TYPE_NORMAL : TYPE_OTHER;
-    if (*type == TYPE_NORMAL || word_is(name, "pubsub") || word_is(name, "master") || word_is(name, "replica") ||
+    *type = word_is(name, "normal") ? TYPE_NORMAL : word_is(name, "pubsub") ? TYPE_PUBSUB : TYPE_OTHER;
+    if (*type != TYPE_OTHER || word_is(name, "master") || word_is(name, "replica") ||
         word_is(name, "slave")) {
         return true;
     }
@@ -616,7 +621,8 @@ static const struct { const char *name; say_writer write; } answers[] = {
     { "client|no-touch", client_switch }, { "client|reply", client_reply }, { "client|setinfo", client_setinfo },
     { "client|pause", pause_answer }, { "client|setname", client_setname }, { "client|trackinginfo", client_trackinginfo }, { "client|unpause", unpause_answer },
     { "cluster", virtual_answer }, { "command", command_answer }, { "echo", echo }, { "hello", hello },
-    { "info", info_answer }, { "lolwut", lolwut }, { "module|list", module_list }, { "ping", ping }, { "quit", quit },
+    { "info", info_answer }, { "lolwut", lolwut }, { "module|list", module_list }, { "ping", ping },
+    { "pubsub", pubsub_answer }, { "quit", quit },
     { "readonly", ok }, { "readwrite", ok }, { "reset", reset }, { "role", role }, { "select", select_db },
     { "time", time_now },
 };
@@ -657,6 +663,9 @@ enum verdict local_answer(struct client *c, const struct request *q)
     }
     if (fits && strcmp(q->command->name, "auth") == 0) {
         return user_auth(c, q);
+    }
+    if (write == reset && c->sub.list != NULL && !pubsub_leave(c)) {
+        return VERDICT_WAIT; /* on_room resumes it */
     }
     v = say_answer(c, q, write);
     if (v == VERDICT_DONE && say_failed()) {

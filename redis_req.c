@@ -48,6 +48,8 @@ void (*req_before_script)(const struct req *r, struct backend *b);
 bool (*req_script_missing)(const struct req *r, const struct backend *b);
 void (*req_on_owners)(struct service *s);
 bool (*req_function_missing)(const struct req *r, struct backend *b);
+void (*pubsub_on_map)(struct service *s);
+void (*pubsub_on_backend)(struct backend *b);
 const struct req *(*fan_whole)(const struct fan *f);
 void (*fan_orphan)(struct req *whole);
 void (*fan_anew)(struct req *part);
@@ -328,6 +330,7 @@ bool req_give_parts(struct req *r, const struct iovec *parts, int count, bool la
         return true;
     }
     conn_dirty(c->conn);
+    c->halfway = !last;
     if (last) {
         head_answered(c, len);
     }
@@ -355,6 +358,7 @@ bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
             return false;
         }
         conn_dirty(c->conn);
+        c->halfway = !last;
         if (last) {
             head_answered(c, n);
         }
@@ -982,6 +986,7 @@ void service_set_owner(struct service *s, uint16_t slot, struct backend *b)
             backend_at(old)->slots--;
         }
         req_on_owners(s);
+        pubsub_on_map(s);
     }
 }
 
@@ -1033,6 +1038,7 @@ static void on_map(struct service *s)
             reroute_unsent(u);
         }
     }
+    pubsub_on_map(s);
 }
 
 static void on_backend_of(const struct backend *b, struct upstream *u)
@@ -1057,6 +1063,7 @@ static void on_backend(struct backend *b)
             on_backend_of(b, b->shared[i]);
         }
     }
+    pubsub_on_backend(b);
 }
 
 const struct service_ops redis_service_ops = { on_map, on_backend, upstream_in_use };

@@ -211,7 +211,7 @@ void say_help(const char *container, const char *const *lines)
     for (; *lines != NULL; lines++) {
         say_format("+%s\r\n", *lines);
     }
-    say_text("+HELP\r\n+    Print this help.\r\n");
+    say_text("+HELP\r\n+    Prints this help.\r\n");
 }
 
 void say_unknown(const struct request *q)

@@ -260,7 +260,7 @@ def test_unknown_commands_and_wrong_counts_have_redis_texts(client, cluster):
 
 
 @pytest.mark.parametrize("command", [
-    ("EXEC",), ("SUBSCRIBE", "c"), ("PSUBSCRIBE", "c*"), ("HELLO", "4"),
+    ("EXEC",), ("HELLO", "4"),
     ("BLPOP", "a", "b", "1"), ("CLUSTER", "FLUSHSLOTS"), ("MONITOR",), ("SYNC",), ("SHUTDOWN",), ("REPLICAOF", "NO", "ONE"),
     ("CLIENT", "TRACKING", "ON"), ("WAITAOF", "0", "0", "0"),
 ], ids=lambda c: c[0])

@@ -103,7 +103,7 @@ def test_hello(client):
 def test_helps(client):
     for container in ("CLIENT", "CLUSTER", "COMMAND"):
         lines = client.ask(container, "HELP")
-        assert lines[0].startswith(container.encode() + b" <subcommand>") and lines[-2:] == [b"HELP", b"    Print this help."]
+        assert lines[0].startswith(container.encode() + b" <subcommand>") and lines[-2:] == [b"HELP", b"    Prints this help."]
 
 
 # ---- COMMAND ----

@@ -36,7 +36,7 @@ struct sock {
     int dial_error;              /* EINPROGRESS: no answer yet */
     bool ended, reset;           /* what the other end did */
     bool shut;                   /* the program sends no more */
-    bool asking, probe;          /* of a node's end */
+    bool asking, probe, feed;    /* of a node's end; feed: it subscribes to something */
     bool multi, dirty;           /* the same: in a transaction; one of its commands was refused */
     bool watching, touched;
     size_t block_len;            /* of the commands queued there, and how many */

@@ -15,7 +15,7 @@
  * gone, every record, chunk, descriptor and table entry is free again.
  */
 #include "puerta.h"
-#include "redis.h"
+#include "redis_channel.h"
 #include "tests/fuzz/fake_net.h"
 
 #include <stdio.h>
@@ -175,12 +175,15 @@ static void ask_noted(struct client_end *c, bool known)
     resp_request_start(&c->framing);
 }
 
-/* CLIENT may silence its client (REPLY) and close any (KILL); behind MULTI all is answered otherwise. */
+/* CLIENT may silence its client (REPLY) and close any (KILL); behind MULTI all is answered otherwise; who subscribes gets
+ * what it has not asked for. */
 static void note_client(struct client_end *c, const unsigned char *p, const struct resp_slice *name)
 {
     const struct command *command = command_find(p + name->off, name->len);
+    bool subscribes = name->len >= 9 && (p[name->off + name->len - 1] | 0x20) == 'e' &&
+                      (p[name->off + name->len - 9] | 0x20) == 's' && (p[name->off + name->len - 7] | 0x20) == 'b';
     c->blocks = c->blocks || (command != NULL && (command->flags & CMD_BLOCKING) != 0);
-    if (named(p, name, "client") || named(p, name, "multi")) {
+    if (named(p, name, "client") || named(p, name, "multi") || subscribes || named(p, name, "reset")) {
         c->murky = true;
         world.calm = false;
     }
@@ -314,6 +317,9 @@ static void check_reply(struct client_end *c, const unsigned char *p, size_t n)
     if (n > 8 && memcmp(p, "-ERR max", 8) == 0) {
         c->murky = true; /* the entry of the one that has just gone is free only when the turn is over */
         return;
+    }
+    if (c->murky && c->answered == c->asked_count) {
+        return; /* a message, or one ack of several */
     }
     if (c->answered == c->asked_count && !c->over) {
         /* A long request may be refused before it is whole. */
@@ -617,6 +623,63 @@ static bool node_multi(struct sock *s, const unsigned char *p, size_t len, const
 }
 
 /* Answers the next request as a node of the cluster does; false when there is none, or no room. */
+/* The acks to SUBSCRIBE and the like; false: it is something else. */
+static bool say_subscribed(struct sock *s, const unsigned char *p, size_t len)
+{
+    static unsigned char bytes[REPLY_CAP];
+    struct text t = { bytes, 0, false };
+    struct resp_slice word, name;
+    uint32_t at = 0;
+    char lower[16];
+    resp_arg(p, len, &at, &word);
+    if (word.len < 9 || word.len > 12 || (p[word.off + word.len - 1] | 0x20) != 'e' || (p[word.off + word.len - 7] | 0x20) != 'b') {
+        return false;
+    }
+    for (uint32_t i = 0; i < word.len; i++) {
+        lower[i] = (char)(p[word.off + i] | 0x20);
+    }
+    lower[word.len] = '\0';
+    s->feed = true;
+    while (resp_arg(p, len, &at, &name)) {
+        put(&t, "*3\r\n", 4);
+        put_header(&t, '$', word.len);
+        put(&t, lower, word.len);
+        put(&t, "\r\n", 2);
+        put_header(&t, '$', name.len);
+        put(&t, p + name.off, name.len);
+        put(&t, "\r\n:1\r\n", 6);
+    }
+    sock_say(s, t.at, t.len);
+    return true;
+}
+
+/* What is published reaches whoever subscribes at any node, and by the pattern that the clients here know. */
+static void spread(const unsigned char *p, size_t len)
+{
+    static unsigned char bytes[REPLY_CAP];
+    struct resp_slice word, rest;
+    uint32_t at = 0;
+    if (!resp_arg(p, len, &at, &word) || (!named(p, &word, "publish") && !named(p, &word, "spublish"))) {
+        return;
+    }
+    for (int i = 0; i < SOCKS; i++) {
+        struct text t = { bytes, 0, false };
+        struct sock *s = &socks[i];
+        uint32_t from = at;
+        if (s->state != SOCK_OPEN || !s->feed || s->ended || s->reset) {
+            continue;
+        }
+        put(&t, "*3\r\n", 4);
+        put(&t, word.len == 7 ? "$7\r\nmessage\r\n" : "$8\r\nsmessage\r\n", word.len == 7 ? 13 : 14);
+        while (resp_arg(p, len, &from, &rest)) {
+            put_header(&t, '$', rest.len);
+            put(&t, p + rest.off, rest.len);
+            put(&t, "\r\n", 2);
+        }
+        sock_say(s, t.at, t.len);
+    }
+}
+
 static bool node_answer(struct sock *s)
 {
     static unsigned char bytes[REPLY_CAP];
@@ -635,6 +698,11 @@ static bool node_answer(struct sock *s)
         MUST(!s->probe);
     } else if (f.argc == 1 || named(p, &f.arg[0], "hello") || named(p, &f.arg[0], "client") ||
                !say_elsewhere(s, p, len, slot_in(p, &f), asking)) {
+        if (say_subscribed(s, p, len)) {
+            s->out_at += len;
+            return true;
+        }
+        spread(p, len);
         serve(p, len, f.argc, &t);
         if (t.full) {
             say_line(s, "-ERR too long\r\n");
@@ -651,7 +719,7 @@ static void node_gets(struct sock *s)
 {
     static const char ping[] = "*1\r\n$4\r\nPING\r\n";
     struct resp_request f;
-    if (s->out_at == 0 && s->out_len >= sizeof ping - 1 && memcmp(s->out, ping, sizeof ping - 1) == 0) {
+    if (!s->feed && s->out_at == 0 && s->out_len >= sizeof ping - 1 && memcmp(s->out, ping, sizeof ping - 1) == 0) {
         s->probe = true;
     }
     if (s->probe || nodes[node_of(s)].automatic) {
@@ -784,6 +852,7 @@ static void boot(void)
     conf.max_clients = CLIENTS, conf.max_backends = 5, conf.max_requests = 256, conf.max_leases = 2;
     conf.max_blocked = 2, conf.max_watching = 2, conf.max_own = 1;
     conf.max_split_keys = 64;
+    conf.max_channels = 8, conf.channel_names = 1024, conf.max_subscriptions = 16, conf.max_messages = 16;
     r->retain_bytes = RETAIN, r->shared_reply_limit = 16384, r->client_window = 16384, r->merge_limit = 65536;
     r->transaction_limit = BLOCK_MAX;
     r->client_pipeline = 64, r->failover_queue = 64;
@@ -892,6 +961,10 @@ static void check_all_free(void)
         }
     }
     MUST(buf_free_chunks() + pens == CHUNKS);
+    MUST(message_room() == conf.max_messages);
+    for (int kind = 0; kind < CHANNEL_KINDS; kind++) {
+        MUST(channel_first((enum channel_kind)kind) == NULL);
+    }
     for (int i = 0; i < SOCKS; i++) {
         open += socks[i].state != SOCK_FREE;
     }
@@ -971,6 +1044,25 @@ static void act_command(void)
     bool blocks;
     struct client_end *c = &clients[who % CLIENTS];
     world.sequence++;
+    if (who >= 216) { /* about channels, of which there are four */
+        static const char *const words[] = { "SUBSCRIBE", "SSUBSCRIBE", "PSUBSCRIBE", "PUBLISH", "SPUBLISH", "UNSUBSCRIBE", "SUNSUBSCRIBE",
+                                             "PUNSUBSCRIBE", "RESET", "PUBSUB" };
+        unsigned word = size % 10;
+        put_header(&t, '*', word == 8 ? 1 : word == 3 || word == 4 || word == 9 ? 3 : 2 + (int64_t)(size / 10 % 3));
+        put_word(&t, words[word]);
+        for (unsigned i = 0; word < 8 && word != 3 && word != 4 && i < 1 + size / 10 % 3; i++) {
+            put_key(&t, "k", (key + i) % 4);
+        }
+        if (word == 3 || word == 4) {
+            put_key(&t, "k", key % 4);
+            put_key(&t, "k", key / 4 * 1000);
+        } else if (word == 9) {
+            put_word(&t, size & 16 ? "NUMSUB" : "CHANNELS");
+            put_key(&t, "k", key % 4);
+        }
+        client_says(c, t.at, t.len);
+        return;
+    }
     if (kind >= sizeof kinds / sizeof kinds[0]) {
         static const char *const others[] = { "*1\r\n$4\r\nPING\r\n", "*1\r\n$4\r\nQUIT\r\n", "GET k7\r\n",
                                               "*2\r\n$4\r\nECHO\r\n$2\r\nhi\r\n" };

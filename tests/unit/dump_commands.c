@@ -20,7 +20,7 @@ static const char *const own_names[] = {"touches_arbitrary_keys", "keyspace", "d
 static const char *const group_names[] = {
     "bitmap", "cluster", "connection", "generic", "geo", "hash", "hyperloglog", "list", "module", "pubsub", "scripting",
     "server", "set", "sorted-set", "stream", "string", "transactions", "vector-set"};
-static const char *const route_names[] = {"slot", "any", "all", "local", "session", "scan", "owner", "admin"};
+static const char *const route_names[] = {"slot", "any", "all", "local", "session", "scan", "owner", "pubsub", "admin"};
 static const char *const merge_names[] = {"none", "sum", "min", "and", "all_ok", "one_ok", "by_key", "append", "special"};
 
 static void print_flags(uint32_t flags, const char *const *names, size_t count, const char *end)
