@@ -250,7 +250,7 @@ def test_command_and_info(client):
 
 
 def test_unknown_commands_and_wrong_counts_have_redis_texts(client, cluster):
-    commands = [("NOSUCH", "a", "b"), ("NOSUCH",), ("GET",), ("GET", "a", "b"), ("SET", "a"), ("MGET",), ("MSET", "a"), ("MSET", "a", "1", "b"),
+    commands = [("NOSUCH", "a", "b"), ("NOSUCH",), ("GET",), ("GET", "a", "b"), ("SET", "a"), ("MGET",), ("MSET", "a"), ("MSET", "{a}1", "1", "{a}2"),
                 ("DEL",), ("PING", "a", "b"), ("ECHO",), ("INCR", "a", "b"), ("RENAME", "a")]
     with RespClient(cluster.masters[0].port) as real:
         for command in commands:
