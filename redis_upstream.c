@@ -821,11 +821,13 @@ static bool is_blocked(const struct upstream *u)
 /* A lease to a node that has said nothing for suspect_after and has lost all its slots is given up as a shared connection
  * is (on_map in redis_req.c), but here: the map may have come before the silence was long. A client that has been given
  * part of an answer would be closed then, so for it the node has until request_timeout to wake. The silence of one that
- * blocks says nothing: of its node the probes must say that it is down. */
+ * blocks says nothing before its own time is over: of its node the probes must say that it is down. */
 static bool taken_over(const struct upstream *u, uint64_t idle)
 {
     if (is_blocked(u)) {
-        return u->backend->slots == 0 && u->backend->state == BACKEND_DOWN;
+        uint64_t end_ms = u->head->since_ms; /* of its own timeout; 0: none */
+        return (end_ms != 0 && loop_ms() > end_ms + u->backend->service->conf->request_timeout_ms) ||
+               (u->backend->slots == 0 && u->backend->state == BACKEND_DOWN);
     }
     return u->leased && u->backend->slots == 0 && idle >= u->backend->service->conf->suspect_after_ms &&
            !(u->given && u->owner != NULL);

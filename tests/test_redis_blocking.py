@@ -495,6 +495,17 @@ def test_a_blocked_client_is_not_idle_and_not_late(cluster):
         assert c.read() == [key().encode(), b"x"]
 
 
+def test_a_node_that_does_not_answer_when_the_time_is_over(own_cluster):
+    with Puerta(own_cluster, request_timeout="500ms") as p, p.client() as c:
+        c.send("BLPOP", key(), "0.5")
+        wait_blocked(own_cluster.masters[0], 1)
+        own_cluster.masters[0].freeze()
+        try:
+            assert c.read(timeout=5).text.startswith("ERR outcome unknown")
+        finally:
+            own_cluster.masters[0].thaw()
+
+
 def test_at_the_end_nothing_is_lost(cluster):
     """At SIGTERM nodes are asked to let blocked clients go, who hear so; it does not take stop_timeout."""
     p = Puerta(cluster, stop_timeout="10s", max_blocked=2, lease_wait="20s")

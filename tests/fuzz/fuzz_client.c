@@ -978,7 +978,7 @@ static void end(void)
     settle(120000, all_answered); /* a slot that is moved for long: each of a pipeline may be turned away for a while */
     for (int i = 0; i < CLIENTS; i++) {
         const struct client_end *c = &clients[i];
-        if (c->sock != NULL && !c->sock->reset && !c->murky && !(c->blocks && c->sock->ended)) {
+        if (c->sock != NULL && !c->sock->reset && !c->murky && !(c->blocks && (c->sock->ended || world.wild))) {
             MUST(c->answered >= c->asked_count);
             MUST(!c->over || c->sock->shut);
         }
@@ -1086,7 +1086,7 @@ static void act_command(void)
         }
     }
     if (blocks) {
-        put_word(&t, size % 2 ? "0" : "0.25");
+        put_word(&t, size % 2 ? "0.001" : "0.25");
     }
     client_says(c, t.at, t.len);
 }
