@@ -329,7 +329,7 @@ def served(p):
 
 def test_few_descriptors_from_the_start(cluster):
     """As under `ulimit -n 100`: fewer clients than configured, and a line that says so."""
-    with Puerta(cluster, nofile=100, max_clients=500, max_backends=6, max_leases=4) as p, Neighbours(p, count=3) as others:
+    with Puerta(cluster, nofile=100, max_clients=500, max_backends=6, max_leases=4, max_blocked=4, max_watching=4, max_own=4) as p, Neighbours(p, count=3) as others:
         crowd = crowd_of(p, 120)
         others.wait_answers(500)
         for s in crowd:
