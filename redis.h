@@ -451,6 +451,14 @@ bool req_any(const struct service *s, bool (*such)(const struct command *));
 /* Unanswered requests of all clients, for a stop that finishes what is in flight. */
 size_t redis_req_in_flight(void);
 
+#define FUNCTION_NOT_FOUND "ERR Function not found"
+
+/* redis_redirect.c: what the error reply p says to r, whose client is there: see upstream_events. */
+extern bool (*req_turned_away)(struct upstream *u, struct req *r, const unsigned char *p, size_t n);
+/* Whether a later request of the same client on the same slot is in the queue of another connection than `u`: if it runs,
+ * r must not. */
+bool req_later_under_way(const struct req *r, const struct upstream *u);
+void req_blocked_no_more(struct req *r);  /* what it has waited for so far was no trouble: that begins now */
 /* A reply that only reads is too long for the shared connection: redis_large.c asks again on a lease. */
 extern void (*req_on_large)(struct req *r);
 /* A lease became free. */
@@ -484,6 +492,10 @@ extern const struct service_ops redis_service_ops;
 bool service_is_one(const struct service *s); /* one node owns all slots that are served */
 /* The map's owner of a slot; NULL when there is none. */
 struct backend *service_owner(const struct service *s, uint16_t slot);
+
+/* ------------------------------------------------- redis_redirect.c */
+
+void redis_redirect_open(void);
 
 /* ---------------------------------------------------- redis_lease.c */
 

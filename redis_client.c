@@ -491,6 +491,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
         must(command_declare(c->name, c->keys, c->flags) == 0); /* conf.c has checked it */
     }
     redis_req_open();
+    redis_redirect_open();
     redis_fan_open();
     redis_script_open();
     redis_lease_open();

@@ -20,8 +20,6 @@
 #include <string.h>
 
 #define ERROR_CAP 512
-#define HOPS_UNNAMED 5 /* times that a script is tried again whose error names a node that is in no map */
-#define FUNCTION_NOT_FOUND "ERR Function not found"
 #define BLOCKED_MS 500 /* what a node has turned away later than this had been accepted by it before */
 
 static struct {
@@ -37,6 +35,7 @@ static struct {
 } rq;
 
 void (*client_on_resume)(struct client *c);
+bool (*req_turned_away)(struct upstream *u, struct req *r, const unsigned char *p, size_t n);
 void (*req_on_large)(struct req *r);
 void (*lease_on_free)(void);
 void (*req_on_lease)(struct req *r, struct backend *b);
@@ -607,7 +606,7 @@ static bool overtakes(const struct req *r)
 
 /* Whether a later request of the same client on the same slot is in the queue of another connection than `u`: it went
  * there before r was turned away or lost its own, and if it runs, r must not. */
-static bool later_under_way(const struct req *r, const struct upstream *u)
+bool req_later_under_way(const struct req *r, const struct upstream *u)
 {
     const struct req *whole = r->fan != NULL ? fan_whole(r->fan) : r;
     for (const struct req *e = whole->client_next; e != NULL; e = e->client_next) {
@@ -637,7 +636,7 @@ static void retry(struct req *r)
             req_error(r, "CLUSTERDOWN not executed: no node served slot %u within %u ms: %s", (unsigned)r->slot,
                       limit, r->service->trouble);
         }
-    } else if (overtakes(r) || later_under_way(r, NULL)) {
+    } else if (overtakes(r) || req_later_under_way(r, NULL)) {
         req_again(r);
     } else {
         stats.resent++;
@@ -697,107 +696,9 @@ static void give_up_earlier(struct req *r)
     }
 }
 
-/* ------------------------------------------------------ what a node says */
+/* ------------------------------------------------- its life and its end */
 
-/* An error reply is told by its first word. */
-static bool begins(const unsigned char *p, size_t n, const char *word)
-{
-    size_t len = strlen(word);
-    return n >= len && memcmp(p, word, len) == 0;
-}
-
-/* Those words and no more: a function's own error may begin with them. */
-static bool says(const unsigned char *p, size_t n, const char *line)
-{
-    return n == strlen(line) && memcmp(p, line, n) == 0;
-}
-
-/* A script can say what it likes, and its words must not make us tell our password to whom it names, nor change the map: it
- * is followed to nodes that a map names, which is asked for. False: they are its own words, as far as can be seen. */
-static bool follow_script(struct req *r, struct upstream *u, const struct slotmap_redirect *to)
-{
-    struct backend *b = to->slot == r->slot ? backend_named(r->service, to->host, to->port, u->backend) : NULL;
-    if (to->slot != r->slot || r->hops >= (b != NULL ? REDIS_HOPS_MAX : HOPS_UNNAMED)) {
-        return false;
-    }
-    r->flags &= ~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK | REQ_TRYAGAIN);
-    r->client->gate = true;
-    r->hops++;
-    health_refresh(r->service);
-    if (b == NULL || r->hops > REDIS_HOPS_FAST) {
-        req_again(r);
-        return true;
-    }
-    r->flags |= to->ask ? REQ_ASKING : 0;
-    *(to->ask ? &stats.redirect_ask : &stats.redirect_moved) += 1;
-    stats.resent++;
-    req_send(r, b);
-    return true;
-}
-
-static void follow(struct req *r, struct upstream *u, const struct slotmap_redirect *to)
-{
-    struct service *s = r->service;
-    struct backend *b = backend_get(s, to->host, to->port, u->backend);
-    r->flags &= ~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK | REQ_TRYAGAIN);
-    r->client->gate = true;
-    if (b == NULL) {
-        stats.not_executed++;
-        req_error(r, "CLUSTERDOWN not executed: no entry left for node %s:%u (max_backends)", to->host,
-                  (unsigned)to->port);
-        return;
-    }
-    if (to->ask) {
-        stats.redirect_ask++;
-        r->flags |= REQ_ASKING;
-    } else {
-        stats.redirect_moved++;
-        service_set_owner(s, to->slot, b);
-        health_refresh(s);
-    }
-    stats.resent++;
-    if (++r->hops <= REDIS_HOPS_FAST || (to->ask && r->hops <= REDIS_HOPS_MAX)) {
-        req_send(r, b);
-    } else if (r->hops <= REDIS_HOPS_MAX) {
-        req_again(r);
-    } else {
-        stats.not_executed++;
-        req_error(r, "TRYAGAIN not executed: slot %u was redirected %u times", (unsigned)to->slot, (unsigned)r->hops);
-    }
-}
-
-/* A script can answer with any error, and has run then: of one only the servers' own texts count. */
-static bool own_words(const struct req *r, const unsigned char *p, size_t n)
-{
-    static const char *const texts[] = {
-        "-TRYAGAIN Multiple keys request during rehashing of slot", "-CLUSTERDOWN The cluster is down",
-        "-CLUSTERDOWN Hash slot not served", "-MASTERDOWN Link with MASTER is down", "-LOADING Redis is loading",
-        "-LOADING Valkey is loading", "-READONLY You can't write against a read only replica",
-        "-NOSCRIPT No matching script",
-    };
-    if ((r->flags & REQ_SCRIPT) == 0) {
-        return true;
-    }
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-        if (begins(p, n, texts[i])) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* An error reply that its client is to see. */
-static void count_error(const struct req *r, const unsigned char *p, size_t n)
-{
-    const unsigned char *text = *p == '!' ? memchr(p, '\n', n) : p; /* "!21", and in the next line the error */
-    if (r->command != NULL && text != NULL) {
-        stats_command(r->command)->failed++;
-        stats_error((const char *)text, n - 2 - (size_t)(text - p));
-    }
-}
-
-/* What it has waited for so far was no trouble: that begins now. */
-static void blocked_no_more(struct req *r)
+void req_blocked_no_more(struct req *r)
 {
     if (now32() - r->started_ms >= BLOCKED_MS) {
         r->hops = 0;
@@ -805,98 +706,6 @@ static void blocked_no_more(struct req *r)
         r->waits_ms = now32();
     }
 }
-
-/* Whether the error reply says that the node did not run the request and another try may. If so r, already out of
- * its queue, has been taken care of. */
-static bool turned_away(struct upstream *u, struct req *r, const unsigned char *p, size_t n)
-{
-    struct slotmap_redirect to;
-    uint64_t *counter;
-    if (r->client == NULL) {
-        return false; /* its client has gone: nothing keeps what it sent in order any more but the connection */
-    }
-    if (r->flags & REQ_BLOCKS) {
-        blocked_no_more(r);
-    }
-    if (r->flags & REQ_MULTI) {
-        bool again = multi_refused(r, p, n);
-        if (!again) {
-            count_error(r, p, n);
-        }
-        return again;
-    }
-    if (r->flags & REQ_STREAMED) {
-        if (begins(p, n, "-MOVED ") || begins(p, n, "-ASK ") || begins(p, n, "-TRYAGAIN")) {
-            health_refresh(r->service);
-            stats.not_executed++;
-            req_error(r, "TRYAGAIN not executed: slot %u moved while a request longer than retain_bytes was sent",
-                      (unsigned)r->slot);
-            return true;
-        }
-        if (begins(p, n, "-CROSSSLOT") && (r->command->flags & CMD_SPLIT)) {
-            stats.not_executed++;
-            req_error(r, "ERR not executed: a request over several slots must not be longer than retain_bytes");
-            return true;
-        }
-        return false;
-    }
-    if ((begins(p, n, "-MOVED ") || begins(p, n, "-ASK ")) && slotmap_redirect(p, n, &to)) {
-        if (r->flags & REQ_SCRIPT) {
-            if (follow_script(r, u, &to)) {
-                return true;
-            }
-            count_error(r, p, n);
-            return false;
-        }
-        follow(r, u, &to);
-        return true;
-    }
-    if ((r->flags & REQ_SCRIPT) && says(p, n, "-" FUNCTION_NOT_FOUND "\r\n") && req_function_missing(r, u->backend)) {
-        r->waits_ms = (r->flags & REQ_FUNCTION) ? r->waits_ms : now32();
-        r->flags = ((r->flags & ~REQ_TRYAGAIN) | REQ_FUNCTION);
-        r->hops = 0; /* the copy has a deadline of its own */
-        req_again(r);
-        return true;
-    }
-    if (!own_words(r, p, n)) {
-        count_error(r, p, n);
-        return false;
-    }
-    if ((r->flags & REQ_SCRIPT) && begins(p, n, "-NOSCRIPT") && !later_under_way(r, NULL) &&
-        req_script_missing(r, u->backend)) {
-        r->client->gate = true;
-        r->hops++;
-        req_send(r, u->backend);
-        return true;
-    }
-    if (begins(p, n, "-TRYAGAIN")) {
-        counter = &stats.redirect_tryagain;
-        r->flags |= REQ_TRYAGAIN;
-        r->hops = 0; /* it waits for the slot, and request_timeout bounds that */
-    } else if (begins(p, n, "-CLUSTERDOWN") || begins(p, n, "-MASTERDOWN") || begins(p, n, "-READONLY")) {
-        counter = &stats.redirect_clusterdown;
-    } else if (begins(p, n, "-LOADING")) {
-        counter = &stats.redirect_loading;
-    } else if ((r->flags & REQ_BLOCKS) && begins(p, n, "-UNBLOCKED force unblock")) {
-        counter = &stats.redirect_clusterdown;
-        lease_break(u, "its node is a replica now"); /* which closes it anyway */
-    } else {
-        count_error(r, p, n);
-        return false;
-    }
-    (*counter)++;
-    if (counter != &stats.redirect_tryagain) {
-        if ((r->flags & REQ_TURNED) == 0) {
-            r->flags |= REQ_TURNED;
-            r->waits_ms = now32();
-        }
-        health_refresh(r->service);
-    }
-    req_again(r);
-    return true;
-}
-
-/* ------------------------------------------------- its life and its end */
 
 /* Whether a later request of the same client may write where r reads: asked again, r could show what came after it. */
 static bool written_since(const struct req *r)
@@ -917,7 +726,7 @@ static void again_elsewhere(struct req *r, bool sent)
     bool own = (r->flags & REQ_LEASE) || r->client->owns;
     stats.resent += sent;
     if (sent && (r->flags & REQ_BLOCKS)) {
-        blocked_no_more(r);
+        req_blocked_no_more(r);
     }
     if ((sent && !(r->flags & REQ_BLOCKS)) || (own && (r->flags & REQ_TURNED) == 0)) {
         r->waits_ms = now32();
@@ -959,7 +768,7 @@ static void lost_one(struct req *r, bool sent, bool given, const struct backend 
             req_again(r); /* a dial was refused, perhaps: failover_wait bounds how often */
         } else if (++r->hops > REDIS_HOPS_MAX) {
             req_error(r, "CLUSTERDOWN not executed: %u connections were lost on the way", (unsigned)r->hops);
-        } else if (later_under_way(r, NULL)) {
+        } else if (req_later_under_way(r, NULL)) {
             req_again(r);
         } else {
             req_route(r);
@@ -1015,7 +824,7 @@ static void reroute_unsent(struct upstream *u)
         struct backend *owner = service_owner(r->service, r->slot);
         next = r == last ? NULL : r->next;
         if (r->client != NULL && owner != NULL && owner != u->backend && (r->flags & REQ_ASKING) == 0 &&
-            !leaves_behind(u, r) && !later_under_way(r, u)) {
+            !leaves_behind(u, r) && !req_later_under_way(r, u)) {
             upstream_cut(u, r);
             req_route(r);
         }
@@ -1120,6 +929,11 @@ static bool may_repeat(const struct req *r)
 static void repeat(struct req *r)
 {
     req_on_large(r);
+}
+
+static bool turned_away(struct upstream *u, struct req *r, const unsigned char *p, size_t n)
+{
+    return r->client != NULL && req_turned_away(u, r, p, n);
 }
 
 static void ahead(struct req *r, const unsigned char *p, size_t n)
