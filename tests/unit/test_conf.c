@@ -512,7 +512,7 @@ static void test_report(void)
     CHECK(reads_lines("max_clients = 100\nmax_backends = 10\nmax_leases = 10\nmax_blocked = 0\nmax_watching = 0\nmax_own = 0", "receive_buffer=16k\nsend_buffer=16k"));
     arena_take("huge", SIZE_MAX / 2, 4);
     report_into(report, sizeof report);
-    CHECK(strstr(report, "140        32768        4587520 at most") != NULL);
+    CHECK(strstr(report, "150        32768        4915200 at most") != NULL);
     CHECK(strstr(report, "more than this machine can address") != NULL);
     arena_measure();
 }
