@@ -138,6 +138,16 @@ static void persistence(const struct client *c)
                "aof_last_bgrewrite_status:ok\r\naof_last_write_status:ok\r\n", self.started);
 }
 
+/* Since the last CONFIG RESETSTAT, as the rows of errorstats. */
+static uint64_t error_replies(void)
+{
+    uint64_t sum = 0, count;
+    for (int i = 0; stats_error_row(i, &count) != NULL; i++) {
+        sum += count;
+    }
+    return sum;
+}
+
 static void figures(const struct client *c)
 {
     say_format("total_connections_received:%llu\r\ntotal_commands_processed:%llu\r\n", ull(stats.clients_accepted),
@@ -149,7 +159,7 @@ static void figures(const struct client *c)
     say_format("migrate_cached_sockets:%llu\r\nsync_full:0\r\npubsub_channels:%lu\r\npubsub_patterns:%lu\r\n"
                "total_error_replies:%llu\r\n", of_all("migrate_cached_sockets"),
                (unsigned long)pubsub_channels(c->service, CHANNEL_PLAIN),
-               (unsigned long)pubsub_channels(c->service, CHANNEL_PATTERN), ull(stats.errors_sent));
+               (unsigned long)pubsub_channels(c->service, CHANNEL_PATTERN), ull(error_replies()));
 }
 
 static void replication(const struct client *c)

@@ -13,7 +13,7 @@ r = redis.Redis(host=host, port=port, decode_responses=True)
 r.mset({"example:greeting": "Hello", "example:name": "cluster"})
 print(" ".join(r.mget("example:greeting", "example:name")))
 
-# Many requests in one go. transaction=False because MULTI and EXEC are for a later version.
+# Many requests in one go. transaction=False because the keys of a transaction share a slot.
 with r.pipeline(transaction=False) as pipe:
     for i in range(5):
         pipe.incrby("example:%d" % i, i)
