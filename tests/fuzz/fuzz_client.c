@@ -57,7 +57,7 @@ struct client_end {
 
 static struct client_end clients[CLIENTS];
 static struct { bool automatic; int dial; } nodes[NODES];
-static unsigned char blocks[SOCKS][BLOCK_MAX + 256]; /* what a node has queued */
+static unsigned char queued[SOCKS][BLOCK_MAX + 256]; /* what a node has queued */
 static struct {
     bool calm;               /* nothing has happened that excuses an error */
     bool wild;               /* a node said something made up: answers are not compared */
@@ -543,7 +543,7 @@ static bool each_queued(struct sock *s, bool run, struct text *all)
 {
     static unsigned char bytes[REPLY_CAP];
     struct text t = { bytes, 0, false };
-    const unsigned char *p = blocks[s - socks];
+    const unsigned char *p = queued[s - socks];
     for (size_t at = 0; at < s->block_len;) {
         struct resp_request f;
         enum resp_status status;
@@ -603,8 +603,8 @@ static bool node_multi(struct sock *s, const unsigned char *p, size_t len, const
             s->dirty = true;
             return true;
         }
-        MUST(s->block_len + len <= sizeof blocks[0]);
-        memcpy(blocks[s - socks] + s->block_len, p, len);
+        MUST(s->block_len + len <= sizeof queued[0]);
+        memcpy(queued[s - socks] + s->block_len, p, len);
         s->block_len += len;
         s->block_count++;
         say_line(s, "+QUEUED\r\n");
@@ -948,6 +948,15 @@ static void restore_nodes(void)
     MUST(settle(70000, nodes_well));
 }
 
+static void nodes_hang_up(void)
+{
+    for (int i = 0; i < SOCKS; i++) {
+        if (socks[i].state == SOCK_OPEN && !socks[i].probe) {
+            node_end(&socks[i], false);
+        }
+    }
+}
+
 static void check_all_free(void)
 {
     size_t pens = 0, open = 0;
@@ -985,14 +994,11 @@ static void end(void)
     }
     reset_clients();
     turn(false);
-    for (int i = 0; i < SOCKS; i++) {
-        if (socks[i].state == SOCK_OPEN && !socks[i].probe) {
-            node_end(&socks[i], false);
-        }
-    }
+    nodes_hang_up();
     MUST(settle(6000, nobody_left));
-    restore_nodes();
-    MUST(nobody_left());
+    restore_nodes(); /* a node that is given slots back is given functions, too: the others are asked for them */
+    nodes_hang_up();
+    MUST(settle(6000, nobody_left));
     check_all_free();
 }
 
