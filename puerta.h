@@ -522,7 +522,7 @@ struct conf_redis {
     char announce[HOST_CAP + 8];         /* "HOST:PORT"; "" = the address that a client came by */
     char upstream_user[SECRET_CAP], upstream_password[SECRET_CAP];
     char password[SECRET_CAP];           /* of clients; "" = they need none */
-    int protect, allow_admin;            /* yes / no */
+    int protect, allow_admin, client_logins; /* yes / no */
     size_t retain_bytes, shared_reply_limit, client_window, merge_limit;
     uint32_t client_pipeline;
     uint32_t dial_timeout_ms, request_timeout_ms, failover_wait_ms, client_stall_ms, client_idle_ms;

@@ -205,6 +205,12 @@ static enum verdict unsupported(struct client *c, const struct request *q)
     return say(c, client_error(c, "ERR '%s' is not supported by this version of Puerta", q->command->name));
 }
 
+/* What is not done over connections of the client's own, so that the servers cannot say whether its user may. */
+static enum verdict no_login(struct client *c, const struct request *q)
+{
+    return say(c, client_error(c, "NOPERM '%s' is not possible for a client with a login of its own", q->command->name));
+}
+
 /* Redis's own text: the name and the first arguments, each cut. */
 static enum verdict unknown(struct client *c, const struct request *q)
 {
@@ -274,6 +280,9 @@ static enum verdict administer(struct client *c, const struct request *q)
     if (!c->service->conf->allow_admin) {
         return say(c, client_error(c, "NOPERM '%s' is refused by this proxy (allow_admin)", q->command->name));
     }
+    if (monitor && c->login != NULL) {
+        return no_login(c, q);
+    }
     if (monitor) {
         return monitor_command(c);
     }
@@ -318,6 +327,9 @@ static enum verdict pubsub(struct client *c, const struct request *q)
         return wrong_count(c, q);
     }
     if ((q->command->flags & CMD_FAST) == 0) {
+        if (c->login != NULL && strstr(q->command->name, "unsub") == NULL) {
+            return no_login(c, q); /* one subscription at the nodes serves all clients: it knows no rights */
+        }
         return pubsub_change(c, q);
     }
     return forward_for(c, q, pubsub_slot(c->service, q), false, pubsub_published, pubsub_receivers(c->service, q));

@@ -37,6 +37,7 @@
 #define REDIS_MAX_ARGS 1048576  /* arguments of one request, as Redis has it */
 #define REDIS_MAX_BULK (512u * 1024 * 1024) /* bytes of one argument, as Redis's proto-max-bulk-len */
 #define REDIS_MAX_INLINE 65536  /* bytes of an inline request, as Redis has it */
+#define LOGIN_PASSWORD_CAP 1024 /* bytes of the password of a client's own login: tokens are longer than what people type */
 #define REDIS_RETRY_MS 20      /* until a request is tried again that a node did not run (TRYAGAIN, CLUSTERDOWN...) */
 
 /* ------------------------------------------------- records, clients */
@@ -146,6 +147,8 @@ struct upstream {
     bool served;                /* it has given an answer since it was dialled */
     uint16_t pinned;            /* a lease about which its node is being asked: it is lent to nobody else meanwhile */
     struct upstream *own_next;  /* of LEASE_OWN: its client's next */
+    uint64_t login_id;          /* of a lease: in whose name it was greeted; 0 = in Puerta's */
+    bool greets_kind;           /* the last of `greeting` is that of its kind */
     uint64_t lost_ms;           /* of a shared one: when it was last lost */
     uint64_t node_id;           /* of LEASE_BLOCK: what its node calls the connection (CLIENT ID); 0 = not known */
 };
@@ -201,6 +204,9 @@ struct client {
     struct upstream *watch;     /* the one on which it WATCHes */
     struct upstream *own;       /* its own connections, if it `owns` any: all it asks goes over them (redis_own.c) */
     bool owns;
+    struct own_login *login;        /* it goes by a user of the servers (redis_login.c); NULL: by Puerta's own */
+    struct own_login *trial;        /* the one that a server is being asked about */
+    uint64_t login_id;          /* what connections in its name bear; 0 = no login */
     uint64_t wrote;             /* nodes where writes of it have run: a bit for each, by index % 64 */
     uint64_t aside;             /* of them, those where the last was over a connection for that one alone */
     uint64_t unsure;            /* and those where one has since its last WAIT */
@@ -356,6 +362,7 @@ struct lease_greeting {
     bool (*take)(struct upstream *u, const unsigned char *p, size_t n); /* false: the connection is of no use */
 };
 extern const struct lease_greeting *lease_greetings[LEASE_KINDS];
+extern const struct lease_greeting *upstream_login; /* before that, on one that bears a login_id; nothing: it has none */
 
 
 /* A lease is an upstream connection that serves one client. c NULL: for one request; NULL: none of that kind is free. */
@@ -377,7 +384,8 @@ void lease_break(struct upstream *u, const char *why); /* ends its connection: w
 struct upstream *own_find(const struct client *c, const struct backend *b);
 /* The same, but one is dialled if need be; NULL: all are in use (max_own). */
 struct upstream *own_upstream(struct client *c, struct backend *b);
-void own_let_go(struct client *c);          /* c has gone */
+void own_adopt(struct client *c, struct upstream *u); /* u, a LEASE_OWN for c, is one of them from now on */
+void own_let_go(struct client *c);          /* c has gone, or goes by another name */
 
 /* ------------------------------------------------------ redis_req.c */
 
@@ -662,6 +670,19 @@ uint32_t user_wait_ms(uint32_t failures);           /* how long the guess behind
 uint32_t user_failures(const struct address *peer, uint64_t now_ms); /* wrong guesses from there of late */
 void user_failed(const struct address *peer, uint64_t now_ms);       /* one more */
 bool user_is_near(const struct address *a);         /* of this machine: loopback, or a unix socket */
+
+/* ---------------------------------------------------- redis_login.c */
+
+void redis_login_tables(const struct conf *conf);
+void redis_login_open(void);
+/* Has a server asked whether g may come in; if so c is that user from now on. Refused: `wrong` is the answer, without '-', until
+ * login_trial_ends. */
+enum login login_ask(struct client *c, const struct user_guess *g, const char **wrong);
+void login_trial_ends(struct client *c);
+const char *login_name(const struct client *c); /* "default": it has none of its own */
+bool login_may_end(const struct client *c); /* nothing is under way in its name */
+void login_end(struct client *c);           /* AUTH as default, RESET */
+void login_gone(struct client *c);          /* c's connection has ended */
 
 /* --------------------------------------------------- redis_pubsub.c */
 

@@ -829,7 +829,8 @@ static bool repeat(struct fan *f, struct client *c, const struct request *q)
 static void send_repeated(struct req *r)
 {
     struct backend *b = service_owner(r->service, r->slot);
-    bool apart = r->command->merge == MERGE_APPEND || (r->command->flags & CMD_ALLOW_BUSY) != 0;
+    bool shares = r->client == NULL || !r->client->owns;
+    bool apart = shares && (r->command->merge == MERGE_APPEND || (r->command->flags & CMD_ALLOW_BUSY) != 0);
     struct upstream *u = apart && b != NULL ? lease_take(b, NULL, LEASE_TRANSFER, (r->flags & REQ_RESP3) != 0) : NULL;
     if (u != NULL && u->conn != NULL) {
         lease_send(u, r);

@@ -160,7 +160,7 @@ bool function_waits(const struct client *c, const struct request *q)
             fc.all[i].rest_ms = fc.all[i].owner ? UINT64_MAX : fc.all[i].rest_ms;
         }
     }
-    if (!waits && changes(q->command)) {
+    if (!waits && changes(q->command) && c->login == NULL) { /* whether its user may, its own connections are told */
         tell_early(c->service, q);
     }
     return waits;

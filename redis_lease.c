@@ -67,6 +67,11 @@ void lease_unwatch(struct client *c)
     if (u == NULL) {
         return;
     }
+    if (u->login_id != 0) {
+        u->kept = false;
+        lease_break(u, "it watches in a client's name"); /* whose user may not be allowed to say UNWATCH */
+        return;
+    }
     r = req_take(NULL, NULL, req_drop);
     if (r == NULL || !slice_extend(&r->bytes, BUF_REPLY, line, sizeof line - 1)) {
         if (r != NULL) {

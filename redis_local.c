@@ -74,6 +74,7 @@ static void quit(struct client *c, const struct request *q)
 static void reset(struct client *c, const struct request *q)
 {
     (void)q;
+    login_end(c);
     user_arrive(c);
     multi_reset(c);
     monitor_end(c);
@@ -140,8 +141,8 @@ static void module_list(struct client *c, const struct request *q)
 
 static void acl_whoami(struct client *c, const struct request *q)
 {
-    (void)c, (void)q;
-    say_name("default");
+    (void)q;
+    say_name(login_name(c));
 }
 
 static void acl_users(struct client *c, const struct request *q)
@@ -447,8 +448,8 @@ static void say_client(const struct client *c)
     say_format("qbuf=%zu qbuf-free=0 argv-mem=0 multi-mem=%zu rbs=0 rbp=0 obl=%zu oll=%lu omem=%zu tot-mem=%zu events=%s ",
                c->in.len, (size_t)c->multi.block.len, conn->out.len, (unsigned long)c->queued, c->parked_bytes + c->sub.bytes,
                sizeof *c + c->in.len + c->multi.block.len + c->request_bytes + conn->out.len + c->parked_bytes, conn->blocked ? "rw" : "r");
-    say_format("cmd=%s user=default redir=-1 resp=%d lib-name=%s lib-ver=%s\n", c->last != NULL ? c->last->name : "NULL",
-               c->resp3 ? 3 : 2, c->lib_name, c->lib_ver);
+    say_format("cmd=%s user=%s redir=-1 resp=%d lib-name=%s lib-ver=%s\n", c->last != NULL ? c->last->name : "NULL",
+               login_name(c), c->resp3 ? 3 : 2, c->lib_name, c->lib_ver);
 }
 
 /* Its own line tells the request at hand. */
@@ -654,7 +655,7 @@ enum verdict local_answer(struct client *c, const struct request *q)
     if ((write == hello || write == reset) && (c->unsettled > 0 || c->head != NULL) && changes_protocol(c, q)) {
         return VERDICT_WAIT;
     }
-    if (write == reset && multi_unclear(c)) {
+    if (write == reset && (multi_unclear(c) || !login_may_end(c))) {
         return VERDICT_WAIT;
     }
     login = write == hello ? hello_login(c, q) : LOGIN_DONE;

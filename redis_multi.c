@@ -229,6 +229,9 @@ static const char *impossible(const struct client *c, const struct request *q)
     if ((k->route == ROUTE_ALL || k->route == ROUTE_SCAN) && k->merge != MERGE_ALL_OK && !service_is_one(c->service)) {
         return "ERR a command that asks all nodes cannot be part of a transaction, which runs on one";
     }
+    if (k->route == ROUTE_ALL && c->login != NULL && !service_is_one(c->service)) {
+        return "NOPERM a transaction that concerns all nodes is not possible for a client with a login of its own";
+    }
     if (k->route == ROUTE_PUBSUB && (k->flags & CMD_FAST) == 0) {
         return "ERR subscriptions cannot change inside a transaction";
     }

@@ -5,7 +5,7 @@
  *                         |
  *                  a LEASE_OWN of redis_upstream.c: pipelined like a shared one, but nobody else's requests are on it
  *
- * A client comes to that by asking for what is a connection's own matter (WAITAOF). It is the caller's to see that nothing
+ * A client comes to that by asking for what is a connection's own matter (WAITAOF), or by a login of its own. It is the caller's to see that nothing
  * of it is under way then. What is said on a new one before all else is lease_greetings[LEASE_OWN]. None is handed on to
  * another client: when its own has gone it is closed, as soon as what was sent on it has been answered.
  */
@@ -28,18 +28,23 @@ struct upstream *own_upstream(struct client *c, struct backend *b)
     }
     u = lease_take(b, c, LEASE_OWN, c->resp3);
     if (u != NULL) {
-        u->kept = true;
-        u->own_next = c->own;
-        c->own = u;
+        own_adopt(c, u);
     }
     return u;
+}
+
+void own_adopt(struct client *c, struct upstream *u)
+{
+    u->kept = true;
+    u->own_next = c->own;
+    c->own = u;
 }
 
 void own_let_go(struct client *c)
 {
     while (c->own != NULL) {
         struct upstream *u = c->own;
-        if (u->head == NULL) {
+        if (u->head == NULL || (u->login_id != 0 && !upstream_ready(u))) { /* nobody is left to log it in */
             lease_break(u, "its client has gone");
         } else {
             lease_release(u);

@@ -507,9 +507,16 @@ static bool behind_its_own(const struct req *r, const struct upstream *u)
     return false;
 }
 
+/* The way of a client that owns its connections. What is only asked to learn which node serves a key, or goes over a lease,
+ * needs none. */
+static struct upstream *own_way(const struct req *r, struct backend *b)
+{
+    return r == r->client->large || (r->flags & REQ_LEASE) != 0 ? req_upstream(r, b) : own_upstream(r->client, b);
+}
+
 void req_send(struct req *r, struct backend *b)
 {
-    struct upstream *u = r->client != NULL && r->client->owns ? own_upstream(r->client, b) : req_upstream(r, b);
+    struct upstream *u = r->client != NULL && r->client->owns ? own_way(r, b) : req_upstream(r, b);
     bool away = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
     if (u == NULL) {
         stats.lease_refused++;
@@ -902,7 +909,11 @@ static void expired(struct req *r, const struct backend *b, uint32_t limit_ms)
 static void refused(struct req *r, const struct backend *b, const char *words)
 {
     stats.not_executed++;
-    req_error(r, "ERR not executed: %s:%u refuses RESP3, HELLO 2 may work: %s", b->host, (unsigned)b->port, words);
+    if (r->client != NULL && r->client->login != NULL) {
+        req_error(r, "NOPERM not executed: %s:%u refuses the login of this client: %s", b->host, (unsigned)b->port, words);
+    } else {
+        req_error(r, "ERR not executed: %s:%u refuses RESP3, HELLO 2 may work: %s", b->host, (unsigned)b->port, words);
+    }
 }
 
 /* Takes the place of a late record, and swallows what it would have got. */

@@ -27,7 +27,7 @@
 
 #define SESSION_BUFFER_MIN 4096 /* receive buffer of a lease that is not for long transfers; longer answers pass through it */
 
-#define GREETING_CAP 256      /* what a lease of its kind says first */
+#define GREETING_CAP (SECRET_CAP + LOGIN_PASSWORD_CAP + 320) /* what a lease says first: its client's login, and what its kind says */
 
 static struct {
     struct upstream *shared, *leases; /* shared: of all nodes those of RESP2, then those of RESP3 */
@@ -41,6 +41,7 @@ static struct {
 const struct upstream_events *upstream_events;
 void (*upstream_on_shortage)(void);
 const struct lease_greeting *lease_greetings[LEASE_KINDS];
+const struct lease_greeting *upstream_login;
 
 static const unsigned char asking_line[] = "*1\r\n$6\r\nASKING\r\n";
 #define ASKING_LEN (sizeof asking_line - 1)
@@ -377,19 +378,32 @@ static bool is_refusal(const char *p, size_t n)
     return false;
 }
 
-/* The answer to our own login, behind that to HELLO 3, and behind that to what a lease of its kind says first. */
+/* A node has refused part of the greeting; whether it is that of a client's login. */
+static bool greeting_refused(struct upstream *u, const char *p, size_t n, bool login)
+{
+    bool hello = u->resp3 && u->greeting == 1u + u->greets_kind + (u->login_id != 0);
+    u->refused = login || (hello && is_refusal(p, n));
+    log_quote(p, n, up.refusal, sizeof up.refusal);
+    if (login) {
+        log_info("a node refuses the login of a client", "node=%s:%u error=%s", u->backend->host,
+                 (unsigned)u->backend->port, up.refusal);
+    } else {
+        log_error(u->refused ? "a node refuses HELLO 3" : "a node refuses our login", "node=%s:%u error=%s",
+                  u->backend->host, (unsigned)u->backend->port, up.refusal);
+    }
+    conn_fail(u->conn, "login refused");
+    return false;
+}
+
+/* The answer to our own login, behind that to HELLO 3, behind that to its client's login, and behind that to what a lease of
+ * its kind says first. */
 static bool reply_greeting(struct upstream *u)
 {
-    const struct lease_greeting *own = u->leased ? lease_greetings[u->kind] : NULL;
     const unsigned char *p = u->buf + u->from;
-    if (own != NULL && u->greeting == 1 ? !own->take(u, p, u->at - u->from) : reply_is_error(*p)) {
-        size_t n = u->at - u->from;
-        u->refused = u->resp3 && u->greeting == 1u + (own != NULL) && is_refusal((const char *)p, n);
-        log_error(u->refused ? "a node refuses HELLO 3" : "a node refuses our login", "node=%s:%u error=%s",
-                  u->backend->host, (unsigned)u->backend->port,
-                  log_quote((const char *)p, n, up.refusal, sizeof up.refusal));
-        conn_fail(u->conn, "login refused");
-        return false;
+    size_t n = u->at - u->from;
+    bool kind = u->greets_kind && u->greeting == 1, login = u->login_id != 0 && u->greeting == 1u + u->greets_kind;
+    if (!(kind ? lease_greetings[u->kind]->take(u, p, n) : login ? upstream_login->take(u, p, n) : !reply_is_error(*p))) {
+        return greeting_refused(u, (const char *)p, n, login);
     }
     u->greeting--;
     reply_next(u);
@@ -684,17 +698,25 @@ static void on_open(struct conn *conn)
     struct upstream *u = conn->owner;
     const struct conf_redis *conf = u->backend->service->conf;
     unsigned char line[2 * SECRET_CAP + 64 + sizeof hello_line + GREETING_CAP];
-    size_t n = 0;
+    size_t n = 0, more;
     os_keepalive(conn->fd, KEEPALIVE_IDLE_MS, conf->request_timeout_ms);
     u->progress_ms = loop_ms();
     n = health_login(conf, line);
     u->greeting = (uint8_t)((n > 0) + u->resp3);
     memcpy(line + n, hello_line, sizeof hello_line - 1);
     n += u->resp3 ? sizeof hello_line - 1 : 0;
-    if (u->leased && lease_greetings[u->kind] != NULL) {
-        n += lease_greetings[u->kind]->greet(u, line + n, sizeof line - n);
+    if (u->login_id != 0) {
+        if ((more = upstream_login->greet(u, line + n, sizeof line - n)) == 0) {
+            conn_fail(conn, "nobody is left to log it in");
+            return;
+        }
+        n += more;
         u->greeting++;
     }
+    more = u->leased && lease_greetings[u->kind] != NULL ? lease_greetings[u->kind]->greet(u, line + n, sizeof line - n) : 0;
+    u->greets_kind = more > 0;
+    u->greeting = (uint8_t)(u->greeting + u->greets_kind);
+    n += more;
     if (n > 0 && !chain_put(&conn->out, BUF_REPLY, line, n)) {
         conn_fail(conn, "no chunk left for its login (chunks)");
     }
@@ -903,12 +925,13 @@ static bool is_free(const struct upstream *u)
 struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind kind, bool resp3)
 {
     struct upstream *found = NULL;
+    uint64_t login_id = c != NULL ? c->login_id : 0;
     for (uint32_t i = up.begin[kind]; i < up.begin[kind + 1]; i++) {
         struct upstream *u = &up.leases[i];
         if (!is_free(u)) {
             continue;
         }
-        if (u->conn != NULL && u->backend == b && u->resp3 == resp3) {
+        if (u->conn != NULL && u->backend == b && u->resp3 == resp3 && u->login_id == login_id) {
             found = u;
             break;
         }
@@ -919,12 +942,13 @@ struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind
     if (found == NULL) {
         return NULL;
     }
-    if (found->conn != NULL && (found->backend != b || found->resp3 != resp3)) {
+    if (found->conn != NULL && (found->backend != b || found->resp3 != resp3 || found->login_id != login_id)) {
         conn_close(found->conn);
         begin_anew(found);
     }
     found->backend = b;
     found->resp3 = resp3;
+    found->login_id = login_id;
     found->owner = c;
     found->held = false;
     if (c != NULL && kind != LEASE_OWN) {

@@ -5,7 +5,8 @@
  *                                 -> user_arrive    from here on a stranger; admitted at once where no password is set
  *   redis.c         decides       -> user_refuse    a stranger's command: NOAUTH
  *   redis_local.c   AUTH, HELLO   -> user_auth, user_login ----> right: admitted, its limits are those of all
- *                   RESET         -> user_arrive          `----> wrong: counted, for the client and in sources[]
+ *                   RESET         -> user_arrive          |----> wrong: counted, for the client and in sources[]
+ *                                                         `----> another user than `default`: redis_login.c asks a server
  *
  *   a guess behind too many wrong ones is not looked at before its wait is over: its client is paused, nobody else.
  *   If only its answer waited, one that is slow would tell that it is wrong, and a new connection would be quicker.
@@ -46,12 +47,16 @@ bool user_same(const char *secret, const void *given, size_t n)
     return differs == 0;
 }
 
-/* There is one user, by Redis's name for it; without a password any will do, as in Redis. */
+static bool is_default(const struct user_guess *g)
+{
+    return g->user_len == 7 && memcmp(g->user, "default", 7) == 0;
+}
+
+/* Puerta has one user, by Redis's name for it; without a password any will do, as in Redis. */
 static bool right(const struct conf_redis *conf, const struct user_guess *g)
 {
     bool same = user_same(conf->password, g->password, g->password_len);
-    bool known = g->user_len == 7 && memcmp(g->user, "default", 7) == 0;
-    return known && (same || conf->password[0] == '\0');
+    return is_default(g) && (same || conf->password[0] == '\0');
 }
 
 /* --------------------------------------------------------------- sources */
@@ -191,18 +196,38 @@ static bool must_wait(struct client *c)
 
 enum login user_login(struct client *c, const struct user_guess *g)
 {
+    const char *wrong = "WRONGPASS invalid username-password pair or user is disabled.";
     char text[ADDRESS_TEXT];
+    enum login login;
+    bool known, guess;
     if (must_wait(c)) {
         return LOGIN_LATER;
     }
-    if (right(c->service->conf, g)) {
+    known = is_default(g) || !c->service->conf->client_logins;
+    if (known && !login_may_end(c)) {
+        return LOGIN_LATER;
+    }
+    login = known ? (right(c->service->conf, g) ? LOGIN_DONE : LOGIN_REFUSED) : login_ask(c, g, &wrong);
+    if (login == LOGIN_LATER) {
+        return login;
+    }
+    if (login == LOGIN_DONE) {
+        if (known) {
+            login_end(c);
+        }
         admit(c, true);
         c->guesses = 0;
         c->guess_ms = 0;
         return LOGIN_DONE;
     }
-    if (say(c, client_error(c, "WRONGPASS invalid username-password pair or user is disabled.")) == VERDICT_WAIT) {
+    if (say(c, client_error(c, "%s", wrong)) == VERDICT_WAIT) {
         return LOGIN_LATER; /* not counted yet, so that it counts once */
+    }
+    guess = strncmp(wrong, "WRONGPASS", 9) == 0;
+    login_trial_ends(c);
+    if (!guess) {
+        c->guess_ms = 0;
+        return LOGIN_REFUSED;
     }
     c->guesses++;
     c->guess_ms = 0;

@@ -368,7 +368,7 @@ ADMIN = [
     ("ACL", "DELUSER", "u"), ("ACL", "LIST"), ("MODULE", "LOAD", "x"), ("CLUSTER", "MEET", "127.0.0.1", "1"), ("CLUSTER", "RESET"),
     ("CLUSTER", "SETSLOT", "1", "STABLE"), ("CLUSTER", "FAILOVER"),
 ]
-HELD = [("MONITOR",), ("SYNC",), ("PSYNC", "?", "-1"), ("REPLCONF", "ACK", "1"), ("SCRIPT", "DEBUG", "YES")]
+HELD = [("SYNC",), ("PSYNC", "?", "-1"), ("REPLCONF", "ACK", "1"), ("SCRIPT", "DEBUG", "YES")]
 
 
 def row_name(command):
@@ -451,3 +451,177 @@ def test_migrate_moves_a_key_through_puerta(own_cluster):
         for key in keys:
             assert c.ask("GET", key) == b"value of " + key.encode()
             assert target.ask("GET", key) == b"value of " + key.encode()
+
+
+# ---- a login of a client's own: users of the servers ----
+
+BOB = ("AUTH", "bob", "bob's own")
+NO_LOGIN = "NOPERM '%s' is not possible for a client with a login of its own"
+
+
+def users(cluster, *rules):
+    for node in cluster.nodes:
+        node.ask("ACL", "SETUSER", "bob", "reset", "on", ">bob's own", *(rules or ("+@all", "-flushall", "-keys", "~bob:*", "~{*}bob*", "&*")))
+        node.ask("ACL", "SETUSER", "eve", "reset", "on", ">eve's own", "+@all", "~eve:*")
+    return cluster
+
+
+def forbidden(reply):
+    return isinstance(reply, RespError) and reply.text.startswith("NOPERM ")
+
+
+@pytest.fixture
+def peopled(cluster):
+    cluster.flush()
+    yield users(cluster)
+    cluster.flush()
+    for node in cluster.nodes:
+        node.ask("ACL", "DELUSER", "bob", "eve")
+
+
+def test_a_user_of_the_servers(peopled):
+    spread = ["bob:%d" % i for i in range(50)]
+    with Puerta(peopled) as p, p.client() as c, p.client() as other:
+        assert c.try_ask("AUTH", "bob", "wrong").text == WRONGPASS and c.ask("ACL", "WHOAMI") == b"default"
+        assert c.try_ask("AUTH", "nobody", "x").text == WRONGPASS
+        assert c.ask(*BOB) == b"OK" and c.ask("ACL", "WHOAMI") == b"bob"
+        assert b" user=bob " in c.ask("CLIENT", "INFO") and b"bob's own" not in other.ask("CLIENT", "LIST")
+        # In whose name what is asked goes, on whatever way.
+        assert c.ask("MSET", *sum(([k, "v"] for k in spread), [])) == b"OK" and c.ask("MGET", *spread) == [b"v"] * 50
+        assert c.ask("DBSIZE") == 50
+        for command in (("SET", "x", "1"), ("MGET", "bob:1", "x"), ("KEYS", "*"), ("FLUSHALL",), ("BLPOP", "x", "1"), ("WATCH", "x"),
+                        ("EVAL", "return redis.call('get', KEYS[1])", "1", "x"), ("SET", "x", "y" * 400000), ("SUBSCRIBE", "x")):
+            assert forbidden(c.try_ask(*command)), command
+        assert c.try_ask("SUBSCRIBE", "x").text == NO_LOGIN % "subscribe"
+        assert c.ask("SET", "bob:long", "y" * 400000) == b"OK" and c.ask("GET", "bob:long") == b"y" * 400000
+        assert c.ask("BLPOP", "bob:none", "0.05") is None
+        found = set()
+        cursor = b"0"
+        while True:
+            cursor, part = c.ask("SCAN", cursor, "COUNT", "100")
+            found |= set(part)
+            if cursor == b"0":
+                break
+        assert found == {k.encode() for k in spread + ["bob:long"]}
+        # Transactions, and what is watched.
+        assert c.ask("WATCH", "bob:1") == b"OK" and other.ask("SET", "bob:1", "changed") == b"OK"
+        assert c.pipeline([("MULTI",), ("SET", "bob:1", "x"), ("EXEC",)]) == [b"OK", b"QUEUED", None]
+        assert c.pipeline([("MULTI",), ("SET", "bob:1", "x"), ("EXEC",)]) == [b"OK", b"QUEUED", [b"OK"]]
+        replies = c.pipeline([("MULTI",), ("SET", "x", "x"), ("EXEC",)])
+        assert replies[2].text.startswith("EXECABORT ") and "NOPERM" in replies[2].text
+        replies = c.pipeline([("MULTI",), ("SCRIPT", "LOAD", "return 1"), ("EXEC",)])
+        assert replies[1].text == "NOPERM a transaction that concerns all nodes is not possible for a client with a login of its own"
+        # Nobody else is bob, on whatever connection.
+        assert other.ask("SET", "x", "1") == b"OK" and other.ask("BLPOP", "none", "0.05") is None and len(other.ask("KEYS", "*")) == 52
+        assert other.pipeline([("WATCH", "x"), ("MULTI",), ("SET", "x", "2"), ("EXEC",)])[3] == [b"OK"]
+        assert other.ask("SET", "x", "y" * 400000) == b"OK"
+        # And back.
+        assert c.ask("AUTH", "default", "") == b"OK" and c.ask("ACL", "WHOAMI") == b"default" and c.ask("SET", "x", "1") == b"OK"
+        assert c.ask(*BOB) == b"OK" and c.ask("RESET") == b"RESET" and c.ask("SET", "x", "2") == b"OK"
+        assert "bob's own" not in p.log_text()
+
+
+def test_a_pipeline_of_logins(peopled):
+    with Puerta(peopled) as p, p.client() as c:
+        for n in range(20):
+            replies = c.pipeline([("SET", "x", n), BOB, ("SET", "x", "no"), ("SET", "bob:x", n), ("AUTH", "eve", "eve's own"), ("SET", "bob:x", "no"),
+                                  ("SET", "eve:x", n), ("ACL", "WHOAMI"), ("RESET",), ("MGET", "x", "bob:x", "eve:x"), ("ACL", "WHOAMI")])
+            assert replies[:2] == [b"OK"] * 2 and forbidden(replies[2]) and replies[3:5] == [b"OK"] * 2 and forbidden(replies[5])
+            assert replies[6:] == [b"OK", b"eve", b"RESET", [b"%d" % n] * 3, b"default"]
+
+
+def test_hello_and_a_login(peopled):
+    with Puerta(peopled) as p, p.client() as c:
+        assert c.try_ask("HELLO", "3", "AUTH", "bob", "no").text == WRONGPASS
+        reply = c.ask("HELLO", "3", "AUTH", "bob", "bob's own", "SETNAME", "robert")
+        assert reply[b"proto"] == 3 and c.ask("CLIENT", "GETNAME") == b"robert" and c.ask("ACL", "WHOAMI") == b"bob"
+        assert c.ask("HSET", "bob:h", "a", "b") == 1 and c.ask("HGETALL", "bob:h") == {b"a": b"b"} and forbidden(c.try_ask("SET", "x", "1"))
+        assert c.ask("HELLO", "2")[:2] == [b"server", b"redis"]
+        assert c.ask("ACL", "WHOAMI") == b"bob" and c.ask("HGETALL", "bob:h") == [b"a", b"b"] and forbidden(c.try_ask("SET", "x", "1"))
+        assert c.ask("HELLO", "2", "AUTH", "default", "x")[0] == b"server" and c.ask("SET", "x", "1") == b"OK"
+
+
+def test_a_stranger_comes_in_as_a_user_of_the_servers(peopled):
+    with Guarded(peopled) as p, p.client() as c, p.client() as long_one:
+        assert c.try_ask("GET", "bob:1").text == NOAUTH
+        assert c.ask(*BOB) == b"OK" and c.ask("SET", "bob:1", "x") == b"OK" and forbidden(c.try_ask("SET", "x", "1"))
+        assert c.try_ask("AUTH", "default", "bob's own").text == WRONGPASS and c.ask("ACL", "WHOAMI") == b"bob"
+        assert c.ask("RESET") == b"RESET" and c.try_ask("GET", "bob:1").text == NOAUTH
+        assert long_one.try_ask("AUTH", "bob", "x" * 2000).text == "ERR not executed: a user or a password is longer than this proxy keeps"
+        assert long_one.try_ask("AUTH", "b" * 256, "x").text == "ERR not executed: a user or a password is longer than this proxy keeps"
+
+
+def test_client_logins_no(peopled):
+    with Puerta(peopled, client_logins="no") as p, p.client() as c:
+        assert c.try_ask(*BOB).text == WRONGPASS and c.ask("ACL", "WHOAMI") == b"default"
+
+
+def test_guesses_at_users_of_the_servers_become_slow(peopled):
+    with Puerta(peopled) as p, visitor(p.port, "127.0.0.2") as c, p.client() as friend:
+        took = []
+        for _ in range(6):
+            reply, seconds = timed(c, "AUTH", "bob", "guess")
+            assert reply.text == WRONGPASS
+            took.append(seconds)
+        for seconds, least in zip(took, (0, 0, 0, 0.05, 0.1, 0.2)):
+            assert 0.9 * least <= seconds, took
+        reply, seconds = timed(friend, *BOB)
+        assert reply == b"OK" and seconds < 0.3 * harness.SLOW
+        assert b"auth_failures:6\r\n" in friend.ask("INFO")
+        for _ in range(20):  # nobody waits for the answer: connections that are tried on go with their clients
+            with p.client() as gone:
+                gone.send(*BOB)
+        assert c.ask(*BOB) == b"OK" and c.ask("SET", "bob:1", "x") == b"OK"
+
+
+def test_no_connection_is_left_for_a_login(peopled):
+    keys = [next(k for k in ("bob:%d" % n for n in range(1000)) if peopled.owner(k) is m) for m in peopled.masters]
+    last = "ERR not executed: no connection of its own is left for this client (max_own)"
+    with Puerta(peopled, max_own=3) as p, p.client() as c, p.client() as other:
+        assert c.ask(*BOB) == b"OK" and [c.ask("SET", k, "x") for k in keys] == [b"OK"] * 3
+        assert other.try_ask(*BOB).text == last and other.ask("ACL", "WHOAMI") == b"default" and other.ask("SET", "x", "1") == b"OK"
+        assert c.ask("RESET") == b"RESET"
+        assert other.ask(*BOB) == b"OK" and other.ask("SET", keys[2], "y") == b"OK" and other.ask("GET", keys[0]) == b"x"
+        assert c.ask("GET", keys[2]) == b"y"
+    with Puerta(peopled, max_own=0) as p, p.client() as c:
+        assert c.try_ask(*BOB).text == last and c.ask("PING") == b"PONG"
+
+
+def test_a_user_that_is_changed_at_the_servers(peopled):
+    with Puerta(peopled, allow_admin="yes") as p, p.client() as c, p.client() as admin:
+        keys = ["bob:%d" % i for i in range(20)]
+        assert c.ask(*BOB) == b"OK" and c.ask("DEL", *keys) == 0
+        assert admin.ask("ACL", "SETUSER", "bob", "-get") == b"OK"
+        assert forbidden(c.try_ask("GET", "bob:1")) and c.ask("SET", "bob:1", "x") == b"OK"
+        assert admin.ask("ACL", "DELUSER", "bob") in (1, b"OK")
+        for key in keys:
+            text = c.try_ask("SET", key, "x").text
+            assert text.startswith(("NOPERM not executed: 127.0.0.1:", "ERR outcome unknown")), text
+        assert admin.ask("MGET", *keys[2:]) == [None] * 18
+
+
+def test_a_login_goes_where_the_slots_go(own_cluster):
+    users(own_cluster)
+    slot = harness.SLOTS // 6
+    tag = harness.tag_for_slot(slot)
+    source, target = own_cluster.masters[:2]
+    keys = ["{%s}bob%d" % (tag, i) for i in range(30)]
+    with Puerta(own_cluster, failover_wait="20s") as p, p.client() as c:
+        assert c.ask(*BOB) == b"OK"
+        for key in keys:
+            assert c.ask("SET", key, "x") == b"OK"
+        own_cluster.migrate_begin(slot, source, target)
+        own_cluster.migrate_keys(slot, source, target, 15)
+        assert [c.ask("GET", k) for k in keys] == [b"x"] * 30 and c.ask("SET", keys[0] + "new", "y") == b"OK"
+        assert all(forbidden(r) for r in c.pipeline([("GET", "{%s}eve%d" % (tag, i)) for i in range(10)]))
+        while own_cluster.migrate_keys(slot, source, target, 100):
+            pass
+        own_cluster.migrate_end(slot, source, target)
+        assert c.ask("MGET", *keys) == [b"x"] * 30 and forbidden(c.try_ask("GET", "{%s}eve" % tag))
+        victim = own_cluster.masters[2]
+        lost = own_cluster.key_on(2, "bob")
+        c.ask("SET", lost, "x")
+        own_cluster.pause_writes_and_sync(victim, own_cluster.replicas[2][0])
+        victim.kill()
+        assert c.ask("GET", lost, timeout=40) == b"x" and forbidden(c.try_ask("GET", own_cluster.key_on(2, "eve")))
+        assert c.ask("SET", lost, "y", timeout=40) == b"OK" and c.ask("ACL", "WHOAMI") == b"bob"

@@ -9,7 +9,7 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 18000
+WHOLE_BUDGET = 19000
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
@@ -42,8 +42,9 @@ ROOMS = {
     "redis_channel.c": (4, "redis", 600),
     "redis_link.c": (4, "redis", 300),
     "redis_feed.c": (4, "redis", 700),
+    "redis_login.c": (4, "redis", 250),
     "redis_session.c": (4, "redis", 700),
-    "redis_lease.c": (4, "redis", 200),
+    "redis_lease.c": (4, "redis", 210),
     "redis_large.c": (4, "redis", 500),
     "redis_fan.c": (4, "redis", 780),
     "redis_exec.c": (4, "redis", 320),
