@@ -22,6 +22,7 @@
 #define SCRIPTS 512           /* how many bodies are known at most; two of one place push each other out */
 #define LOOK 32               /* bytes at either end of a body by which it is looked for */
 #define HEAD_CAP 256          /* of an EVALSHA, what holds its digest */
+#define EXISTS_CAP 16384      /* of a SCRIPT EXISTS, the digests that are looked at */
 #define TRIES_MAX 3
 
 struct script {
@@ -170,18 +171,16 @@ static bool is_question(const struct req *r)
     return r->client != NULL && r == r->client->large;
 }
 
-/* The script that an EVALSHA names, of which the first n bytes are here; NULL: its body is not known. */
-static struct script *named_in(const unsigned char *head, size_t n)
+/* The script of that digest, in hexadecimal; NULL: its body is not known. */
+static struct script *named(const unsigned char *hex, size_t n)
 {
     unsigned char digest[SHA1_BYTES];
-    struct resp_slice name, arg;
     struct script *s;
-    uint32_t at = 0;
-    if (!resp_arg(head, n, &at, &name) || !resp_arg(head, n, &at, &arg) || arg.len != 2 * SHA1_BYTES) {
+    if (n != 2 * SHA1_BYTES) {
         return NULL;
     }
     for (size_t i = 0; i < SHA1_BYTES; i++) {
-        int high = hex_digit(head[arg.off + 2 * i]), low = hex_digit(head[arg.off + 2 * i + 1]);
+        int high = hex_digit(hex[2 * i]), low = hex_digit(hex[2 * i + 1]);
         if (high < 0 || low < 0) {
             return NULL;
         }
@@ -189,6 +188,14 @@ static struct script *named_in(const unsigned char *head, size_t n)
     }
     s = script_of(digest);
     return s->len > 0 && !s->flushed && memcmp(s->digest, digest, SHA1_BYTES) == 0 ? s : NULL;
+}
+
+/* The script that an EVALSHA names, of which the first n bytes are here. */
+static struct script *named_in(const unsigned char *head, size_t n)
+{
+    struct resp_slice name, arg;
+    uint32_t at = 0;
+    return resp_arg(head, n, &at, &name) && resp_arg(head, n, &at, &arg) ? named(head + arg.off, arg.len) : NULL;
 }
 
 /* That of r; NULL: it is no EVALSHA, or the body is not known. That of a long one, whose head is still in the input, is the
@@ -260,10 +267,27 @@ static void load_once(struct script *s, struct service *service, struct upstream
     }
 }
 
+/* SCRIPT EXISTS asks all masters, and what was known to one server is known to all: they get it before they are asked. */
+static void before_exists(const struct req *r, struct backend *b)
+{
+    static unsigned char line[EXISTS_CAP];
+    struct resp_slice arg;
+    size_t n = r->bytes.len < sizeof line ? r->bytes.len : sizeof line;
+    slice_copy(&r->bytes, 0, line, n);
+    for (uint32_t at = 0; resp_arg(line, n, &at, &arg);) {
+        struct script *s = named(line + arg.off, arg.len);
+        if (s != NULL) {
+            load_once(s, r->service, req_upstream(r, b), false);
+        }
+    }
+}
+
 static void before(const struct req *r, struct backend *b)
 {
     struct script *s = named_by(r);
-    if (s != NULL && r->hops > 0 && r->client != NULL && r->client->owns) {
+    if (strcmp(r->command->name, "script|exists") == 0) {
+        before_exists(r, b);
+    } else if (s != NULL && r->hops > 0 && r->client != NULL && r->client->owns) {
         (void)load(s, r->service, own_upstream(r->client, b)); /* what goes over the shared one may come later */
     } else if (s != NULL) {
         load_once(s, r->service, req_upstream(r, b), is_question(r));

@@ -1,6 +1,7 @@
 """What concerns all keys is asked of all masters: one answer comes back, as one server would give it. And SCAN, node after node."""
 import re
 import signal
+import hashlib
 import socket
 import threading
 import time
@@ -282,6 +283,17 @@ def test_a_long_evalsha_finds_its_script(cluster):
             cluster.migrate_slot(slot, cluster.masters[2], cluster.masters[1])
         assert client.try_ask("EVALSHA", "0" * 40, 1, moving, long).text.startswith("NOSCRIPT ")
         assert client.try_ask("EVALSHA", "short", 1, moving, long).text.startswith("NOSCRIPT ")
+
+
+def test_a_script_that_one_node_has_run_exists(client, cluster):
+    """On one server it would; EVALSHA works with it on any key."""
+    key = cluster.key_on(1)
+    body = "return 'exists ' .. KEYS[1]"
+    client.ask("EVAL", body, 1, key)
+    digest = hashlib.sha1(body.encode()).hexdigest()
+    assert client.ask("SCRIPT", "EXISTS", digest, "f" * 40, digest.upper()) == [1, 0, 1]
+    assert client.ask("SCRIPT", "FLUSH") == b"OK"
+    assert client.ask("SCRIPT", "EXISTS", digest) == [0]
 
 
 def test_scripts_survive_a_node_that_starts_again(own_cluster):

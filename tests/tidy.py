@@ -38,7 +38,7 @@ ROOMS = {
     "redis_own.c": (4, "redis", 100),
     "redis_req.c": (4, "redis", 950),
     "redis_redirect.c": (4, "redis", 230),
-    "redis_script.c": (4, "redis", 250),
+    "redis_script.c": (4, "redis", 280),
     "redis_channel.c": (4, "redis", 600),
     "redis_link.c": (4, "redis", 300),
     "redis_feed.c": (4, "redis", 700),
