@@ -381,7 +381,7 @@ static enum verdict decide(struct client *c, struct request *q)
     if (c->monitor != MONITOR_OFF && command->keys != KEYS_NONE) {
         return say(c, client_error(c, "ERR Replica can't interact with the keyspace"));
     }
-    if (c->multi.state != MULTI_NONE && multi_holds(c, command)) {
+    if (c->multi_state != MULTI_NONE && multi_holds(c, command)) {
         return multi_queue(c, q);
     }
     switch (command->route) {

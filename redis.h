@@ -189,9 +189,13 @@ struct client {
     bool halfway;               /* a part of its next answer has been put out */
     bool resp3;                 /* it speaks RESP3 (HELLO 3): so do the answers made here, and the nodes for it */
     bool admitted;              /* it may ask for anything; else only what logs it in */
+    bool owns;                  /* all it asks goes over connections of its own */
+    uint8_t monitor;            /* enum monitor_state */
+    uint8_t reply;              /* enum reply_mode */
+    uint8_t multi_state;        /* enum multi_state */
+    uint8_t mode;               /* enum client_mode of redis_large.c; 0 = ordinary */
     const struct resp_limits *limits; /* of its requests: a stranger's are narrow */
     uint64_t patient_us;        /* since when its output waits for more answers; 0 = it does not */
-    uint8_t mode;               /* enum client_mode of redis_large.c; 0 = ordinary */
     struct chain in;
     struct resp_request framing;
     struct pen park;
@@ -203,7 +207,6 @@ struct client {
     struct req *block;          /* its request that blocks it: what it asks meanwhile waits in its input */
     struct upstream *watch;     /* the one on which it WATCHes */
     struct upstream *own;       /* its own connections, if it `owns` any: all it asks goes over them (redis_own.c) */
-    bool owns;
     struct own_login *login;        /* it goes by a user of the servers (redis_login.c); NULL: by Puerta's own */
     struct own_login *trial;        /* the one that a server is being asked about */
     uint64_t login_id;          /* what connections in its name bear; 0 = no login */
@@ -217,7 +220,6 @@ struct client {
         struct slice block;     /* MULTI and what has been queued behind it */
         uint32_t count;         /* commands queued */
         uint16_t slot;          /* of its keys, or of what is watched */
-        uint8_t state;          /* enum multi_state */
         bool keyed, writes, replicates, scripts, all;
         bool ending;            /* its EXEC or DISCARD is the request at hand, and waits */
     } multi;
@@ -235,9 +237,7 @@ struct client {
     const struct command *last; /* the row of its last request; NULL: none, or an unknown one */
     uint64_t born_ms;
     uint64_t monitor_ms;        /* since when its MONITOR waits for the nodes */
-    uint8_t monitor;            /* enum monitor_state */
     struct subscriber sub;
-    uint8_t reply;              /* enum reply_mode */
     char name[64];
     char lib_name[40], lib_ver[24];
 };
@@ -302,7 +302,7 @@ static inline bool client_must_wait(const struct client *c, int32_t slot)
 /* A request of a transaction was refused: it will be discarded, and its block is needed no more. */
 static inline void client_poison(struct client *c)
 {
-    c->multi.state = c->multi.state != MULTI_NONE ? MULTI_POISONED : MULTI_NONE;
+    c->multi_state = c->multi_state != MULTI_NONE ? MULTI_POISONED : MULTI_NONE;
     slice_release(&c->multi.block);
 }
 

@@ -124,7 +124,7 @@ static bool ask_owner(struct client *c)
     struct req *r;
     uint32_t i;
     uint64_t have = c->framing.used < lg.head_cap ? c->framing.used : lg.head_cap;
-    if (c->multi.state != MULTI_NONE) {
+    if (c->multi_state != MULTI_NONE) {
         client_poison(c);
         return refuse(c, "ERR not executed: a request longer than retain_bytes cannot be part of a transaction");
     }

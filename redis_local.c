@@ -420,7 +420,7 @@ static const char *flags_of(const struct client *c)
 {
     static char flags[8];
     const struct { char mark; bool is; } marks[] = {
-        { 'P', c->subscribed }, { 'x', c->multi.state != MULTI_NONE }, { 'd', c->watch_lost }, { 'c', c->ended },
+        { 'P', c->subscribed }, { 'x', c->multi_state != MULTI_NONE }, { 'd', c->watch_lost }, { 'c', c->ended },
         { 'b', c->block != NULL }, { 'O', c->monitor != MONITOR_OFF },
         { 'U', c->conn->peer.u.sa.sa_family == AF_UNIX },
     };
@@ -444,7 +444,7 @@ static void say_client(const struct client *c)
                (unsigned long long)(loop_ms() - conn->watch.active_ms) / 1000, flags_of(c));
     say_format("sub=%lu psub=%lu ssub=%lu multi=%d ", (unsigned long)c->sub.count[CHANNEL_PLAIN],
                (unsigned long)c->sub.count[CHANNEL_PATTERN], (unsigned long)c->sub.count[CHANNEL_SHARD],
-               c->multi.state != MULTI_NONE ? (int)c->multi.count : -1);
+               c->multi_state != MULTI_NONE ? (int)c->multi.count : -1);
     say_format("qbuf=%zu qbuf-free=0 argv-mem=0 multi-mem=%zu rbs=0 rbp=0 obl=%zu oll=%lu omem=%zu tot-mem=%zu events=%s ",
                c->in.len, (size_t)c->multi.block.len, conn->out.len, (unsigned long)c->queued, c->parked_bytes + c->sub.bytes,
                sizeof *c + c->in.len + c->multi.block.len + c->request_bytes + conn->out.len + c->parked_bytes, conn->blocked ? "rw" : "r");

@@ -327,7 +327,7 @@ static void pause_over(struct timer *t)
 bool client_is_stopped(const struct client *c, const struct command *k)
 {
     bool writes = (k->flags & (CMD_WRITE | CMD_MAY_REPLICATE)) != 0 ||
-                  (strcmp(k->name, "exec") == 0 && c->multi.state == MULTI_OPEN && c->multi.replicates);
+                  (strcmp(k->name, "exec") == 0 && c->multi_state == MULTI_OPEN && c->multi.replicates);
     return c->service->pause_until_ms > loop_ms() && (c->service->pause_all || writes);
 }
 

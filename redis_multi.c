@@ -94,7 +94,7 @@ static enum verdict watch(struct client *c, const struct request *q)
 {
     int32_t slot;
     struct req *r;
-    if (c->multi.state != MULTI_NONE) {
+    if (c->multi_state != MULTI_NONE) {
         return said(c, client_error(c, "ERR WATCH inside MULTI is not allowed"));
     }
     slot = slot_of_keys(c, q, c->watch != NULL && c->watch->kept ? c->multi.slot : -1);
@@ -127,7 +127,7 @@ static enum verdict watch(struct client *c, const struct request *q)
 static void close_block(struct client *c)
 {
     slice_release(&c->multi.block);
-    c->multi.state = MULTI_NONE;
+    c->multi_state = MULTI_NONE;
     c->multi.count = 0;
     c->multi.keyed = c->multi.writes = c->multi.replicates = c->multi.scripts = c->multi.all = c->multi.ending = false;
 }
@@ -140,19 +140,19 @@ void multi_reset(struct client *c)
 
 static enum verdict begin(struct client *c)
 {
-    if (c->multi.state != MULTI_NONE) {
+    if (c->multi_state != MULTI_NONE) {
         return said(c, client_error(c, "ERR MULTI calls can not be nested"));
     }
     if (said_ok(c) == VERDICT_WAIT) {
         return VERDICT_WAIT;
     }
-    c->multi.state = MULTI_OPEN;
+    c->multi_state = MULTI_OPEN;
     return VERDICT_DONE;
 }
 
 static enum verdict discard(struct client *c)
 {
-    if (c->multi.state == MULTI_NONE) {
+    if (c->multi_state == MULTI_NONE) {
         return said(c, client_error(c, "ERR DISCARD without MULTI"));
     }
     c->multi.ending = true;
@@ -269,7 +269,7 @@ enum verdict multi_queue(struct client *c, const struct request *q)
     if (!buf_may_take_many(client_use(c), q->len / buf_chunk_size() + 3) || !client_answer(c, "+QUEUED\r\n", 9)) {
         return said(c, false);
     }
-    if (c->multi.state == MULTI_OPEN) {
+    if (c->multi_state == MULTI_OPEN) {
         keep(c, q);
         note(c, q, slot);
     }
@@ -315,14 +315,14 @@ static enum verdict exec(struct client *c, const struct request *q)
 {
     bool watched = c->watch != NULL && c->watch->kept, sent;
     const char *busy;
-    if (c->multi.state == MULTI_NONE) {
+    if (c->multi_state == MULTI_NONE) {
         return said(c, client_error(c, "ERR EXEC without MULTI"));
     }
     c->multi.ending = true;
     if ((busy = says_busy(c)) != NULL) {
         return end(c, busy);
     }
-    if (c->multi.state == MULTI_POISONED) {
+    if (c->multi_state == MULTI_POISONED) {
         return end(c, "-EXECABORT Transaction discarded because of previous errors.\r\n");
     }
     if (c->watch_lost || (watched && watches_in_vain(c))) {
@@ -380,6 +380,6 @@ enum verdict multi_command(struct client *c, const struct request *q)
 
 bool multi_holds(const struct client *c, const struct command *k)
 {
-    return c->multi.state != MULTI_NONE && (k->group != GROUP_TRANSACTIONS || k->name[0] == 'u') &&
+    return c->multi_state != MULTI_NONE && (k->group != GROUP_TRANSACTIONS || k->name[0] == 'u') &&
            strcmp(k->name, "quit") != 0 && strcmp(k->name, "reset") != 0;
 }
