@@ -51,12 +51,12 @@ struct client_end {
     bool blocks;             /* it has asked what may block: if it leaves meanwhile, it is owed no more */
     uint32_t multi;          /* where the MULTI stands that has been answered, + 1; 0 = none */
     bool refused, watched;   /* a command in it was; a WATCH has been answered */
+    uint32_t heard[3][PATTERNS][CHANNELS][CLIENTS]; /* the last message, by kind, what was subscribed to, channel, publisher */
     unsigned char sent[STREAM_CAP];
     size_t sent_len, parsed; /* parsed: where the request under way begins */
     struct resp_request framing;
     struct asked asked[ASKED_CAP];
     uint32_t asked_count, answered;
-    uint32_t heard[3][PATTERNS][CHANNELS][CLIENTS]; /* the last message, by kind, what was subscribed to, channel, publisher */
     struct resp_reply reply;
     size_t reply_used;
 };
@@ -1090,6 +1090,9 @@ static void calm_down(void)
         if (s->state == SOCK_OPEN && s->far >= FAR_NODE) {
             while (node_answer(s)) {
             }
+            if (s->swallowed && !s->probe) {
+                node_end(s, false); /* what blocks for ever would wait for its answer so long */
+            }
         }
     }
     world.behind = false;
@@ -1521,6 +1524,7 @@ static void act_node_raw(void)
         if (len > 0) {
             refused_in_block(s, &f);
         }
+        s->swallowed = s->swallowed || len > 0;
         s->out_at += len;
     }
 }
