@@ -290,8 +290,8 @@ static void head_answered(struct client *c, size_t n)
     req_settle(c->head);
     pop_head(c);
     upstream_unstick_soon();
-    if (c->parked_bytes > 0 || c->paused || c->ended || c->park.chunk != NULL) {
-        client_advance(c);
+    if ((c->head != NULL && c->head->state == REQ_DONE) || c->paused || c->ended || c->park.chunk != NULL) {
+        client_advance(c); /* what is parked may be silent (CLIENT REPLY), and so hold no byte */
     }
 }
 

@@ -236,16 +236,17 @@ static uint32_t mark_of(const struct upstream *u)
     return u->conn != NULL ? (uint32_t)u->conn->id | 1u << 31 : 1;
 }
 
-/* A SCRIPT LOAD for nobody goes into u's queue. */
+/* A SCRIPT LOAD for nobody goes into u's queue. Without u (max_own) what comes behind it is refused, too. */
 static bool load(struct script *s, struct service *service, struct upstream *u)
 {
-    struct req *r = req_take(NULL, NULL, req_drop);
-    struct pen *pen = &u->pen;
+    struct req *r = u != NULL ? req_take(NULL, NULL, req_drop) : NULL;
+    struct pen *pen;
     char head[64];
     int n = snprintf(head, sizeof head, "*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$%u\r\n", (unsigned)s->len);
     if (r == NULL) {
         return false;
     }
+    pen = &u->pen;
     r->service = service;
     if (!pen_more(pen, BUF_REQUEST, head, (size_t)n, &r->bytes) ||
         !pen_more(pen, BUF_REQUEST, sp.ring + s->off, s->len, &r->bytes) ||
@@ -304,7 +305,6 @@ void script_before_block(const struct req *r, size_t at, struct backend *b)
     s->block = sp.block;
     if (r->lease == LEASE_WATCH) {
         (void)load(s, r->service, r->client->watch);
-        pen_close(&r->client->watch->pen);
     } else if (r->client->owns) {
         (void)load(s, r->service, own_upstream(r->client, b));
     } else {

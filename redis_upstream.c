@@ -634,6 +634,7 @@ static void disown(struct upstream *u)
     }
     u->owner = NULL;
     u->kept = false;
+    pen_close(&u->pen); /* unlike a shared one's, its rest may stay unused for ever */
 }
 
 static void upstream_lost(struct upstream *u, const char *why)

@@ -39,6 +39,11 @@ struct sock {
     bool asking, probe, feed;    /* of a node's end; feed: it subscribes to something */
     bool multi, dirty;           /* the same: in a transaction; one of its commands was refused */
     bool watching, touched;
+    bool swallowed;              /* what it got has been answered with anything, or nothing */
+    bool blocked, resp3;         /* its head waits for data; it has said HELLO 3 */
+    uint64_t until_us;           /* and so long; 0 = for ever */
+    unsigned id;                 /* what CLIENT ID has told; 0 = nothing yet */
+    unsigned char subs[3][8];    /* what it subscribes to, by kind */
     size_t block_len;            /* of the commands queued there, and how many */
     unsigned block_count;
     size_t piece;                /* bytes that one recv gives at most */

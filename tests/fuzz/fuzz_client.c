@@ -9,6 +9,8 @@
  *   node ends     frame what the proxy sends them (it must be whole requests), own slots, note what they executed
  *
  *   transactions  queued and run in one piece, or refused in one, as a node does it
+ *   blocking      on keys that begin with b: until something comes, the time is over, or CLIENT UNBLOCK
+ *   messages      reach who subscribes at a node; each says who published it, and as the how-manieth
  *
  * What must hold: one reply for each request, in order, right or an error (right in a calm program: one without
  * trouble); no write runs twice, none of a client's writes to a key runs after a later one; and when all clients have
@@ -32,6 +34,9 @@
 #define REPLY_CAP (1u << 17)
 #define CALM_MAX 8192        /* of a longer answer even a calm client may hear that there is no room */
 #define BLOCK_MAX 8192       /* bytes of a transaction */
+#define CHANNELS 4           /* k0 to k3; as patterns these, and k? and k* */
+#define PATTERNS 6
+#define KEYS_MAX 256
 
 extern bool loop_without_queue;
 extern uint64_t loop_mock_us;
@@ -46,6 +51,7 @@ struct client_end {
     bool blocks;             /* it has asked what may block: if it leaves meanwhile, it is owed no more */
     uint32_t multi;          /* where the MULTI stands that has been answered, + 1; 0 = none */
     bool refused, watched;   /* a command in it was; a WATCH has been answered */
+    uint32_t heard[3][PATTERNS][CHANNELS][CLIENTS]; /* the last message, by kind, what was subscribed to, channel, publisher */
     unsigned char sent[STREAM_CAP];
     size_t sent_len, parsed; /* parsed: where the request under way begins */
     struct resp_request framing;
@@ -64,6 +70,9 @@ static struct {
     bool jumbled;            /* answers that no cluster would give: the order of writes is not watched */
     bool moved;              /* slots have moved; when they move again, writes under way may meet and overtake */
     unsigned layout;         /* who owns which third of the slots */
+    bool trouble;            /* something has happened to nodes, slots or time: messages may come late, or twice */
+    bool over;               /* nodes let nobody wait any more */
+    bool behind;             /* replicas have not got what was written last */
     int moving;              /* the third that is being moved, -1 = none */
     uint32_t sequence, executed[CLIENTS][256];
 } world;
@@ -112,6 +121,22 @@ static void put_header(struct text *t, char type, int64_t n)
     put(t, header, resp_put_header(header, type, n));
 }
 
+static void put_key(struct text *t, const char *prefix, unsigned number)
+{
+    char key[24];
+    int n = snprintf(key, sizeof key, "%s%u", number >= 128 && *prefix == 'k' ? "{t}k" : prefix, number);
+    put_header(t, '$', n);
+    put(t, key, (size_t)n);
+    put(t, "\r\n", 2);
+}
+
+static void put_word(struct text *t, const char *word)
+{
+    put_header(t, '$', (int64_t)strlen(word));
+    put(t, word, strlen(word));
+    put(t, "\r\n", 2);
+}
+
 /* A key's value is the key itself; that of "L123..." is 123 bytes long. */
 static void put_value(struct text *t, const unsigned char *key, size_t n)
 {
@@ -157,6 +182,12 @@ static bool serve(const unsigned char *p, size_t len, uint32_t argc, struct text
         put_header(t, '$', arg.len);
         put(t, p + arg.off, arg.len);
         put(t, "\r\n", 2);
+    } else if (named(p, &name, "wait") || named(p, &name, "publish") || named(p, &name, "spublish")) {
+        put(t, ":1\r\n", 4);
+        return false;
+    } else if (named(p, &name, "waitaof")) {
+        put(t, "*2\r\n:1\r\n:1\r\n", 12);
+        return false;
     } else {
         put(t, "+OK\r\n", 5);
         return false;
@@ -306,6 +337,46 @@ static bool check_multi(struct client_end *c, const unsigned char *request, cons
     return true;
 }
 
+/* Which of the known channels or patterns it is; -1: none. */
+static int channel_of(const unsigned char *p, const struct resp_slice *name)
+{
+    static const char known[] = "0123?*";
+    const char *at = name->len == 2 && p[name->off] == 'k' && p[name->off + 1] != 0 ? strchr(known, p[name->off + 1]) : NULL;
+    return at != NULL ? (int)(at - known) : -1;
+}
+
+/* A message that says whose it is: those of one publisher come in order, and once. */
+static void check_message(struct client_end *c, const unsigned char *p, size_t n)
+{
+    static const char *const words[] = { "message", "pmessage", "smessage" };
+    unsigned char copy[128];
+    struct resp_slice word, name, from, payload;
+    uint32_t at = 0, *last, sequence;
+    int kind = 0, to, which;
+    if (n >= sizeof copy || world.trouble) {
+        return;
+    }
+    memcpy(copy, p, n);
+    copy[0] = '*';
+    copy[n] = '\0';
+    if (!resp_arg(copy, n, &at, &word) || !resp_arg(copy, n, &at, &name)) {
+        return;
+    }
+    while (kind < 3 && !named(copy, &word, words[kind])) {
+        kind++;
+    }
+    from = name;
+    if (kind == 3 || (kind == 1 && !resp_arg(copy, n, &at, &from)) || !resp_arg(copy, n, &at, &payload) ||
+        payload.len != 8 || copy[payload.off] != MARK || (to = channel_of(copy, &name)) < 0 ||
+        (which = channel_of(copy, &from)) < 0 || which >= CHANNELS) {
+        return;
+    }
+    last = &c->heard[kind][to][which][copy[payload.off + 1] - '0'];
+    sequence = (uint32_t)strtoul((const char *)copy + payload.off + 2, NULL, 10);
+    MUST(sequence > *last);
+    *last = sequence;
+}
+
 static void check_reply(struct client_end *c, const unsigned char *p, size_t n)
 {
     static unsigned char bytes[REPLY_CAP];
@@ -314,6 +385,9 @@ static void check_reply(struct client_end *c, const unsigned char *p, size_t n)
     const unsigned char *request = c->sent + a->off;
     struct resp_request f;
     enum resp_status status;
+    if (n > 12 && (*p == '*' || *p == '>')) {
+        check_message(c, p, n);
+    }
     if (n > 8 && memcmp(p, "-ERR max", 8) == 0) {
         c->murky = true; /* the entry of the one that has just gone is free only when the turn is over */
         return;
@@ -464,29 +538,23 @@ static bool odd_key(const unsigned char *p, const struct resp_slice *key)
     return key->len > 0 && (p[key->off + key->len - 1] & 1) != 0;
 }
 
-/* What a node looks at before it runs a request: whether its keys are odd (which are those that have moved), and whether
- * they are in one slot. */
-static void look_at_keys(const unsigned char *p, size_t len, bool *all_odd, bool *all_even, bool *one_slot)
+/* The keys of a request; of a command that the program does not know, all its arguments. */
+static int keys_in(const unsigned char *p, size_t len, uint32_t argc, struct resp_slice *keys)
 {
     struct resp_slice arg;
-    uint32_t at = 0, slot = UINT32_MAX;
-    bool pairs;
-    *all_odd = *all_even = *one_slot = true;
+    uint32_t at = 0;
+    const struct command *command;
+    int n = 0;
     resp_arg(p, len, &at, &arg);
-    pairs = named(p, &arg, "mset") || named(p, &arg, "set");
-    if (named(p, &arg, "echo")) {
-        return;
+    command = command_find(p + arg.off, arg.len);
+    if (command != NULL) {
+        n = command_keys(command, p, len, argc, keys, KEYS_MAX);
+        return n == -2 ? KEYS_MAX : n < 0 ? 0 : n;
     }
-    while (resp_arg(p, len, &at, &arg)) {
-        bool odd = odd_key(p, &arg);
-        *all_odd = *all_odd && odd;
-        *all_even = *all_even && !odd;
-        *one_slot = *one_slot && (slot == UINT32_MAX || slot == slotmap_slot(p + arg.off, arg.len));
-        slot = slotmap_slot(p + arg.off, arg.len);
-        if (pairs && !resp_arg(p, len, &at, &arg)) {
-            return;
-        }
+    while (n < KEYS_MAX && resp_arg(p, len, &at, &keys[n])) {
+        n++;
     }
+    return n;
 }
 
 /* Each write that is watched: it has not run before, nor has a later one of its client on this key. */
@@ -495,6 +563,9 @@ static void execute(const unsigned char *p, size_t len)
     struct resp_slice key, value;
     uint32_t *last[64], at = 0, count = 0, sequence = 0;
     resp_arg(p, len, &at, &key);
+    if (named(p, &key, "publish") || named(p, &key, "spublish")) {
+        return; /* not a write: check_message looks at its order */
+    }
     while (resp_arg(p, len, &at, &key) && resp_arg(p, len, &at, &value) && count < 64) {
         char text[16] = "";
         const char *number;
@@ -514,11 +585,29 @@ static void execute(const unsigned char *p, size_t len)
     }
 }
 
-/* What a cluster's node says of a request whose keys it does not have, or not all of; false: it runs it. */
-static bool say_elsewhere(struct sock *s, const unsigned char *p, size_t len, uint16_t slot, bool asking)
+static uint16_t slot_in(const unsigned char *p, const struct resp_request *f)
 {
-    bool all_odd, all_even, one_slot;
-    look_at_keys(p, len, &all_odd, &all_even, &one_slot);
+    struct resp_slice keys[KEYS_MAX];
+    return keys_in(p, (size_t)f->used, (uint32_t)f->argc, keys) > 0 ? slotmap_slot(p + keys[0].off, keys[0].len) : 0;
+}
+
+/* What a cluster's node says of a request whose keys it does not have, or not all of (odd ones are those that have moved);
+ * false: it runs it. */
+static bool say_elsewhere(struct sock *s, const unsigned char *p, const struct resp_request *f, bool asking)
+{
+    struct resp_slice keys[KEYS_MAX];
+    int count = keys_in(p, (size_t)f->used, (uint32_t)f->argc, keys);
+    uint16_t slot = count > 0 ? slotmap_slot(p + keys[0].off, keys[0].len) : 0;
+    bool all_odd = true, all_even = true, one_slot = true;
+    for (int i = 0; i < count; i++) {
+        bool odd = odd_key(p, &keys[i]);
+        all_odd = all_odd && odd;
+        all_even = all_even && !odd;
+        one_slot = one_slot && slotmap_slot(p + keys[i].off, keys[i].len) == slot;
+    }
+    if (count == 0) {
+        return false;
+    }
     if (!one_slot) {
         say_line(s, "-CROSSSLOT Keys in request don't hash to the same slot\r\n");
     } else if (owner_of(third_of(slot)) != node_of(s) && !asking) {
@@ -533,10 +622,176 @@ static bool say_elsewhere(struct sock *s, const unsigned char *p, size_t len, ui
     return true;
 }
 
-static uint16_t slot_in(const unsigned char *p, const struct resp_request *f)
+/* ------------------------------------------------------- what nodes publish */
+
+static const char *const ons[] = { "subscribe", "psubscribe", "ssubscribe" };
+static const char *const offs[] = { "unsubscribe", "punsubscribe", "sunsubscribe" };
+
+static void put_slice(struct text *t, const unsigned char *p, const struct resp_slice *s)
 {
-    return f->argc > 1 ? slotmap_slot(p + f->arg[1].off, f->arg[1].len) : 0;
+    put_header(t, '$', s->len);
+    put(t, p + s->off, s->len);
+    put(t, "\r\n", 2);
 }
+
+/* The acks to SUBSCRIBE and the like; false: it is something else. */
+static bool say_subscribed(struct sock *s, const unsigned char *p, size_t len)
+{
+    static unsigned char bytes[REPLY_CAP];
+    struct text t = { bytes, 0, false };
+    struct resp_slice word, name;
+    uint32_t at = 0;
+    int kind = 0;
+    bool on = false;
+    resp_arg(p, len, &at, &word);
+    while (kind < 3 && !(on = named(p, &word, ons[kind])) && !named(p, &word, offs[kind])) {
+        kind++;
+    }
+    if (kind == 3) {
+        return false;
+    }
+    s->feed = true;
+    while (resp_arg(p, len, &at, &name)) {
+        int which = channel_of(p, &name);
+        if (which >= 0) {
+            s->subs[kind][which] = on;
+        }
+        put(&t, "*3\r\n", 4);
+        put_word(&t, on ? ons[kind] : offs[kind]);
+        put_slice(&t, p, &name);
+        put(&t, ":1\r\n", 4);
+    }
+    sock_say(s, t.at, t.len);
+    return true;
+}
+
+/* A message reaches whoever subscribes to its channel, or to a pattern of it, at any node. */
+static void spread(const unsigned char *p, size_t len)
+{
+    static unsigned char bytes[REPLY_CAP];
+    struct resp_slice word, name, payload;
+    uint32_t at = 0;
+    bool shard;
+    int which;
+    if (!resp_arg(p, len, &at, &word) || (!(shard = named(p, &word, "spublish")) && !named(p, &word, "publish")) ||
+        !resp_arg(p, len, &at, &name) || !resp_arg(p, len, &at, &payload) || (which = channel_of(p, &name)) < 0) {
+        return;
+    }
+    for (int i = 0; i < SOCKS; i++) {
+        static const char *const words[] = { "message", "pmessage", "smessage" };
+        struct sock *s = &socks[i];
+        for (int kind = 0; kind < 3 && s->state == SOCK_OPEN && s->feed && !s->ended; kind++) {
+            for (int k = 0; k < PATTERNS; k++) {
+                struct text t = { bytes, 0, false };
+                bool meant = k == which || (kind == 1 && k >= CHANNELS);
+                if (!s->subs[kind][k] || !meant || shard != (kind == 2)) {
+                    continue;
+                }
+                put_header(&t, '*', kind == 1 ? 4 : 3);
+                put_word(&t, words[kind]);
+                if (kind == 1) {
+                    const char pattern[] = { 'k', "0123?*"[k], '\0' };
+                    put_word(&t, pattern);
+                }
+                put_slice(&t, p, &name);
+                put_slice(&t, p, &payload);
+                sock_say(s, t.at, t.len);
+            }
+        }
+    }
+}
+
+/* ------------------------------------------------------ what nodes block on */
+
+enum release { RELEASE_NULL, RELEASE_DATA, RELEASE_ERROR, RELEASE_MOVED, RELEASE_STATE };
+
+static void release(struct sock *s, enum release how)
+{
+    s->blocked = false;
+    switch (how) {
+    case RELEASE_DATA: say_line(s, "*2\r\n$2\r\nb1\r\n$1\r\nv\r\n"); break;
+    case RELEASE_ERROR: say_line(s, "-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"); break;
+    case RELEASE_MOVED: say_redirect(s, "MOVED", slotmap_slot((const unsigned char *)"b1", 2),
+                                     owner_of(third_of(slotmap_slot((const unsigned char *)"b1", 2)))); break;
+    case RELEASE_STATE: say_line(s, "-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n"); break;
+    default: say_line(s, s->resp3 ? "_\r\n" : "*-1\r\n"); break;
+    }
+}
+
+/* Whether what is at the head of s waits from now on: all but an XREAD say last how long. */
+static bool blocks_on(struct sock *s, const unsigned char *p, const struct resp_request *f)
+{
+    const struct command *command = command_find(p + f->arg[0].off, f->arg[0].len);
+    struct resp_slice keys[KEYS_MAX], arg;
+    uint32_t at = 0;
+    char text[16] = "";
+    if (world.over || command == NULL || (command->flags & CMD_BLOCKING) == 0 ||
+        keys_in(p, (size_t)f->used, (uint32_t)f->argc, keys) == 0 || keys[0].len == 0 || p[keys[0].off] != 'b') {
+        return false;
+    }
+    while (resp_arg(p, (size_t)f->used, &at, &arg)) {
+        memset(text, 0, sizeof text);
+        memcpy(text, p + arg.off, arg.len < sizeof text - 1 ? arg.len : sizeof text - 1);
+    }
+    s->blocked = true;
+    s->until_us = strtod(text, NULL) > 0 ? loop_mock_us + (uint64_t)(strtod(text, NULL) * 1e6) + 1 : 0;
+    return true;
+}
+
+/* CLIENT ID and CLIENT UNBLOCK; false: it is something else. */
+static bool node_client(struct sock *s, const unsigned char *p, const struct resp_request *f)
+{
+    static unsigned last;
+    char line[24];
+    if (!named(p, &f->arg[0], "client") || f->argc < 2) {
+        return false;
+    }
+    if (named(p, &f->arg[1], "id")) {
+        s->id = s->id == 0 ? ++last : s->id;
+        snprintf(line, sizeof line, ":%u\r\n", s->id);
+    } else if (named(p, &f->arg[1], "unblock") && f->argc == 4) {
+        unsigned id = (unsigned)strtoul((const char *)p + f->arg[2].off, NULL, 10), done = 0;
+        for (int i = 0; i < SOCKS && done == 0; i++) {
+            if (socks[i].state == SOCK_OPEN && socks[i].id == id && socks[i].blocked && socks[i].far == s->far) {
+                release(&socks[i], named(p, &f->arg[3], "error") ? RELEASE_ERROR : RELEASE_NULL);
+                done = 1;
+            }
+        }
+        snprintf(line, sizeof line, ":%u\r\n", done);
+    } else {
+        return false;
+    }
+    say_line(s, line);
+    return true;
+}
+
+/* Who has waited long enough. */
+static void release_late(bool all)
+{
+    for (int i = 0; i < SOCKS; i++) {
+        struct sock *s = &socks[i];
+        if (s->state == SOCK_OPEN && s->blocked && (all || (s->until_us != 0 && loop_mock_us >= s->until_us))) {
+            release(s, RELEASE_NULL);
+        }
+    }
+}
+
+/* One replica; at the end as many as any WAIT may want. */
+static void say_replicas(struct sock *s)
+{
+    static const char slave[] = "slave0:ip=127.0.0.1,port=7009,state=online,offset=%u,lag=0\r\n";
+    char text[512], line[600];
+    unsigned offset = 1000 + (unsigned)world.sequence;
+    int n = snprintf(text, sizeof text, "# Replication\r\nrole:master\r\n");
+    for (int i = 0; i < (world.over ? 3 : 1); i++) {
+        n += snprintf(text + n, sizeof text - (size_t)n, slave, world.behind ? 0 : offset);
+    }
+    n += snprintf(text + n, sizeof text - (size_t)n, "master_repl_offset:%u\r\n", offset);
+    snprintf(line, sizeof line, "$%d\r\n%s\r\n", n, text);
+    say_line(s, line);
+}
+
+/* ----------------------------------------------------- nodes and requests */
 
 /* Goes through what s has queued: looks whether it may be run here, or runs it. False: it has said why not. */
 static bool each_queued(struct sock *s, bool run, struct text *all)
@@ -552,7 +807,8 @@ static bool each_queued(struct sock *s, bool run, struct text *all)
         MUST(status == RESP_WHOLE);
         if (run) {
             execute(p + at, (size_t)f.used);
-        } else if (f.argc > 1 && say_elsewhere(s, p + at, (size_t)f.used, slot_in(p + at, &f), false)) {
+            spread(p + at, (size_t)f.used);
+        } else if (say_elsewhere(s, p + at, &f, false)) {
             return false;
         } else {
             serve(p + at, (size_t)f.used, f.argc, &t);
@@ -599,7 +855,7 @@ static bool node_multi(struct sock *s, const unsigned char *p, size_t len, const
         s->block_len = s->block_count = 0;
         say_line(s, "+OK\r\n");
     } else if (s->multi) {
-        if (f->argc > 1 && say_elsewhere(s, p, len, slot_in(p, f), asking)) {
+        if (say_elsewhere(s, p, f, asking)) {
             s->dirty = true;
             return true;
         }
@@ -612,7 +868,7 @@ static bool node_multi(struct sock *s, const unsigned char *p, size_t len, const
         s->watching = s->touched = false;
         say_line(s, "+OK\r\n");
     } else if (named(p, name, "watch") && f->argc > 1) {
-        if (!say_elsewhere(s, p, len, slot_in(p, f), asking)) {
+        if (!say_elsewhere(s, p, f, asking)) {
             s->watching = true;
             say_line(s, "+OK\r\n");
         }
@@ -620,64 +876,6 @@ static bool node_multi(struct sock *s, const unsigned char *p, size_t len, const
         return false;
     }
     return true;
-}
-
-/* Answers the next request as a node of the cluster does; false when there is none, or no room. */
-/* The acks to SUBSCRIBE and the like; false: it is something else. */
-static bool say_subscribed(struct sock *s, const unsigned char *p, size_t len)
-{
-    static unsigned char bytes[REPLY_CAP];
-    struct text t = { bytes, 0, false };
-    struct resp_slice word, name;
-    uint32_t at = 0;
-    char lower[16];
-    resp_arg(p, len, &at, &word);
-    if (word.len < 9 || word.len > 12 || (p[word.off + word.len - 1] | 0x20) != 'e' || (p[word.off + word.len - 7] | 0x20) != 'b') {
-        return false;
-    }
-    for (uint32_t i = 0; i < word.len; i++) {
-        lower[i] = (char)(p[word.off + i] | 0x20);
-    }
-    lower[word.len] = '\0';
-    s->feed = true;
-    while (resp_arg(p, len, &at, &name)) {
-        put(&t, "*3\r\n", 4);
-        put_header(&t, '$', word.len);
-        put(&t, lower, word.len);
-        put(&t, "\r\n", 2);
-        put_header(&t, '$', name.len);
-        put(&t, p + name.off, name.len);
-        put(&t, "\r\n:1\r\n", 6);
-    }
-    sock_say(s, t.at, t.len);
-    return true;
-}
-
-/* What is published reaches whoever subscribes at any node, and by the pattern that the clients here know. */
-static void spread(const unsigned char *p, size_t len)
-{
-    static unsigned char bytes[REPLY_CAP];
-    struct resp_slice word, rest;
-    uint32_t at = 0;
-    if (!resp_arg(p, len, &at, &word) || (!named(p, &word, "publish") && !named(p, &word, "spublish"))) {
-        return;
-    }
-    for (int i = 0; i < SOCKS; i++) {
-        struct text t = { bytes, 0, false };
-        struct sock *s = &socks[i];
-        uint32_t from = at;
-        if (s->state != SOCK_OPEN || !s->feed || s->ended || s->reset) {
-            continue;
-        }
-        put(&t, "*3\r\n", 4);
-        put(&t, word.len == 7 ? "$7\r\nmessage\r\n" : "$8\r\nsmessage\r\n", word.len == 7 ? 13 : 14);
-        while (resp_arg(p, len, &from, &rest)) {
-            put_header(&t, '$', rest.len);
-            put(&t, p + rest.off, rest.len);
-            put(&t, "\r\n", 2);
-        }
-        sock_say(s, t.at, t.len);
-    }
 }
 
 static bool node_answer(struct sock *s)
@@ -688,27 +886,24 @@ static bool node_answer(struct sock *s)
     const unsigned char *p = s->out + s->out_at;
     size_t len = node_request(s, &f);
     bool asking = s->asking;
-    if (len == 0 || s->ended || s->reset || STREAM_CAP - s->in_len < REPLY_CAP) {
+    if (len == 0 || s->blocked || s->ended || s->reset || STREAM_CAP - s->in_len < REPLY_CAP) {
         return false;
     }
     s->asking = named(p, &f.arg[0], "asking");
+    s->resp3 = s->resp3 || (named(p, &f.arg[0], "hello") && f.argc > 1 && p[f.arg[1].off] == '3');
     if (named(p, &f.arg[0], "cluster")) {
         say_slots(s);
     } else if (node_multi(s, p, len, &f, asking)) {
         MUST(!s->probe);
-    } else if (f.argc == 1 || named(p, &f.arg[0], "hello") || named(p, &f.arg[0], "client") ||
-               !say_elsewhere(s, p, len, slot_in(p, &f), asking)) {
-        if (say_subscribed(s, p, len)) {
-            s->out_at += len;
-            return true;
-        }
+    } else if (!node_client(s, p, &f) && !say_elsewhere(s, p, &f, asking) && !say_subscribed(s, p, len) && !blocks_on(s, p, &f)) {
         spread(p, len);
-        serve(p, len, f.argc, &t);
-        if (t.full) {
-            say_line(s, "-ERR too long\r\n");
-        } else {
+        if (named(p, &f.arg[0], "info")) {
+            say_replicas(s);
+        } else if (serve(p, len, f.argc, &t) || !t.full) {
             sock_say(s, t.at, t.len);
             execute(p, len);
+        } else {
+            say_line(s, "-ERR too long\r\n");
         }
     }
     s->out_at += len;
@@ -779,6 +974,7 @@ static void turn(bool jump)
     redis_turn();
     conn_flush();
     conn_reap();
+    release_late(false);
     for (int i = 0; i < SOCKS; i++) { /* what a node had no room to answer before */
         if (socks[i].state == SOCK_OPEN && socks[i].far >= FAR_NODE && socks[i].out_at < socks[i].out_len) {
             far_gets(&socks[i]);
@@ -811,7 +1007,7 @@ static bool all_answered(void)
 {
     for (int i = 0; i < CLIENTS; i++) {
         const struct client_end *c = &clients[i];
-        if (c->sock != NULL && (c->answered < c->asked_count || (c->over && !c->sock->shut))) {
+        if (c->sock != NULL && !c->murky && (c->answered < c->asked_count || (c->over && !c->sock->shut))) {
             return false;
         }
     }
@@ -894,8 +1090,13 @@ static void calm_down(void)
         if (s->state == SOCK_OPEN && s->far >= FAR_NODE) {
             while (node_answer(s)) {
             }
+            if (s->swallowed && !s->probe) {
+                node_end(s, false); /* what blocks for ever would wait for its answer so long */
+            }
         }
     }
+    world.behind = false;
+    release_late(true);
 }
 
 static void begin(void)
@@ -948,13 +1149,45 @@ static void restore_nodes(void)
     MUST(settle(70000, nodes_well));
 }
 
-static void nodes_hang_up(void)
+/* The program's own client behind the i-th end; NULL: none. Numbers of connections only grow. */
+static const struct client *client_of(int i)
 {
-    for (int i = 0; i < SOCKS; i++) {
-        if (socks[i].state == SOCK_OPEN && !socks[i].probe) {
-            node_end(&socks[i], false);
+    static uint64_t first;
+    const struct client *found = NULL;
+    uint64_t since = 0;
+    for (uint64_t id = first; clients[i].sock != NULL && found == NULL && id < first + 65536; id++) {
+        const struct client *c = block_client(redis_service_at(0), id);
+        since = since == 0 && c != NULL ? id : since;
+        found = c != NULL && c->conn->fd == FD_FIRST + (int)(clients[i].sock - socks) ? c : NULL;
+    }
+    first = since != 0 ? since : first;
+    return found;
+}
+
+/* No client's request waits for anything, whatever its client is owed. */
+static bool nobody_waits(void)
+{
+    for (int i = 0; i < CLIENTS; i++) {
+        const struct client *c = client_of(i);
+        if (c != NULL && (c->ready || c->head != NULL || c->block != NULL || c->starved || c->sub.since_ms != 0 || c->sub.pending != NULL)) {
+            return false;
         }
     }
+    return true;
+}
+
+/* Nodes end their connections. Who has just been given slots is given functions, too: for that others may be dialled again. */
+static void nodes_hang_up(void)
+{
+    for (int round = 0; round < 3 && (round == 0 || !nobody_left()); round++) {
+        for (int i = 0; i < SOCKS; i++) {
+            if (socks[i].state == SOCK_OPEN && !socks[i].probe) {
+                node_end(&socks[i], false);
+            }
+        }
+        settle(6000, nobody_left);
+    }
+    MUST(nobody_left());
 }
 
 static void check_all_free(void)
@@ -970,6 +1203,11 @@ static void check_all_free(void)
         }
     }
     MUST(buf_free_chunks() + pens == CHUNKS);
+    for (uint32_t i = 0; i < conf_leases(&conf); i++) {
+        const struct upstream *u = lease_at(i);
+        MUST(u->owner == NULL && u->head == NULL && u->conn == NULL && !u->kept && u->pinned == 0);
+    }
+    MUST(block_count(redis_service_at(0)) == 0);
     MUST(message_room() == conf.max_messages);
     for (int kind = 0; kind < CHANNEL_KINDS; kind++) {
         MUST(channel_first((enum channel_kind)kind) == NULL);
@@ -983,6 +1221,7 @@ static void check_all_free(void)
 /* Every client hears all it is owed; then all go, and nothing may be left of them. */
 static void end(void)
 {
+    world.over = true;
     calm_down();
     settle(120000, all_answered); /* a slot that is moved for long: each of a pipeline may be turned away for a while */
     for (int i = 0; i < CLIENTS; i++) {
@@ -992,33 +1231,18 @@ static void end(void)
             MUST(!c->over || c->sock->shut);
         }
     }
+    MUST(redis_req_in_flight() == 0);
+    settle(6000, nobody_waits);
+    MUST(nobody_waits());
     reset_clients();
     turn(false);
     nodes_hang_up();
-    MUST(settle(6000, nobody_left));
-    restore_nodes(); /* a node that is given slots back is given functions, too: the others are asked for them */
+    restore_nodes();
     nodes_hang_up();
-    MUST(settle(6000, nobody_left));
     check_all_free();
 }
 
 /* ------------------------------------------------------------- the actions */
-
-static void put_key(struct text *t, const char *prefix, unsigned number)
-{
-    char key[24];
-    int n = snprintf(key, sizeof key, "%s%u", number >= 128 && *prefix == 'k' ? "{t}k" : prefix, number);
-    put_header(t, '$', n);
-    put(t, key, (size_t)n);
-    put(t, "\r\n", 2);
-}
-
-static void put_word(struct text *t, const char *word)
-{
-    put_header(t, '$', (int64_t)strlen(word));
-    put(t, word, strlen(word));
-    put(t, "\r\n", 2);
-}
 
 /* A value that tells its client and its place in the order of all writes. */
 static void put_marked(struct text *t, unsigned client, size_t n)
@@ -1138,6 +1362,70 @@ static void act_multi(void)
     client_says(&clients[who % CLIENTS], t.at, t.len);
 }
 
+/* Any of what makes a connection more than a sequence of questions: client, what, a small number. %k is a key, %b one on
+ * which nodes let wait, %c a channel, %p a pattern, %w a marked value, %t a time, %i another client's number. */
+static void act_mixed(void)
+{
+    static unsigned char bytes[REPLY_CAP];
+    static const char *const lines[] = {
+        "MULTI", "EXEC", "DISCARD", "WATCH %k", "UNWATCH", "SET %k %w", "GET %k", "BLPOP %b %t", "BLPOP %b %b %t", "BLMOVE %b %b LEFT RIGHT %t",
+        "XREAD BLOCK 0 STREAMS %b $", "BZPOPMIN %k %t", "BLMPOP %t 1 %b LEFT", "WAIT 1 5", "WAITAOF 0 1 7", "WAIT 2 0", "CLIENT UNBLOCK %i",
+        "CLIENT UNBLOCK %i ERROR", "CLIENT ID", "HELLO 2", "HELLO 3", "SUBSCRIBE %c", "SUBSCRIBE %c %c", "PSUBSCRIBE %p", "SSUBSCRIBE %c",
+        "UNSUBSCRIBE", "UNSUBSCRIBE %c", "PUNSUBSCRIBE", "SUNSUBSCRIBE", "SUNSUBSCRIBE %c", "PUBLISH %c %w", "PUBLISH %c %w", "PUBLISH %c %w",
+        "SPUBLISH %c %w", "SPUBLISH %c %w", "PSUBSCRIBE __keyspace@0__:k*", "RESET", "QUIT", "PING", "CLIENT REPLY OFF", "CLIENT REPLY ON",
+        "CLIENT REPLY SKIP", "CLIENT KILL ID %i", "MGET %k %k", "MSET %k %w %k %w", "EVALSHA 0123456789012345678901234567890123456789 1 %k",
+        "FUNCTION LOAD x", "FLUSHALL", "SCAN 0", "MONITOR", "CLIENT PAUSE 3", "PUBSUB NUMSUB %c", "INFO", "SSUBSCRIBE %c %c", "BLPOP %k %t" };
+    struct text t = { bytes, 0, false };
+    unsigned who = next_byte() % CLIENTS, what = next_byte(), number = next_byte();
+    const char *line = lines[what % (sizeof lines / sizeof lines[0])];
+    char name[24];
+    int64_t words = 1;
+    if (what >= 248) {
+        for (int i = 0, left = (int)(number / 8 % 4); i < SOCKS; i++) {
+            if (socks[i].state == SOCK_OPEN && socks[i].blocked && left-- == 0) {
+                enum release how = (enum release)(number % 5);
+                world.trouble = world.trouble || how >= RELEASE_MOVED;
+                release(&socks[i], how);
+            }
+        }
+        world.behind = (number & 128) != 0;
+        return;
+    }
+    for (const char *p = line; *p != '\0'; p++) {
+        words += *p == ' ';
+    }
+    put_header(&t, '*', words);
+    while (words-- > 0) {
+        size_t n = strcspn(line, " ");
+        const struct client *other;
+        snprintf(name, sizeof name, "%.*s", (int)(n < 20 ? n : 20), line);
+        if (line[0] != '%') {
+            put_header(&t, '$', (int64_t)n);
+            put(&t, line, n);
+            put(&t, "\r\n", 2);
+        } else if (line[1] == 'k') {
+            put_key(&t, "k", number);
+        } else if (line[1] == 'w') {
+            world.sequence++;
+            put_marked(&t, who, 8);
+        } else {
+            switch (line[1]) {
+            case 'b': snprintf(name, sizeof name, number & 64 ? "b%u" : "{b}b%u", number & 3); break;
+            case 'c': snprintf(name, sizeof name, "k%u", number & 3); break;
+            case 'p': snprintf(name, sizeof name, "k%c", "0123?*"[number % 6]); break;
+            case 't': snprintf(name, sizeof name, "%s", number & 16 ? "0" : number & 32 ? "0.05" : "0.3"); break;
+            default:
+                other = client_of((int)(number % CLIENTS));
+                snprintf(name, sizeof name, "%llu", other != NULL ? (unsigned long long)other->conn->id : 7ull);
+            }
+            put_word(&t, name);
+        }
+        number += line[0] == '%';
+        line += n + 1;
+    }
+    client_says(&clients[who], t.at, t.len);
+}
+
 static void act_client_raw(void)
 {
     unsigned char bytes[256];
@@ -1226,13 +1514,17 @@ static void act_node_raw(void)
         bytes[i] = (unsigned char)next_byte();
     }
     world.calm = false;
+    world.trouble = true;
     world.wild = true;
-    if (s != NULL && sock_say(s, bytes, n)) {
+    if (s != NULL && s->blocked) {
+        release(s, (enum release)(which % 5));
+    } else if (s != NULL && sock_say(s, bytes, n)) {
         world.jumbled = world.jumbled || len == 0 || !plain_reply(bytes, n);
         s->asking = s->asking && len == 0;
         if (len > 0) {
             refused_in_block(s, &f);
         }
+        s->swallowed = s->swallowed || len > 0;
         s->out_at += len;
     }
 }
@@ -1252,7 +1544,12 @@ static void act_redirect(void)
         len = node_request(s, &f);
     }
     world.calm = false;
+    world.trouble = true;
     world.jumbled = world.jumbled || how > 5;
+    if (s != NULL && s->blocked) {
+        release(s, (enum release)(how % 5));
+        return;
+    }
     if (len == 0 || (s->asking && len == 0)) {
         return;
     }
@@ -1281,17 +1578,20 @@ static void act_node(void)
         s->in_len = (how & 2) != 0 ? told : s->in_len;
         node_end(s, (how & 1) != 0);
         world.calm = false;
+        world.trouble = true;
     } else if (how < 6) {
         s->piece = how == 4 ? 1 + next_byte() : SIZE_MAX;
     } else {
         s->room = how == 6 ? next_byte() : SIZE_MAX;
         world.calm = false;
+        world.trouble = true;
     }
 }
 
 static void slots_move(void)
 {
     world.calm = false;
+    world.trouble = true;
     world.jumbled = world.jumbled || world.moved;
     world.moved = true;
 }
@@ -1309,6 +1609,7 @@ static void act_cluster(void)
     case 4:
         nodes[node].dial = what % 8 == 2 ? ECONNREFUSED : what % 8 == 3 ? EINPROGRESS : 0;
         world.calm = false;
+        world.trouble = true;
         break;
     case 5:
     case 6:
@@ -1326,6 +1627,7 @@ static void act_time(void)
 {
     unsigned n = next_byte();
     world.calm = false;
+    world.trouble = true;
     if (n < 128) {
         loop_mock_us += n * 1000;
     } else {
@@ -1352,8 +1654,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     input.left = len;
     for (int i = 0; i < ACTIONS_MAX && input.left > 0; i++) {
         unsigned b = next_byte();
-        actions[b % (sizeof actions / sizeof actions[0])]();
-        if (b < 128) { /* else what comes next happens in the same turn */
+        if (b >= 250) {
+            act_mixed();
+        } else {
+            actions[b % (sizeof actions / sizeof actions[0])]();
+        }
+        if (b < 128 || (b >= 250 && (b & 1) != 0)) { /* else what comes next happens in the same turn */
             turn(false);
         }
     }
