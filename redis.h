@@ -65,6 +65,7 @@ enum req_state {
 #define REQ_OURS 32768u   /* asked by Puerta itself: its answer is wanted though nobody waits for it */
 #define REQ_FUNCTION 65536u /* a node had not got its function: it has waited for that to be copied there */
 #define REQ_RESP3 131072u /* its client speaks RESP3: so must the connection that it goes over */
+#define REQ_UNNAMED 262144u /* a script, sent to a node that no map names: it waits for a map asked for since then (since_ms) */
 #define REQ_MUTE 1024u   /* its client does not want to hear the answer (CLIENT REPLY) */
 #define REQ_LEASE 4096u  /* goes over a lease of the kind `lease`, wherever it goes */
 #define REQ_BLOCKS 8192u /* its answer may take as long as it likes */
@@ -111,7 +112,7 @@ struct req {
     uint8_t lease;              /* enum lease_kind, with REQ_LEASE */
     uint16_t to;                /* waiting for a lease: to this node (its index + 1); 0 = to the owner of its slot */
     uint32_t ahead;             /* of a transaction: answers still to come before its own */
-    uint64_t since_ms;          /* of a SCAN that waits for the map */
+    uint64_t since_ms;          /* of a SCAN or a script that waits for the map */
     struct req *whom;           /* of an errand: the request that it is for */
 };
 

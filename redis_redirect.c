@@ -40,6 +40,12 @@ static bool follow_script(struct req *r, struct upstream *u, const struct slotma
     r->client->gate = true;
     r->hops++;
     health_refresh(r->service);
+    if (b == NULL) {
+        r->flags |= REQ_UNNAMED;
+        r->since_ms = loop_ms();
+        r->waits_ms = (r->flags & REQ_TURNED) ? r->waits_ms : (uint32_t)r->since_ms;
+        r->flags |= REQ_TURNED;
+    }
     if (b == NULL || r->hops > REDIS_HOPS_FAST) {
         req_again(r);
         return true;

@@ -629,6 +629,11 @@ void req_again_not(struct req *r)
     waiting_cut(r);
 }
 
+static bool awaits_map(const struct req *r)
+{
+    return (r->flags & REQ_UNNAMED) != 0 && r->service->told_ms < r->since_ms;
+}
+
 static void retry(struct req *r)
 {
     const struct conf_redis *conf = r->service->conf;
@@ -643,9 +648,10 @@ static void retry(struct req *r)
             req_error(r, "CLUSTERDOWN not executed: no node served slot %u within %u ms: %s", (unsigned)r->slot,
                       limit, r->service->trouble);
         }
-    } else if (overtakes(r) || req_later_under_way(r, NULL)) {
+    } else if (overtakes(r) || req_later_under_way(r, NULL) || awaits_map(r)) {
         req_again(r);
     } else {
+        r->flags &= ~REQ_UNNAMED;
         stats.resent++;
         req_route(r);
     }

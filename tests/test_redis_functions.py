@@ -314,7 +314,7 @@ def test_a_library_loaded_during_a_copy_does_not_keep_the_others_out(two):
 
 def test_the_source_dies_during_the_dump(fresh):
     """The next master is asked."""
-    with Puerta(fresh, suspect_after="20s", probe_timeout="20s") as puerta, puerta.client() as client:
+    with Puerta(fresh, suspect_after="20s", probe_timeout="2s") as puerta, puerta.client() as client:
         client.ask("FUNCTION", "LOAD", LIB)
         new = fresh.add_master()
         fresh.migrate_slot(16000, fresh.masters[1], new)
