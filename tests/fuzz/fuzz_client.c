@@ -206,18 +206,19 @@ static void ask_noted(struct client_end *c, bool known)
     resp_request_start(&c->framing);
 }
 
-/* CLIENT may silence its client (REPLY) and close any (KILL); behind MULTI all is answered otherwise; who subscribes gets
- * what it has not asked for. */
+/* CLIENT may silence its client (REPLY) and close any (KILL); behind MULTI all is answered otherwise; who subscribes, or
+ * monitors, gets what it has not asked for. */
 static void note_client(struct client_end *c, const unsigned char *p, const struct resp_slice *name)
 {
     const struct command *command = command_find(p + name->off, name->len);
     bool subscribes = name->len >= 9 && (p[name->off + name->len - 1] | 0x20) == 'e' &&
                       (p[name->off + name->len - 9] | 0x20) == 's' && (p[name->off + name->len - 7] | 0x20) == 'b';
     c->blocks = c->blocks || (command != NULL && (command->flags & CMD_BLOCKING) != 0);
-    if (named(p, name, "client") || named(p, name, "multi") || subscribes || named(p, name, "reset")) {
+    if (named(p, name, "client") || named(p, name, "multi") || subscribes || named(p, name, "reset") || named(p, name, "monitor")) {
         c->murky = true;
         world.calm = false;
     }
+    world.calm = world.calm && !named(p, name, "waitaof"); /* from then on there may be too few connections (max_own) */
 }
 
 static void note_inline(struct client_end *c)
