@@ -206,15 +206,14 @@ static void ask_noted(struct client_end *c, bool known)
     resp_request_start(&c->framing);
 }
 
-/* CLIENT may silence its client (REPLY) and close any (KILL); behind MULTI all is answered otherwise; who subscribes, or
- * monitors, gets what it has not asked for. */
+/* CLIENT may silence its client (REPLY) and close any (KILL); who subscribes, or monitors, gets what it has not asked for. */
 static void note_client(struct client_end *c, const unsigned char *p, const struct resp_slice *name)
 {
     const struct command *command = command_find(p + name->off, name->len);
     bool subscribes = name->len >= 9 && (p[name->off + name->len - 1] | 0x20) == 'e' &&
                       (p[name->off + name->len - 9] | 0x20) == 's' && (p[name->off + name->len - 7] | 0x20) == 'b';
     c->blocks = c->blocks || (command != NULL && (command->flags & CMD_BLOCKING) != 0);
-    if (named(p, name, "client") || named(p, name, "multi") || subscribes || named(p, name, "reset") || named(p, name, "monitor")) {
+    if (named(p, name, "client") || subscribes || named(p, name, "monitor")) {
         c->murky = true;
         world.calm = false;
     }
@@ -285,7 +284,7 @@ static void check_exec(const struct client_end *c, const unsigned char *p, size_
 {
     static unsigned char bytes[REPLY_CAP], whole[REPLY_CAP];
     struct text want = { bytes, 0, false }, all = { whole, 0, false };
-    bool nil = n == 5 && memcmp(p, "*-1\r\n", 5) == 0;
+    bool nil = (n == 5 && memcmp(p, "*-1\r\n", 5) == 0) || (n == 3 && *p == '_');
     put_header(&all, '*', (int64_t)end - first);
     for (uint32_t i = first; i < end; i++) {
         const struct asked *a = &c->asked[i];
@@ -1374,8 +1373,8 @@ static void act_mixed(void)
         "CLIENT UNBLOCK %i ERROR", "CLIENT ID", "HELLO 2", "HELLO 3", "SUBSCRIBE %c", "SUBSCRIBE %c %c", "PSUBSCRIBE %p", "SSUBSCRIBE %c",
         "UNSUBSCRIBE", "UNSUBSCRIBE %c", "PUNSUBSCRIBE", "SUNSUBSCRIBE", "SUNSUBSCRIBE %c", "PUBLISH %c %w", "PUBLISH %c %w", "PUBLISH %c %w",
         "SPUBLISH %c %w", "SPUBLISH %c %w", "PSUBSCRIBE __keyspace@0__:k*", "RESET", "QUIT", "PING", "CLIENT REPLY OFF", "CLIENT REPLY ON",
-        "CLIENT REPLY SKIP", "CLIENT KILL ID %i", "MGET %k %k", "MSET %k %w %k %w", "EVALSHA 0123456789012345678901234567890123456789 1 %k",
-        "FUNCTION LOAD x", "FLUSHALL", "SCAN 0", "MONITOR", "CLIENT PAUSE 3", "PUBSUB NUMSUB %c", "INFO", "SSUBSCRIBE %c %c", "BLPOP %k %t" };
+        "CLIENT REPLY SKIP", "CLIENT KILL ID %i", "MGET %k %k", "MSET %k %w %k %w", "EVALSHA 63143b6f8007b98c53ca2149822777b3566f9241 1 %k",
+        "FUNCTION LOAD x", "FLUSHALL", "SCAN 0", "MONITOR", "CLIENT PAUSE 3", "PUBSUB NUMSUB %c", "INFO", "SSUBSCRIBE %c %c", "SCRIPT LOAD return" };
     struct text t = { bytes, 0, false };
     unsigned who = next_byte() % CLIENTS, what = next_byte(), number = next_byte();
     const char *line = lines[what % (sizeof lines / sizeof lines[0])];
