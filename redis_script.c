@@ -236,7 +236,7 @@ static uint32_t mark_of(const struct upstream *u)
     return u->conn != NULL ? (uint32_t)u->conn->id | 1u << 31 : 1;
 }
 
-/* A SCRIPT LOAD for nobody goes into u's queue. Without u (max_own) what comes behind it is refused, too. */
+/* A SCRIPT LOAD for nobody goes into the queue of u; NULL: no connection of its own is left for the client (max_own). */
 static bool load(struct script *s, struct service *service, struct upstream *u)
 {
     struct req *r = u != NULL ? req_take(NULL, NULL, req_drop) : NULL;
