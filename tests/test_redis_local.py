@@ -371,6 +371,20 @@ def test_reply_modes_in_a_long_pipeline(client):
     assert client.silent(0.05)
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_what_is_silent_holds_nothing_up(puerta, cluster, leaves):
+    """The last of a silent pipeline is answered before an earlier one that is at another node: its client can subscribe later, or go."""
+    slow, fast = cluster.key_on(0, "rh"), cluster.key_on(1, "rh")
+    with puerta.client() as c:
+        c.send_raw(encode("CLIENT", "REPLY", "OFF") + encode("EVAL", "for i = 1, 3000000 do end", 1, slow) + encode("SET", fast, "1"))
+        time.sleep(0.3)
+        c.send("QUIT" if leaves else "SUBSCRIBE", *([] if leaves else ["rh"]))
+        if leaves:
+            assert c.at_end()
+        else:
+            assert c.read() == [b"subscribe", b"rh", 1]
+
+
 def test_reset_lets_a_client_hear_again(puerta):
     with puerta.client() as c:
         c.send_raw(encode("CLIENT", "REPLY", "OFF") + encode("PING") + encode("RESET") + encode("PING"))
