@@ -333,7 +333,7 @@ static enum verdict exec(struct client *c, const struct request *q)
         return end(c, "*0\r\n");
     }
     if (!c->multi.keyed && !watched) {
-        c->multi.slot = SLOTMAP_SLOTS - 1;
+        c->multi.slot = c->service->primary_slot; /* where PUBLISH goes: in a block it keeps its place among others */
     }
     if (watched ? c->unsettled > 0 : client_must_wait(c, c->multi.all ? -1 : c->multi.slot)) {
         return VERDICT_WAIT; /* the lease is another connection than that of its earlier requests */

@@ -39,6 +39,7 @@ struct sock {
     bool asking, probe, feed;    /* of a node's end; feed: it subscribes to something */
     bool multi, dirty;           /* the same: in a transaction; one of its commands was refused */
     bool watching, touched;
+    bool keyed;                  /* a command queued there has a key */
     bool swallowed;              /* what it got has been answered with anything, or nothing */
     bool blocked, resp3;         /* its head waits for data; it has said HELLO 3 */
     uint64_t until_us;           /* and so long; 0 = for ever */

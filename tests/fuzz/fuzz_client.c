@@ -799,14 +799,17 @@ static bool each_queued(struct sock *s, bool run, struct text *all)
     static unsigned char bytes[REPLY_CAP];
     struct text t = { bytes, 0, false };
     const unsigned char *p = queued[s - socks];
+    struct resp_slice keys[KEYS_MAX];
     for (size_t at = 0; at < s->block_len;) {
         struct resp_request f;
         enum resp_status status;
         resp_request_start(&f);
         resp_request(&f, p + at, s->block_len - at, &limits, &status);
         MUST(status == RESP_WHOLE);
+        s->keyed = s->keyed || s->watching || keys_in(p + at, (size_t)f.used, (uint32_t)f.argc, keys) > 0;
         if (run) {
             execute(p + at, (size_t)f.used);
+            world.trouble = world.trouble || s->keyed; /* another node than that of other messages, perhaps */
             spread(p + at, (size_t)f.used);
         } else if (say_elsewhere(s, p + at, &f, false)) {
             return false;
@@ -851,7 +854,7 @@ static bool node_multi(struct sock *s, const unsigned char *p, size_t len, const
     } else if (named(p, name, "multi") && f->argc == 1) {
         MUST(!s->multi);
         s->multi = true;
-        s->dirty = false;
+        s->dirty = s->keyed = false;
         s->block_len = s->block_count = 0;
         say_line(s, "+OK\r\n");
     } else if (s->multi) {
