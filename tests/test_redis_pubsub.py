@@ -145,6 +145,16 @@ def test_many_clients_cost_one_subscription_and_all_get_all_in_order(puerta, clu
     nothing_left(cluster)
 
 
+def test_what_a_transaction_publishes_keeps_its_place(puerta, other):
+    subscribe(other, "SUBSCRIBE", "multi")
+    commands = []
+    for i in range(0, 200, 2):
+        commands += [("PUBLISH", "multi", i), ("MULTI",), ("PUBLISH", "multi", i + 1), ("EXEC",)]
+    with puerta.client() as c:
+        c.pipeline(commands)
+    assert [m[2] for m in messages(other, 200)] == [b"%d" % i for i in range(200)]
+
+
 def test_one_publishers_messages_keep_their_order_over_channels_and_patterns(puerta, cluster, other):
     names = ["o%d" % i for i in range(30)]
     with puerta.client() as c:
