@@ -187,6 +187,7 @@ static enum word word_of(struct req *r, const unsigned char *p, size_t n)
         if (b != NULL) {
             service_set_owner(r->service, to.slot, b);
         }
+        r->slot = to.slot; /* another one if we could not tell its keys (half a pair of MSET): the node can */
         return WORD_MOVED;
     }
     if (begins(p, n, "-ASK ") || begins(p, n, "-TRYAGAIN")) {

@@ -89,6 +89,7 @@ SEQUENCES = {
     "wait": [("MULTI",), ("SET", A, "1"), ("WAIT", "1", "1"), ("EXEC",)],
     "many keys": [("MULTI",), ("MSET", A, "1", B, "2"), ("MGET", A, B), ("DEL", A, B), ("EXISTS", A, B), ("EXEC",)],
     "wrong use": [("MULTI",), ("MSET", A, "1", B), ("EXEC",), ("GET", A)],
+    **{"wrong use, node %d" % i: [("MULTI",), ("MSET", "{%s}a" % tag_for_slot(i * 5461 + 9), "1", "{%s}b" % tag_for_slot(i * 5461 + 9)), ("EXEC",)] for i in range(3)},
     "select": [("MULTI",), ("SELECT", "0"), ("SET", A, "1"), ("EXEC",)],
 }
 
