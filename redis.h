@@ -9,12 +9,14 @@
  *   redis_scan.c         |                 |  \_____________  redis_info.c  redis_command.c  redis_virtual.c
  *        |               |               redis_say.c _______/   what is said of itself, of the table, of the cluster
  *        |   ___________/________________/
- *      redis_req.c      request records, the order of answers, redirects, replay
+ *      redis_req.c      request records, the order of answers, replay; redis_redirect.c: what a node's error means
  *        |
  *      redis_upstream.c one connection to a node: pairs replies with requests; leases
  *        |
  *      conn.c  buf.c  health.c
  *
+ *      between: redis_multi.c -> redis_exec.c (transactions), redis_block.c, redis_wait.c, redis_monitor.c; redis_lease.c (who
+ *      waits for a connection of his own), redis_own.c, redis_login.c
  *      redis_script.c and redis_function.c stand beside them: what a node is given besides what clients ask of it
  *      users.c stands beside them: who may come in
  *

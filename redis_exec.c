@@ -209,6 +209,9 @@ static void on_ahead(struct req *r, const unsigned char *p, size_t n)
         r->part = first || begins(p, n, "+QUEUED") ? r->part : WORD_RAN;
         return;
     }
+    if (r->part >= WORD_ERROR) {
+        return; /* a script run one by one, since MULTI was refused, can say MOVED to wherever it likes */
+    }
     word = word_of(r, p, n);
     if (word == WORD_ERROR && r->parked.len == 0) {
         size_t len = n - 3 < 256 ? n - 3 : 256;

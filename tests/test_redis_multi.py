@@ -1,5 +1,6 @@
 """Transactions: MULTI, EXEC, DISCARD, WATCH, UNWATCH through Puerta, beside a plain server; while slots move and nodes die; by the hundred."""
 import re
+import socket
 import threading
 import time
 
@@ -781,6 +782,25 @@ def test_a_node_that_refuses_multi_is_told_of(cluster):
             answers = said(c.pipeline([("MULTI",), ("INCR", key), ("EXEC",), ("GET", key)]))
             assert answers[2].startswith("-ERR outcome unknown: the node refused MULTI, and its commands ran one by one: NOPERM"), answers
             assert answers[3] == b"1"
+    finally:
+        for m in cluster.masters:
+            m.ask("ACL", "DELUSER", "half")
+
+
+def test_a_script_cannot_name_a_node_where_multi_was_refused(cluster):
+    """Its error stands among the answers ahead of EXEC's then, and would be taken for a redirect: to whoever hears our password."""
+    key = cluster.key_on(0, "acl")
+    for m in cluster.masters:
+        m.ask("ACL", "SETUSER", "half", "on", ">pw", "~*", "&*", "+@all", "-multi")
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as stranger, Puerta(cluster, upstream_user="half", upstream_password="pw") as p, \
+                p.client() as c:
+            stranger.settimeout(0.3)
+            words = "MOVED %d 127.0.0.1:%d" % (slot_of(key), stranger.getsockname()[1])
+            c.pipeline([("MULTI",), ("EVAL", "return redis.error_reply(ARGV[1])", 1, key, words), ("EXEC",)])
+            with pytest.raises(TimeoutError):
+                stranger.accept()
+            assert c.try_ask("GET", key) in (None, b"1")
     finally:
         for m in cluster.masters:
             m.ask("ACL", "DELUSER", "half")

@@ -43,7 +43,6 @@ ROOMS = {
     "redis_link.c": (4, "redis", 300),
     "redis_feed.c": (4, "redis", 700),
     "redis_login.c": (4, "redis", 250),
-    "redis_session.c": (4, "redis", 700),
     "redis_lease.c": (4, "redis", 210),
     "redis_large.c": (4, "redis", 500),
     "redis_fan.c": (4, "redis", 780),
