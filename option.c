@@ -44,7 +44,7 @@ const struct option options[] = {
     { P(max_watching), "max_watching", COUNT, 0, 65536, "64", NULL,
       "clients that can WATCH keys at once; each has a connection to a node" },
     { P(max_own), "max_own", COUNT, 0, 65536, "64", NULL,
-      "connections to nodes that belong to one client each (a login of its own, WAITAOF)" },
+      "connections to nodes that belong to one client each (a login of its own, CLIENT TRACKING, WAITAOF)" },
     { P(max_split_keys), "max_split_keys", COUNT, 64, 1048576, "16384", NULL,
       "keys of one request that spans several slots (MGET, MSET, DEL and the like)" },
     { P(script_cache), "script_cache", SIZE, KIB(16), MIB(64), "256k", NULL,

@@ -68,6 +68,7 @@ enum req_state {
 #define REQ_FUNCTION 65536u /* a node had not got its function: it has waited for that to be copied there */
 #define REQ_RESP3 131072u /* its client speaks RESP3: so must the connection that it goes over */
 #define REQ_UNNAMED 262144u /* a script, sent to a node that no map names: it waits for a map asked for since then (since_ms) */
+#define REQ_CACHED 524288u /* CLIENT CACHING goes ahead of it */
 #define REQ_MUTE 1024u   /* its client does not want to hear the answer (CLIENT REPLY) */
 #define REQ_LEASE 4096u  /* goes over a lease of the kind `lease`, wherever it goes */
 #define REQ_BLOCKS 8192u /* its answer may take as long as it likes */
@@ -151,9 +152,10 @@ struct upstream {
     uint16_t pinned;            /* a lease about which its node is being asked: it is lent to nobody else meanwhile */
     struct upstream *own_next;  /* of LEASE_OWN: its client's next */
     uint64_t login_id;          /* of a lease: in whose name it was greeted; 0 = in Puerta's */
+    bool ear;                   /* of LEASE_OWN: only listens for its client (redis_tracking.c) */
     bool greets_kind;           /* the last of `greeting` is that of its kind */
     uint64_t lost_ms;           /* of a shared one: when it was last lost */
-    uint64_t node_id;           /* of LEASE_BLOCK: what its node calls the connection (CLIENT ID); 0 = not known */
+    uint64_t node_id;           /* of LEASE_BLOCK and an ear: what its node calls the connection (CLIENT ID); 0 = not known */
 };
 
 enum monitor_state { MONITOR_OFF, MONITOR_WAITS, MONITOR_ON };
@@ -213,6 +215,11 @@ struct client {
     struct own_login *login;        /* it goes by a user of the servers (redis_login.c); NULL: by Puerta's own */
     struct own_login *trial;        /* the one that a server is being asked about */
     uint64_t login_id;          /* what connections in its name bear; 0 = no login */
+    struct tracking *tracking;  /* what it said by CLIENT TRACKING ON (redis_tracking.c); NULL: nothing */
+    bool tracks;                /* and so it owns its connections */
+    bool asked;                 /* something over those connections, since it last heard that all it keeps is void */
+    bool ears;                  /* each of them with another that listens, for whom it redirects to */
+    uint8_t caching;            /* CLIENT CACHING: 2 at hand, 1 for the request at hand */
     uint64_t wrote;             /* nodes where writes of it have run: a bit for each, by index % 64 */
     uint64_t aside;             /* of them, those where the last was over a connection for that one alone */
     uint64_t unsure;            /* and those where one has since its last WAIT */
@@ -289,6 +296,9 @@ static inline void client_asked(struct client *c)
     if (c->reply >= REPLY_SKIP) {
         c->reply = c->reply == REPLY_SKIP ? REPLY_MUTE : REPLY_ON;
     }
+    if (c->caching > 0 && c->multi.state == MULTI_NONE) {
+        c->caching--;
+    }
 }
 
 /* Whether a request on `slot` (-1: several) must wait for earlier ones of its client: they may still be redirected,
@@ -361,10 +371,14 @@ extern void (*upstream_on_shortage)(void);
 
 /* What is said on a new lease of a kind before all else: one request, and who takes its answer. NULL: nothing. */
 struct lease_greeting {
-    size_t (*greet)(const struct upstream *u, unsigned char *out, size_t cap);
+    size_t (*greet)(struct upstream *u, unsigned char *out, size_t cap); /* 0: nothing, for u */
     bool (*take)(struct upstream *u, const unsigned char *p, size_t n); /* false: the connection is of no use */
 };
 extern const struct lease_greeting *lease_greetings[LEASE_KINDS];
+/* redis_tracking.c: a push has come on a connection that its client owns (p NULL: too long to be told); one was lost. */
+extern void (*upstream_on_push)(struct upstream *u, const unsigned char *p, size_t n);
+extern void (*upstream_on_own_lost)(struct client *c);
+void upstream_greet_late(struct upstream *u); /* what its kind says first can be said by now: it is held no more */
 extern const struct lease_greeting *upstream_login; /* before that, on one that bears a login_id; nothing: it has none */
 
 
@@ -387,6 +401,7 @@ void lease_break(struct upstream *u, const char *why); /* ends its connection: w
 struct upstream *own_find(const struct client *c, const struct backend *b);
 /* The same, but one is dialled if need be; NULL: all are in use (max_own). */
 struct upstream *own_upstream(struct client *c, struct backend *b);
+bool own_ear(struct client *c, struct backend *b); /* another one, that only listens; false: all are in use */
 void own_adopt(struct client *c, struct upstream *u); /* u, a LEASE_OWN for c, is one of them from now on */
 void own_let_go(struct client *c);          /* c has gone, or goes by another name */
 
@@ -438,6 +453,9 @@ bool req_wrong_shape(struct req *r);
 /* Puts bytes that were made here into the client's order of answers. */
 bool client_answer(struct client *c, const void *p, size_t n);
 bool client_answer_parts(struct client *c, const struct iovec *parts, int count); /* all or nothing */
+/* The same for what is no answer, and never muted: ahead of the answer to `before`, or if that is NULL behind all that are to
+ * come but that of what blocks it. */
+bool client_push(struct client *c, struct req *before, const struct iovec *parts, int count);
 bool client_error(struct client *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* How many bytes of the pool one client's requests, or its answers, may hold now: never more than client_window, and
  * a quarter of what is free, so that however many are slow, some is left for the others. */
@@ -485,6 +503,7 @@ extern void (*multi_ahead)(struct req *r, const unsigned char *p, size_t n);
 extern bool (*multi_refused)(struct req *r, const unsigned char *p, size_t n);
 extern bool (*multi_unsent)(struct req *r);
 /* redis_script.c: r is about to be put in b's queue; its reply from b is NOSCRIPT: true if it may be sent again. */
+extern void (*req_before_cached)(struct upstream *u); /* redis_tracking.c: a request with REQ_CACHED is about to be put there */
 extern void (*req_before_script)(const struct req *r, struct backend *b);
 extern bool (*req_script_missing)(const struct req *r, const struct backend *b);
 /* redis_function.c: slots have changed hands; b has not got the function of r: true if r may be sent again. */
@@ -686,6 +705,20 @@ const char *login_name(const struct client *c); /* "default": it has none of its
 bool login_may_end(const struct client *c); /* nothing is under way in its name */
 void login_end(struct client *c);           /* AUTH as default, RESET */
 void login_gone(struct client *c);          /* c's connection has ended */
+
+/* ------------------------------------------------- redis_tracking.c */
+
+void redis_tracking_tables(const struct conf *conf);
+void redis_tracking_open(void);
+enum verdict tracking_command(struct client *c, const struct request *q); /* CLIENT TRACKING */
+void caching_answer(struct client *c, const struct request *q);           /* CLIENT CACHING, TRACKINGINFO */
+void trackinginfo_answer(struct client *c, const struct request *q);
+int64_t tracking_redirect(const struct client *c); /* -1: it does not track */
+const char *tracking_flags(const struct client *c); /* of CLIENT LIST */
+uint32_t tracking_count(const struct service *s, uint32_t *prefixes); /* clients that track; their prefixes, unless NULL */
+bool tracking_speaks(struct client *c);     /* its protocol has changed: so do its connections, if it tracks; else false */
+void tracking_end(struct client *c);        /* CLIENT TRACKING OFF, RESET: nothing of it is under way */
+void tracking_gone(struct client *c);       /* its connection has ended */
 
 /* --------------------------------------------------- redis_pubsub.c */
 

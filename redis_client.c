@@ -43,6 +43,7 @@ static void client_gone(struct client *c)
     monitor_end(c);
     own_let_go(c);
     login_gone(c);
+    tracking_gone(c);
     c->block = NULL;
     pubsub_gone(c);
     chain_clear(&c->in);
@@ -256,7 +257,7 @@ static void on_tick(struct conn *conn)
 {
     struct client *c = conn->owner;
     uint64_t limit = c->service->conf->client_idle_ms, idle = loop_ms() - conn->watch.active_ms;
-    if (c->mode != 0 || c->guess_ms != 0 || c->trial != NULL || c->sub.since_ms != 0) {
+    if (c->mode != 0 || c->guess_ms != 0 || c->trial != NULL || c->tracking != NULL || c->sub.since_ms != 0) {
         client_resume(c);
     }
     if (limit == 0) {
@@ -477,6 +478,7 @@ void redis_tables(const struct conf *conf)
     redis_function_tables(conf);
     redis_large_tables(conf);
     redis_login_tables(conf);
+    redis_tracking_tables(conf);
     redis_monitor_tables(conf);
     redis_pubsub_tables(conf);
 }
@@ -501,6 +503,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_function_open();
     redis_large_open();
     redis_login_open();
+    redis_tracking_open();
     redis_monitor_open(rd.all, rd.total);
     redis_wait_open();
     redis_block_open(rd.all, rd.total);

@@ -37,7 +37,7 @@ void redis_info_open(void)
 static const char *const summed[] = {
     "used_memory", "used_memory_rss", "used_memory_peak", "maxmemory", "lazyfree_pending_objects", "lazyfreed_objects",
     "rdb_changes_since_last_save", "expired_keys", "evicted_keys", "keyspace_hits", "keyspace_misses",
-    "migrate_cached_sockets", "db0:keys", "expires",
+    "migrate_cached_sockets", "mem_not_counted_for_evict", "tracking_total_keys", "tracking_total_items", "db0:keys", "expires",
 };
 #define SUMMED (sizeof summed / sizeof *summed)
 
@@ -110,9 +110,9 @@ static void server(const struct client *c)
 static void clients(const struct client *c)
 {
     say_format("connected_clients:%lu\r\ncluster_connections:0\r\nmaxclients:%lu\r\nclient_recent_max_input_buffer:0\r\n"
-               "client_recent_max_output_buffer:0\r\nblocked_clients:%u\r\ntracking_clients:0\r\n"
+               "client_recent_max_output_buffer:0\r\nblocked_clients:%u\r\ntracking_clients:%u\r\n"
                "clients_in_timeout_table:0\r\n", (unsigned long)conn_count(CONN_CLIENT),
-               (unsigned long)conn_most(CONN_CLIENT), (unsigned)block_count(c->service));
+               (unsigned long)conn_most(CONN_CLIENT), (unsigned)block_count(c->service), (unsigned)tracking_count(c->service, NULL));
 }
 
 static void memory(const struct client *c)
@@ -125,6 +125,7 @@ static void memory(const struct client *c)
     say_human("used_memory_peak_human", of_all("used_memory_peak"));
     say_format("maxmemory:%llu\r\n", of_all("maxmemory"));
     say_human("maxmemory_human", of_all("maxmemory"));
+    say_format("mem_not_counted_for_evict:%llu\r\n", of_all("mem_not_counted_for_evict"));
     say_format("lazyfree_pending_objects:%llu\r\nlazyfreed_objects:%llu\r\n", of_all("lazyfree_pending_objects"),
                of_all("lazyfreed_objects"));
 }
@@ -150,6 +151,7 @@ static uint64_t error_replies(void)
 
 static void figures(const struct client *c)
 {
+    uint32_t prefixes;
     say_format("total_connections_received:%llu\r\ntotal_commands_processed:%llu\r\n", ull(stats.clients_accepted),
                ull(stats.requests));
     say_format("total_net_input_bytes:%llu\r\ntotal_net_output_bytes:%llu\r\nrejected_connections:%llu\r\n",
@@ -160,6 +162,9 @@ static void figures(const struct client *c)
                "total_error_replies:%llu\r\n", of_all("migrate_cached_sockets"),
                (unsigned long)pubsub_channels(c->service, CHANNEL_PLAIN),
                (unsigned long)pubsub_channels(c->service, CHANNEL_PATTERN), ull(error_replies()));
+    (void)tracking_count(c->service, &prefixes);
+    say_format("tracking_total_keys:%llu\r\ntracking_total_items:%llu\r\ntracking_total_prefixes:%u\r\n",
+               of_all("tracking_total_keys"), of_all("tracking_total_items"), (unsigned)prefixes);
 }
 
 static void replication(const struct client *c)

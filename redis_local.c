@@ -74,6 +74,7 @@ static void quit(struct client *c, const struct request *q)
 static void reset(struct client *c, const struct request *q)
 {
     (void)q;
+    tracking_end(c);
     login_end(c);
     user_arrive(c);
     multi_reset(c);
@@ -259,8 +260,10 @@ static void hello(struct client *c, const struct request *q)
         if (c->watch != NULL) {
             lease_break(c->watch, "its client changes its protocol"); /* its EXEC will answer a null */
         }
-        own_let_go(c); /* they are dialled anew */
         c->resp3 = version == 3;
+        if (!tracking_speaks(c)) {
+            own_let_go(c); /* they are dialled anew */
+        }
     }
     say_map(7);
     say_text("$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n");
@@ -337,24 +340,16 @@ static void client_switch(struct client *c, const struct request *q)
 
 static void client_getredir(struct client *c, const struct request *q)
 {
-    (void)c, (void)q;
-    say_text(":-1\r\n");
-}
-
-static void client_trackinginfo(struct client *c, const struct request *q)
-{
-    (void)c, (void)q;
-    say_map(3);
-    say_name("flags");
-    say_set(1);
-    say_text("$3\r\noff\r\n$8\r\nredirect\r\n:-1\r\n$8\r\nprefixes\r\n*0\r\n");
+    (void)q;
+    say_header(':', tracking_redirect(c));
 }
 
 static void client_help(struct client *c, const struct request *q)
 {
     static const char *const lines[] = {
+        "CACHING (YES|NO)", "    Enable/disable tracking of the keys for next command in OPTIN/OPTOUT modes.",
         "GETNAME", "    Return the name of the current connection.",
-        "GETREDIR", "    Return the client ID we are redirecting to when tracking is enabled: none.",
+        "GETREDIR", "    Return the client ID we are redirecting to when tracking is enabled.",
         "ID", "    Return the ID of the current connection.",
         "INFO", "    Return information about the current client connection.",
         "KILL <ip:port>", "    Kill connection made from <ip:port>.",
@@ -365,6 +360,8 @@ static void client_help(struct client *c, const struct request *q)
         "REPLY (ON|OFF|SKIP)", "    Control the replies sent to the current connection.",
         "SETINFO <option> <value>", "    Set client meta attributes: LIB-NAME, LIB-VER.",
         "SETNAME <name>", "    Assign the name <name> to the current connection.",
+        "TRACKING (ON|OFF) [REDIRECT <id>] [BCAST] [PREFIX <prefix> [...]]", "         [OPTIN] [OPTOUT] [NOLOOP]",
+        "    Control server assisted client side caching.", "TRACKINGINFO", "    Report tracking status for the current connection.",
         "UNPAUSE", "    Resume the clients.", NULL,
     };
     (void)c, (void)q;
@@ -418,7 +415,7 @@ static bool chosen(const struct client *c, const struct client *me, const struct
 /* What it is in, as Redis abbreviates that. */
 static const char *flags_of(const struct client *c)
 {
-    static char flags[8];
+    static char flags[12];
     const struct { char mark; bool is; } marks[] = {
         { 'P', c->subscribed }, { 'x', c->multi_state != MULTI_NONE }, { 'd', c->watch_lost }, { 'c', c->ended },
         { 'b', c->block != NULL }, { 'O', c->monitor != MONITOR_OFF },
@@ -429,7 +426,8 @@ static const char *flags_of(const struct client *c)
         flags[n] = marks[i].mark;
         n += marks[i].is;
     }
-    flags[n] = '\0';
+    memcpy(flags + n, tracking_flags(c), strlen(tracking_flags(c)) + 1);
+    n += strlen(tracking_flags(c));
     return n > 0 ? flags : "N";
 }
 
@@ -448,8 +446,8 @@ static void say_client(const struct client *c)
     say_format("qbuf=%zu qbuf-free=0 argv-mem=0 multi-mem=%zu rbs=0 rbp=0 obl=%zu oll=%lu omem=%zu tot-mem=%zu events=%s ",
                c->in.len, (size_t)c->multi.block.len, conn->out.len, (unsigned long)c->queued, c->parked_bytes + c->sub.bytes,
                sizeof *c + c->in.len + c->multi.block.len + c->request_bytes + conn->out.len + c->parked_bytes, conn->blocked ? "rw" : "r");
-    say_format("cmd=%s user=%s redir=-1 resp=%d lib-name=%s lib-ver=%s\n", c->last != NULL ? c->last->name : "NULL",
-               login_name(c), c->resp3 ? 3 : 2, c->lib_name, c->lib_ver);
+    say_format("cmd=%s user=%s redir=%lld resp=%d lib-name=%s lib-ver=%s\n", c->last != NULL ? c->last->name : "NULL",
+               login_name(c), (long long)tracking_redirect(c), c->resp3 ? 3 : 2, c->lib_name, c->lib_ver);
 }
 
 /* Its own line tells the request at hand. */
@@ -616,11 +614,11 @@ static void unknown(struct client *c, const struct request *q)
 /* A container's row stands for all its subcommands that have no row of their own. */
 static const struct { const char *name; say_writer write; } answers[] = {
     { "acl|cat", acl_cat_answer }, { "acl|users", acl_users }, { "acl|whoami", acl_whoami }, { "asking", ok },
-    { "client|getname", client_getname }, { "client|getredir", client_getredir },
+    { "client|caching", caching_answer }, { "client|getname", client_getname }, { "client|getredir", client_getredir },
     { "client|help", client_help }, { "client|id", client_id }, { "client|info", client_info },
     { "client|kill", client_kill }, { "client|list", client_list }, { "client|no-evict", client_switch },
     { "client|no-touch", client_switch }, { "client|reply", client_reply }, { "client|setinfo", client_setinfo },
-    { "client|pause", pause_answer }, { "client|setname", client_setname }, { "client|trackinginfo", client_trackinginfo }, { "client|unpause", unpause_answer },
+    { "client|pause", pause_answer }, { "client|setname", client_setname }, { "client|trackinginfo", trackinginfo_answer }, { "client|unpause", unpause_answer },
     { "cluster", virtual_answer }, { "command", command_answer }, { "echo", echo }, { "hello", hello },
     { "info", info_answer }, { "lolwut", lolwut }, { "module|list", module_list }, { "ping", ping },
     { "pubsub", pubsub_answer }, { "quit", quit },
@@ -661,6 +659,9 @@ enum verdict local_answer(struct client *c, const struct request *q)
     login = write == hello ? hello_login(c, q) : LOGIN_DONE;
     if (login != LOGIN_DONE) {
         return login == LOGIN_LATER ? VERDICT_WAIT : VERDICT_DONE;
+    }
+    if (fits && strcmp(q->command->name, "client|tracking") == 0) {
+        return tracking_command(c, q);
     }
     if (fits && strcmp(q->command->name, "auth") == 0) {
         return user_auth(c, q);

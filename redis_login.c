@@ -122,7 +122,7 @@ static size_t put_bulk(unsigned char *out, const char *p, size_t len)
     return n + len + 2;
 }
 
-static size_t greet(const struct upstream *u, unsigned char *out, size_t cap)
+static size_t greet(struct upstream *u, unsigned char *out, size_t cap)
 {
     const struct own_login *l = login_of(u);
     size_t n;
@@ -207,7 +207,7 @@ static void change(struct client *c, struct own_login *to)
     c->aside |= c->wrote; /* WAITAOF can tell nothing of it on other connections */
     c->login = to;
     c->login_id = to != NULL ? to->id : 0;
-    c->owns = to != NULL;
+    c->owns = to != NULL || c->tracks;
 }
 
 static void succeed(struct client *c)
@@ -264,7 +264,7 @@ enum login login_ask(struct client *c, const struct user_guess *g, const char **
 
 bool login_may_end(const struct client *c)
 {
-    return c->login == NULL || (c->unsettled == 0 && c->head == NULL);
+    return (c->login == NULL && c->tracking == NULL) || (c->unsettled == 0 && c->head == NULL);
 }
 
 void login_end(struct client *c)

@@ -14,10 +14,21 @@
 struct upstream *own_find(const struct client *c, const struct backend *b)
 {
     struct upstream *u = c->own;
-    while (u != NULL && u->backend != b) {
+    while (u != NULL && (u->backend != b || u->ear)) {
         u = u->own_next;
     }
     return u;
+}
+
+bool own_ear(struct client *c, struct backend *b)
+{
+    struct upstream *u = lease_take(b, c, LEASE_OWN, true);
+    if (u == NULL) {
+        return false;
+    }
+    u->ear = true;
+    own_adopt(c, u);
+    return true;
 }
 
 struct upstream *own_upstream(struct client *c, struct backend *b)
@@ -25,6 +36,9 @@ struct upstream *own_upstream(struct client *c, struct backend *b)
     struct upstream *u = own_find(c, b);
     if (u != NULL) {
         return u;
+    }
+    if (c->ears && !own_ear(c, b)) {
+        return NULL;
     }
     u = lease_take(b, c, LEASE_OWN, c->resp3);
     if (u != NULL) {
@@ -44,10 +58,10 @@ void own_let_go(struct client *c)
 {
     while (c->own != NULL) {
         struct upstream *u = c->own;
-        if (u->head == NULL || (u->login_id != 0 && !upstream_ready(u))) { /* nobody is left to log it in */
+        bool ends = u->head == NULL || (u->login_id != 0 && !upstream_ready(u)); /* nobody is left to log it in */
+        lease_release(u);
+        if (ends) {
             lease_break(u, "its client has gone");
-        } else {
-            lease_release(u);
         }
     }
 }

@@ -43,6 +43,7 @@ void (*multi_before)(struct req *r, struct backend *b);
 void (*multi_ahead)(struct req *r, const unsigned char *p, size_t n);
 bool (*multi_refused)(struct req *r, const unsigned char *p, size_t n);
 bool (*multi_unsent)(struct req *r);
+void (*req_before_cached)(struct upstream *u);
 void (*req_before_script)(const struct req *r, struct backend *b);
 bool (*req_script_missing)(const struct req *r, const struct backend *b);
 void (*req_on_owners)(struct service *s);
@@ -129,6 +130,9 @@ struct req *req_take(struct client *c, const struct command *command, req_taker 
     }
     if (c != NULL && client_is_mute(c)) {
         r->flags |= REQ_MUTE;
+    }
+    if (c != NULL && c->caching > 0) {
+        r->flags |= REQ_CACHED;
     }
     if (c != NULL && c->resp3) {
         r->flags |= REQ_RESP3;
@@ -370,18 +374,17 @@ bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
     return true;
 }
 
-bool client_answer_parts(struct client *c, const struct iovec *parts, int count)
+/* Put into the order of answers: `behind` some that are to come, and of those just before one, or behind all. */
+static bool put_parts(struct client *c, const struct iovec *parts, int count, bool behind, struct req *before)
 {
+    struct req **link = &c->head;
     struct req *r = NULL;
     size_t len = 0;
-    if (client_is_mute(c)) {
-        return true;
-    }
     for (int i = 0; i < count; i++) {
         len += parts[i].iov_len;
     }
     if (buf_free_chunks() * buf_chunk_size() < len + 2 * buf_chunk_size() ||
-        (c->head != NULL && (r = req_take(c, NULL, req_to_client)) == NULL)) {
+        (behind && (r = req_take(c, NULL, req_to_client)) == NULL)) {
         return false;
     }
     for (int i = 0; i < count; i++) {
@@ -395,8 +398,29 @@ bool client_answer_parts(struct client *c, const struct iovec *parts, int count)
     }
     c->parked_bytes += len;
     r->state = REQ_DONE;
-    req_enqueue(r);
+    if (before == NULL) {
+        req_enqueue(r);
+        return true;
+    }
+    while (*link != before) {
+        must(*link != NULL);
+        link = &(*link)->client_next;
+    }
+    r->client_next = before;
+    *link = r;
+    c->queued++;
     return true;
+}
+
+bool client_answer_parts(struct client *c, const struct iovec *parts, int count)
+{
+    return client_is_mute(c) || put_parts(c, parts, count, c->head != NULL, NULL);
+}
+
+bool client_push(struct client *c, struct req *before, const struct iovec *parts, int count)
+{
+    bool first = c->head != NULL && c->head->state != REQ_DONE && (c->head == c->block || c->head == before);
+    return put_parts(c, parts, count, c->head != NULL && (!first || c->halfway), c->halfway ? NULL : before);
 }
 
 bool client_answer(struct client *c, const void *p, size_t n)
@@ -511,7 +535,11 @@ static bool behind_its_own(const struct req *r, const struct upstream *u)
  * needs none. */
 static struct upstream *own_way(const struct req *r, struct backend *b)
 {
-    return r == r->client->large || (r->flags & REQ_LEASE) != 0 ? req_upstream(r, b) : own_upstream(r->client, b);
+    if (r == r->client->large || (r->flags & REQ_LEASE) != 0) {
+        return req_upstream(r, b);
+    }
+    r->client->asked = true;
+    return own_upstream(r->client, b);
 }
 
 void req_send(struct req *r, struct backend *b)
@@ -543,6 +571,9 @@ void req_send(struct req *r, struct backend *b)
         multi_before(r, b);
     } else if (r->flags & REQ_SCRIPT) {
         req_before_script(r, b);
+    }
+    if (r->flags & REQ_CACHED && u->owner != NULL) {
+        req_before_cached(u);
     }
     upstream_put(u, r);
     if (upstream_ready(u)) {

@@ -225,7 +225,7 @@ enum verdict unblock(struct client *c, const struct request *q)
 
 /* ------------------------------------------------------------- the greeting */
 
-static size_t ask_id(const struct upstream *u, unsigned char *out, size_t cap)
+static size_t ask_id(struct upstream *u, unsigned char *out, size_t cap)
 {
     static const char line[] = "*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n";
     (void)u;

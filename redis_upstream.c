@@ -27,7 +27,7 @@
 
 #define SESSION_BUFFER_MIN 4096 /* receive buffer of a lease that is not for long transfers; longer answers pass through it */
 
-#define GREETING_CAP (SECRET_CAP + LOGIN_PASSWORD_CAP + 320) /* what a lease says first: its client's login, and what its kind says */
+#define GREETING_CAP (SECRET_CAP + LOGIN_PASSWORD_CAP + 2200) /* what a lease says first: its client's login, and what its kind says */
 
 static struct {
     struct upstream *shared, *leases; /* shared: of all nodes those of RESP2, then those of RESP3 */
@@ -42,6 +42,8 @@ const struct upstream_events *upstream_events;
 void (*upstream_on_shortage)(void);
 const struct lease_greeting *lease_greetings[LEASE_KINDS];
 const struct lease_greeting *upstream_login;
+void (*upstream_on_push)(struct upstream *u, const unsigned char *p, size_t n);
+void (*upstream_on_own_lost)(struct client *c);
 
 static const unsigned char asking_line[] = "*1\r\n$6\r\nASKING\r\n";
 #define ASKING_LEN (sizeof asking_line - 1)
@@ -421,14 +423,24 @@ static void reply_unasked(struct upstream *u)
     conn_fail(u->conn, "it spoke out of turn");
 }
 
-/* A push is no answer to anything: nobody here has asked for it, so it is dropped as it comes. */
-static void reply_push(struct upstream *u)
+/* A push is no answer to anything. One that comes to a client's own connection is for that; else nobody here has asked for it,
+ * and it is dropped as it comes. False: it is to be whole, and there is room for more of it. */
+static bool reply_push(struct upstream *u)
 {
+    bool own = u->kind == LEASE_OWN && u->owner != NULL;
+    if (own && !u->whole && !u->given && !(u->from == 0 && u->len == u->cap)) {
+        return false;
+    }
+    if (own && u->whole) {
+        upstream_on_push(u, u->given ? NULL : u->buf + u->from, u->at - u->from);
+    }
     u->from = u->at;
+    u->given = !u->whole;
     if (u->whole) {
-        stats.pushes_dropped++;
+        stats.pushes_dropped += !own;
         reply_next(u);
     }
+    return true;
 }
 
 /* Makes room behind what is kept of a reply that is not whole. */
@@ -459,8 +471,7 @@ static bool reply_step(struct upstream *u)
         return reply_piece(u);
     }
     if (u->reply.type == '>') {
-        reply_push(u);
-        return true;
+        return reply_push(u);
     }
     if (u->greeting > 0) {
         return u->whole && reply_greeting(u);
@@ -682,6 +693,9 @@ static void upstream_lost(struct upstream *u, const char *why)
         given = false;
     }
     if (was_lease) {
+        if (owner != NULL && u->kind == LEASE_OWN && served) {
+            upstream_on_own_lost(owner);
+        }
         if (owner != NULL) {
             upstream_events->owner_room(owner);
         }
@@ -721,6 +735,23 @@ static void on_open(struct conn *conn)
     if (n > 0 && !chain_put(&conn->out, BUF_REPLY, line, n)) {
         conn_fail(conn, "no chunk left for its login (chunks)");
     }
+}
+
+void upstream_greet_late(struct upstream *u)
+{
+    unsigned char line[GREETING_CAP];
+    size_t n;
+    u->held = false;
+    if (u->conn == NULL || u->conn->state != CONN_OPEN || (n = lease_greetings[u->kind]->greet(u, line, sizeof line)) == 0) {
+        return;
+    }
+    if (!chain_put(&u->conn->out, BUF_REPLY, line, n)) {
+        conn_fail(u->conn, "no chunk left for its login (chunks)");
+        return;
+    }
+    u->greets_kind = true;
+    u->greeting++;
+    conn_dirty(u->conn);
 }
 
 /* A client that streams to its lease waits for room there. */
@@ -950,6 +981,8 @@ struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind
     found->backend = b;
     found->resp3 = resp3;
     found->login_id = login_id;
+    found->ear = false;
+    found->node_id = found->conn != NULL ? found->node_id : 0;
     found->owner = c;
     found->held = false;
     if (c != NULL && kind != LEASE_OWN) {

@@ -263,7 +263,7 @@ def test_unknown_commands_and_wrong_counts_have_redis_texts(client, cluster):
 @pytest.mark.parametrize("command", [
     ("EXEC",), ("HELLO", "4"),
     ("BLPOP", "a", "b", "1"), ("CLUSTER", "FLUSHSLOTS"), ("MONITOR",), ("SYNC",), ("SHUTDOWN",), ("REPLICAOF", "NO", "ONE"),
-    ("CLIENT", "TRACKING", "ON"), ("WAITAOF", "0", "0", "0"),
+    ("WAITAOF", "0", "0", "0"),
 ], ids=lambda c: c[0])
 def test_what_is_not_served_yet_gets_a_clear_error(client, command):
     reply = client.try_ask(*command)

@@ -9,7 +9,7 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 19000
+WHOLE_BUDGET = 19500
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
@@ -34,7 +34,7 @@ ROOMS = {
     "tls.c": (3, "waist", 450),
     "parent.c": (3, "parent", 450),
     "health.c": (4, "health", 620),
-    "redis_upstream.c": (4, "redis", 1000),
+    "redis_upstream.c": (4, "redis", 1040),
     "redis_own.c": (4, "redis", 100),
     "redis_req.c": (4, "redis", 950),
     "redis_redirect.c": (4, "redis", 230),
@@ -56,13 +56,15 @@ ROOMS = {
     "redis_scan.c": (4, "redis", 300),
     "redis_say.c": (4, "redis", 350),
     "redis_pubsub.c": (4, "redis", 550),
+    "redis_tracking.c": (4, "redis", 420),
+    "redis_caching.c": (4, "redis", 300),
     "redis_virtual.c": (4, "redis", 250),
     "redis_command.c": (4, "redis", 500),
     "redis_info.c": (4, "redis", 350),
     "redis_monitor.c": (4, "redis", 350),
     "redis_local.c": (4, "redis", 700),
     "redis.c": (4, "redis", 500),
-    "redis_client.c": (4, "redis", 500),
+    "redis_client.c": (4, "redis", 510),
     "users.c": (4, "users", 400),
     "mongo_pool.c": (4, "mongo", 700),
     "mongo.c": (4, "mongo", 800),
