@@ -295,6 +295,7 @@ bool tracking_speaks(struct client *c)
     static const char hello2[] = "*2\r\n$5\r\nHELLO\r\n$1\r\n2\r\n", hello3[] = "*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n";
     for (struct upstream *u = c->own; u != NULL && c->tracks; u = u->own_next) {
         if (!u->ear && !send_line(u, c->resp3 ? hello3 : hello2, sizeof hello3 - 1)) {
+            c->tracking->epoch--; /* at the next tick it hears that all is void */
             return false;
         }
         u->resp3 = u->ear || c->resp3;

@@ -252,7 +252,7 @@ def test_command_and_info(client):
 def test_unknown_commands_and_wrong_counts_have_redis_texts(client, cluster):
     commands = [("NOSUCH", "a", "b"), ("NOSUCH",), ("GET",), ("GET", "a", "b"), ("SET", "a"), ("MGET",), ("MSET", "a"),
                 ("DEL",), ("PING", "a", "b"), ("ECHO",), ("INCR", "a", "b"), ("RENAME", "a")]
-    with RespClient(cluster.masters[0].port) as real:
+    with RespClient(cluster.owner("{a}1").port) as real:
         for command in commands:
             mine, theirs = client.try_ask(*command), real.try_ask(*command)
             assert isinstance(mine, RespError) and mine.text == theirs.text, command

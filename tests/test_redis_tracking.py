@@ -119,6 +119,15 @@ def test_pushes_are_never_within_a_long_answer(puerta, cluster, writer):
             assert sorted(len(g) for g in got) == [2, 3000000]
 
 
+def test_a_message_longer_than_the_buffer(puerta, cluster, writer):
+    key, small = cluster.key_on(0, "k" * 50000), cluster.key_on(0, "small")
+    with tracker(puerta) as c:
+        for _ in range(3):
+            c.ask("MGET", key, small)
+            writer.pipeline([("SET", key, "1"), ("SET", small, "1")])
+            assert c.read() == invalid(None) and c.read() == invalid([small]) and c.silent(0.05)
+
+
 @pytest.mark.parametrize("hello", ["2", "3"])
 def test_redirect(puerta, cluster, writer, hello):
     keys = keys_everywhere(cluster, "redirected")
