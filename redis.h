@@ -296,7 +296,7 @@ static inline void client_asked(struct client *c)
     if (c->reply >= REPLY_SKIP) {
         c->reply = c->reply == REPLY_SKIP ? REPLY_MUTE : REPLY_ON;
     }
-    if (c->caching > 0 && c->multi.state == MULTI_NONE) {
+    if (c->caching > 0 && c->multi_state == MULTI_NONE) {
         c->caching--;
     }
 }
