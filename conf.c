@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sysexits.h>
@@ -22,10 +23,11 @@
 #define LINE_CAP 4096   /* bytes of one line of the file */
 #define ITEM_CAP (HOST_CAP + 16) /* one address of a list, with brackets, port or unix: */
 #define MAX_ERRORS 20   /* more are seldom read, and most follow from the first */
-#define SECTIONS (1 + MAX_SERVICES) /* section 0 is [puerta], section 1 + i is conf->redis[i] */
+#define SECTIONS (1 + MAX_SERVICES) /* section 0 is [puerta], section 1 + i is conf->services[i] */
 #define NOWHERE (-1)    /* no section has begun */
 #define SKIPPED (-2)    /* below a header that was refused: its keys would only repeat the complaint */
-#define DEFAULT_PORT ":6379"
+#define PORT_CAP sizeof ":65535"
+#define WEIGHT_MAX 100
 #define OTHER_DESCRIPTORS 16 /* stderr, pipes to itself and the parent, the cold queue, files at startup */
 
 /* --------------------------------------------------------------- complaints */
@@ -106,7 +108,7 @@ static void complain_value(struct reader *r, const struct option *o, const char 
 {
     static const char *const kinds[] = {
         "a size in bytes or with k, m or g", "a time with ms, s, m or h", "a whole number", "a switch", "one of",
-        "1.2.3.4:6379, [::1]:6379 or unix:/path", "HOST:PORT, [::1]:6379 or HOST alone", "a declaration", "text",
+        "1.2.3.4:6379, [::1]:6379 or unix:/path", "HOST:PORT, [::1]:PORT or HOST alone", "a declaration", "text",
         "a password", "a file"
     };
     char range[OPTION_TEXT], cure[2 * OPTION_TEXT];
@@ -116,9 +118,15 @@ static void complain_value(struct reader *r, const struct option *o, const char 
 }
 
 /* The scope of the options of a section. */
-static enum option_scope scope_of(int section)
+static enum option_scope scope_of(const struct conf *conf, int section)
 {
-    return section == 0 ? PROCESS : REDIS;
+    return section == 0 ? PROCESS : conf->services[section - 1].kind == SERVICE_MONGO ? MONGO : REDIS;
+}
+
+/* How the list of servers is called in a section. */
+static const char *servers_key(const struct conf_service *s)
+{
+    return s->kind == SERVICE_MONGO ? "mongos" : "nodes";
 }
 
 /* A key in the wrong section is told apart from a misspelt one. */
@@ -129,9 +137,11 @@ static void complain_key(struct reader *r, const char *key)
 
     if (near == NULL)
         snprintf(cure, sizeof cure, "puerta -h lists all keys");
-    else if (r->file != NULL && near->scope != scope_of(r->section))
-        snprintf(cure, sizeof cure, "%s belongs in a [%s] section", near->key,
-                 near->scope == PROCESS ? "puerta" : "redis NAME");
+    else if (r->file == NULL && near->scope != PROCESS && near->scope != scope_of(r->conf, 1))
+        snprintf(cure, sizeof cure, "%s is an option of puerta %s", near->key, option_scopes[near->scope]);
+    else if (r->file != NULL && near->scope != scope_of(r->conf, r->section))
+        snprintf(cure, sizeof cure, "%s belongs in a [%s%s] section", near->key, option_scopes[near->scope],
+                 near->scope == PROCESS ? "" : " NAME");
     else
         snprintf(cure, sizeof cure, "the nearest known key is %s", near->key);
     complain(r, r->line, key, cure, "no such key");
@@ -139,10 +149,27 @@ static void complain_key(struct reader *r, const char *key)
 
 /* ----------------------------------------------------------------- values */
 
-/* Gives what is wrong with the node's text, or NULL. */
-static const char *node_parse(const char *text, struct host_port *out)
+/* Cuts "*WEIGHT" off; gives what is wrong with it, or NULL. */
+static const char *weight_cut(char *text, uint8_t *weight)
 {
-    char whole[ITEM_CAP + sizeof DEFAULT_PORT];
+    char *star = strchr(text, '*'), *end;
+    unsigned long n;
+
+    *weight = 1;
+    if (star == NULL)
+        return NULL;
+    n = strtoul(star + 1, &end, 10);
+    if (*end != '\0' || n < 1 || n > WEIGHT_MAX)
+        return "a weight is 1 to 100";
+    *weight = (uint8_t)n;
+    *star = '\0';
+    return NULL;
+}
+
+/* Gives what is wrong with the server's text, or NULL. */
+static const char *node_parse(const char *text, const char *port, struct host_port *out)
+{
+    char whole[ITEM_CAP + PORT_CAP];
     struct address local;
     const char *why = "", *colon = strchr(text, ':');
     bool bare = text[0] == '[' ? text[strlen(text) - 1] == ']' : colon == NULL; /* without a port */
@@ -156,19 +183,21 @@ static const char *node_parse(const char *text, struct host_port *out)
     }
     if (text[0] != '[' && colon != NULL && strchr(colon + 1, ':') != NULL)
         return "an IPv6 address needs brackets";
-    snprintf(whole, sizeof whole, "%.*s%s", ITEM_CAP - 1, text, bare ? DEFAULT_PORT : "");
+    snprintf(whole, sizeof whole, "%.*s%s", ITEM_CAP - 1, text, bare ? port : "");
     return host_port_split(whole, strlen(whole), out->host, &out->port, &why) ? NULL : why;
 }
 
 /* Adds one address to the section's listen or nodes; gives what is wrong with it, or NULL. */
-static const char *item_add(const struct option *o, struct conf_redis *s, const char *text)
+static const char *item_add(const struct option *o, struct conf_service *s, char *text)
 {
+    bool mongo = s->kind == SERVICE_MONGO;
     const char *why;
 
     if ((o->type == LISTEN ? s->listens : s->node_count) >= (int)o->max)
         return "one more than a section may have";
     if (o->type == NODES) {
-        why = node_parse(text, &s->nodes[s->node_count]);
+        why = mongo ? weight_cut(text, &s->weights[s->node_count]) : NULL;
+        why = why != NULL ? why : node_parse(text, mongo ? ":27017" : ":6379", &s->nodes[s->node_count]);
         s->node_count += why == NULL;
         return why;
     }
@@ -178,7 +207,7 @@ static const char *item_add(const struct option *o, struct conf_redis *s, const 
     return NULL;
 }
 
-static void list_add(struct reader *r, const struct option *o, struct conf_redis *s, const char *value)
+static void list_add(struct reader *r, const struct option *o, struct conf_service *s, const char *value)
 {
     char item[ITEM_CAP], wrong[OPTION_TEXT];
     const char *why;
@@ -259,7 +288,7 @@ static void option_set(struct reader *r, const struct option *o, void *base, con
 
 static void *section_base(struct conf *conf, int section)
 {
-    return section == 0 ? (void *)conf : (void *)&conf->redis[section - 1];
+    return section == 0 ? (void *)conf : (void *)&conf->services[section - 1];
 }
 
 /* The section has its defaults from here on, and the keys that follow are its own. */
@@ -270,7 +299,7 @@ static void section_begin(struct reader *r, int section, int line)
     r->section = section;
     r->begun[section] = line;
     for (size_t i = 0; i < option_count; i++)
-        if (options[i].scope == scope_of(section) && options[i].standard[0] != '\0')
+        if (options[i].scope == scope_of(r->conf, section) && options[i].standard[0] != '\0')
             option_set(r, &options[i], section_base(r->conf, section), options[i].standard);
     must(r->errors == before); /* a default outside its own range is a mistake in the table */
 }
@@ -287,7 +316,7 @@ static void assign(struct reader *r, int section, const struct option *o, const 
         return;
     }
     if (*given == 0 && o->type == LISTEN)
-        r->conf->redis[section - 1].listens = 0; /* the default gives way to the first address */
+        r->conf->services[section - 1].listens = 0; /* the default gives way to the first address */
     *given = r->line;
     if (list && value[strspn(value, ", \t")] == '\0')
         complain_value(r, o, value, "an empty list");
@@ -314,32 +343,33 @@ static bool blank_or_comment(const char *text)
     return *text == '\0' || *text == '#' || *text == ';';
 }
 
-static void redis_begin(struct reader *r, const char *header, const char *name)
+static void service_begin(struct reader *r, enum service_kind kind, const char *header, const char *name)
 {
     static const char good[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
     struct conf *conf = r->conf;
 
     if (*name == '\0' || strlen(name) >= NAME_CAP || name[strspn(name, good)] != '\0') {
-        complain(r, r->line, header, "[redis NAME]: letters, digits, '-', '_' and '.', at most 31",
+        complain(r, r->line, header, "[redis NAME], [mongo NAME]: letters, digits, '-', '_' and '.', at most 31",
                  *name == '\0' ? "a section without a name" : "not a name of a section");
         return;
     }
-    for (int i = 0; i < conf->redis_count; i++)
-        if (strcmp(conf->redis[i].name, name) == 0) {
+    for (int i = 0; i < conf->service_count; i++)
+        if (strcmp(conf->services[i].name, name) == 0) {
             complain(r, r->line, header, "each section needs a name of its own", "a name used before");
             return;
         }
-    if (conf->redis_count == MAX_SERVICES) {
+    if (conf->service_count == MAX_SERVICES) {
         complain(r, r->line, header, "start a second Puerta for more", "more than %d sections", MAX_SERVICES);
         return;
     }
-    snprintf(conf->redis[conf->redis_count].name, NAME_CAP, "%s", name);
-    section_begin(r, ++conf->redis_count, r->line);
+    conf->services[conf->service_count].kind = kind;
+    snprintf(conf->services[conf->service_count].name, NAME_CAP, "%s", name);
+    section_begin(r, ++conf->service_count, r->line);
 }
 
 static void header_read(struct reader *r, char *text)
 {
-    static const char cure[] = "the sections are [puerta] and [redis NAME]";
+    static const char cure[] = "the sections are [puerta], [redis NAME] and [mongo NAME]";
     char *end = strchr(text, ']'), *kind, *name, inner[LINE_CAP + 1];
 
     r->section = SKIPPED;
@@ -355,7 +385,9 @@ static void header_read(struct reader *r, char *text)
         *name++ = '\0';
     name = trim(name);
     if (strcmp(kind, "redis") == 0) {
-        redis_begin(r, text, name);
+        service_begin(r, SERVICE_REDIS, text, name);
+    } else if (strcmp(kind, "mongo") == 0) {
+        service_begin(r, SERVICE_MONGO, text, name);
     } else if (strcmp(kind, "puerta") != 0 || *name != '\0') {
         complain(r, r->line, text, cure, "an unknown section");
     } else if (r->begun[0] != 0) {
@@ -418,8 +450,8 @@ static void line_read(struct reader *r, char *text)
     if (value == NULL)
         return;
     if (r->section == NOWHERE)
-        complain(r, r->line, key, "put it below [puerta] or [redis NAME]", "a key before the first section");
-    else if ((o = option_find(scope_of(r->section), key)) == NULL)
+        complain(r, r->line, key, "put it below [puerta], [redis NAME] or [mongo NAME]", "a key before the first section");
+    else if ((o = option_find(scope_of(r->conf, r->section), key)) == NULL)
         complain_key(r, key);
     else
         assign(r, r->section, o, value);
@@ -456,7 +488,7 @@ static bool line_next(struct reader *r, FILE *f, char text[LINE_CAP + 1])
 /* The line on which an option was given; 0 = nowhere. */
 static int given_at(const struct reader *r, int section, const char *key)
 {
-    return r->given[section][option_find(scope_of(section), key) - options];
+    return r->given[section][option_find(scope_of(r->conf, section), key) - options];
 }
 
 /* The line to blame for an option: its own, or its section's where it has the default. */
@@ -470,7 +502,7 @@ static int line_of(const struct reader *r, int section, const char *key)
 static void check_memory(struct reader *r, int section)
 {
     const struct conf *conf = r->conf;
-    size_t retain = conf->redis[section - 1].retain_bytes, shared = conf->redis[section - 1].shared_reply_limit;
+    size_t retain = conf->services[section - 1].retain_bytes, shared = conf->services[section - 1].shared_reply_limit;
     uint64_t most = (uint64_t)conf->chunk_size * conf->chunks / 8;
     char text[OPTION_TEXT], limit[OPTION_TEXT], cure[2 * OPTION_TEXT];
     int line = given_at(r, section, "shared_reply_limit");
@@ -487,9 +519,30 @@ static void check_memory(struct reader *r, int section)
                  "shared_reply_limit is more than upstream_buffer");
 }
 
-static void check_upstream(struct reader *r, int section)
+static void check_servers(struct reader *r, int section)
 {
-    const struct conf_redis *s = &r->conf->redis[section - 1];
+    const struct conf_service *s = &r->conf->services[section - 1];
+    bool mongo = s->kind == SERVICE_MONGO;
+
+    if (s->node_count == 0)
+        complain(r, line_of(r, section, servers_key(s)), s->name,
+                 mongo ? "add a line such as mongos = 10.0.0.1:27017, 10.0.0.2:27017"
+                       : "add a line such as nodes = 10.0.0.1:6379, 10.0.0.2:6379",
+                 mongo ? "no mongos in section" : "no nodes in section");
+}
+
+static void check_mongo(struct reader *r, int section)
+{
+    const struct conf_service *s = &r->conf->services[section - 1];
+
+    if (s->upstream_proxy && s->mode != MONGO_LOADBALANCED)
+        complain(r, line_of(r, section, "upstream_proxy"), "v2", "set mode = loadbalanced, or leave it out",
+                 "a PROXY header leads to the loadBalancerPort, which serves only drivers with loadBalanced=true");
+}
+
+static void check_redis(struct reader *r, int section)
+{
+    const struct conf_service *s = &r->conf->services[section - 1];
     int nodes = line_of(r, section, "nodes");
     char host[HOST_CAP];
     uint16_t port;
@@ -498,8 +551,6 @@ static void check_upstream(struct reader *r, int section)
     if (s->announce[0] != '\0' && !host_port_split(s->announce, strlen(s->announce), host, &port, &why))
         complain(r, line_of(r, section, "announce"), s->announce, "write HOST:PORT, as clients reach Puerta",
                  "not an address (%s)", why);
-    if (s->node_count == 0)
-        complain(r, nodes, s->name, "add a line such as nodes = 10.0.0.1:6379, 10.0.0.2:6379", "no nodes in section");
     for (int i = 0; i < s->node_count && !s->single; i++)
         if (s->nodes[i].port == 0)
             complain(r, nodes, s->nodes[i].host, "give HOST:PORT, or set topology = single",
@@ -521,7 +572,7 @@ static void check_secrets(struct reader *r, int section)
     for (size_t i = 1; i < option_count; i++)
         if (options[i].type == SECRET_FILE && given[i] != 0 && given[i - 1] != 0) {
             snprintf(cure, sizeof cure, "keep %s or %s", options[i - 1].key, options[i].key);
-            complain(r, given[i], r->conf->redis[section - 1].name, cure, "two passwords in section");
+            complain(r, given[i], r->conf->services[section - 1].name, cure, "two passwords in section");
         }
 }
 
@@ -530,14 +581,14 @@ static void check_listen(struct reader *r, int a, int i)
 {
     char mine[ADDRESS_TEXT], other[ADDRESS_TEXT];
 
-    address_text(&r->conf->redis[a - 1].listen[i], mine);
+    address_text(&r->conf->services[a - 1].listen[i], mine);
     for (int b = 1; b <= a; b++) {
-        const struct conf_redis *s = &r->conf->redis[b - 1];
+        const struct conf_service *s = &r->conf->services[b - 1];
         for (int j = 0; j < (b == a ? i : s->listens); j++) {
             if (strcmp(mine, address_text(&s->listen[j], other)) != 0)
                 continue;
             complain(r, line_of(r, a, "listen"), mine, "give each section a listen = ADDRESS:PORT of its own",
-                     "an address that [redis %s] listens on already", s->name);
+                     "an address that [%s %s] listens on already", option_scopes[scope_of(r->conf, b)], s->name);
             return;
         }
     }
@@ -551,13 +602,19 @@ static void check_all(struct reader *r)
     if ((conf->chunk_size & (conf->chunk_size - 1)) != 0)
         complain(r, line_of(r, 0, "chunk_size"), option_text(SIZE, conf->chunk_size, text),
                  "1k, 2k, 4k, 8k, 16k, 32k, 64k, 128k and 256k are", "chunk_size is not a power of two");
-    if (conf->redis_count == 0)
-        complain(r, r->line, "[redis NAME]", "add [redis main] and below it nodes = HOST:PORT", "no section to serve");
-    for (int s = 1; s <= conf->redis_count; s++) {
-        check_memory(r, s);
-        check_upstream(r, s);
+    if (conf->service_count == 0)
+        complain(r, r->line, "[redis NAME]", "add [redis main] and below it nodes = HOST:PORT, or [mongo main] and mongos = HOST:PORT",
+                 "no section to serve");
+    for (int s = 1; s <= conf->service_count; s++) {
+        check_servers(r, s);
+        if (conf->services[s - 1].kind == SERVICE_MONGO) {
+            check_mongo(r, s);
+        } else {
+            check_memory(r, s);
+            check_redis(r, s);
+        }
         check_secrets(r, s);
-        for (int i = 0; i < conf->redis[s - 1].listens; i++)
+        for (int i = 0; i < conf->services[s - 1].listens; i++)
             check_listen(r, s, i);
     }
 }
@@ -608,7 +665,7 @@ static void argument_read(struct reader *r, const char *argument)
     }
     memcpy(key, argument, n);
     key[n] = '\0';
-    if ((o = option_find(REDIS, key)) != NULL)
+    if ((o = option_find(scope_of(r->conf, 1), key)) != NULL)
         assign(r, 1, o, argument + n + 1);
     else if ((o = option_find(PROCESS, key)) != NULL)
         assign(r, 0, o, argument + n + 1);
@@ -616,22 +673,33 @@ static void argument_read(struct reader *r, const char *argument)
         complain_key(r, key);
 }
 
-bool conf_quick(struct conf *conf, int argc, char **argv)
+int conf_services(const struct conf *conf, enum service_kind kind)
 {
+    int n = 0;
+
+    for (int i = 0; i < conf->service_count; i++)
+        n += conf->services[i].kind == kind;
+    return n;
+}
+
+bool conf_quick(struct conf *conf, enum service_kind kind, int argc, char **argv)
+{
+    const char *word = kind == SERVICE_MONGO ? "mongo" : "redis";
     struct reader r;
 
     if (argc < 1) {
-        fprintf(stderr, "puerta: no nodes: ''; write puerta redis HOST:PORT[,HOST:PORT...] [key=value ...]\n");
+        fprintf(stderr, "puerta: no servers: ''; write puerta %s HOST:PORT[,HOST:PORT...] [key=value ...]\n", word);
         return false;
     }
     reader_begin(&r, conf, NULL, argv);
     conf->supervise = 0; /* a quick start ends with its terminal, like any command */
-    snprintf(conf->redis[0].name, NAME_CAP, "redis");
-    conf->redis_count = 1;
+    snprintf(conf->services[0].name, NAME_CAP, "%s", word);
+    conf->services[0].kind = kind;
+    conf->service_count = 1;
     section_begin(&r, 1, 1);
     r.begun[0] = 1;
     r.line = 1;
-    assign(&r, 1, option_find(REDIS, "nodes"), argv[0]);
+    assign(&r, 1, option_find(scope_of(conf, 1), servers_key(&conf->services[0])), argv[0]);
     for (r.line = 2; r.line <= argc; r.line++)
         argument_read(&r, argv[r.line - 1]);
     r.line = 1;
@@ -646,7 +714,7 @@ bool conf_quick(struct conf *conf, int argc, char **argv)
 static void report_list(const struct option *o, const void *base)
 {
     const struct conf *conf = base;
-    const struct conf_redis *s = base;
+    const struct conf_service *s = base;
     char text[ADDRESS_TEXT];
 
     /* One line each: a list in one line might be longer than a line may be. */
@@ -658,10 +726,10 @@ static void report_list(const struct option *o, const void *base)
     for (int i = 0; o->type == NODES && i < s->node_count; i++) {
         const struct host_port *n = &s->nodes[i];
         if (n->port == 0)
-            printf("%s = unix:%s\n", o->key, n->host);
+            printf("%s = unix:%s", o->key, n->host);
         else
-            printf(strchr(n->host, ':') != NULL ? "%s = [%s]:%u\n" : "%s = %s:%u\n", o->key, n->host,
-                   (unsigned)n->port);
+            printf(strchr(n->host, ':') != NULL ? "%s = [%s]:%u" : "%s = %s:%u", o->key, n->host, (unsigned)n->port);
+        printf(s->weights[i] > 1 ? "*%u\n" : "\n", (unsigned)s->weights[i]);
     }
 }
 
@@ -693,8 +761,8 @@ size_t conf_descriptors(const struct conf *conf)
     size_t n = (size_t)conf->max_clients + conf_leases(conf) + OTHER_DESCRIPTORS;
 
     n += (conf->resp3 ? 4 : 3) * (size_t)conf->max_backends; /* to each the shared ones, that of subscriptions, and the probe's */
-    for (int i = 0; i < conf->redis_count; i++)
-        n += (size_t)conf->redis[i].listens;
+    for (int i = 0; i < conf->service_count; i++)
+        n += (size_t)conf->services[i].listens;
     return n;
 }
 
@@ -705,9 +773,9 @@ static void report_kernel(const struct conf *conf)
     uint64_t each = 0;
     bool known = true;
 
-    for (int i = 0; i < conf->redis_count; i++) {
-        uint64_t sum = (uint64_t)conf->redis[i].receive_buffer + (uint64_t)conf->redis[i].send_buffer;
-        known = known && conf->redis[i].receive_buffer != 0 && conf->redis[i].send_buffer != 0;
+    for (int i = 0; i < conf->service_count; i++) {
+        uint64_t sum = (uint64_t)conf->services[i].receive_buffer + (uint64_t)conf->services[i].send_buffer;
+        known = known && conf->services[i].receive_buffer != 0 && conf->services[i].send_buffer != 0;
         each = sum > each ? sum : each;
     }
     if (known)
@@ -723,14 +791,15 @@ void conf_report(const struct conf *conf)
     const char *table;
     size_t count, size;
 
-    for (int s = 0; s <= conf->redis_count; s++) {
-        const void *base = s == 0 ? (const void *)conf : (const void *)&conf->redis[s - 1];
+    for (int s = 0; s <= conf->service_count; s++) {
+        const void *base = s == 0 ? (const void *)conf : (const void *)&conf->services[s - 1];
+        enum option_scope scope = scope_of(conf, s);
         if (s == 0)
             printf("[puerta]\n");
         else
-            printf("\n[redis %s]\n", conf->redis[s - 1].name);
+            printf("\n[%s %s]\n", option_scopes[scope], conf->services[s - 1].name);
         for (size_t i = 0; i < option_count; i++)
-            if (options[i].scope == scope_of(s))
+            if (options[i].scope == scope)
                 report_option(&options[i], base);
     }
     printf("\n# %-22s %10s %12s %14s\n", "memory", "count", "bytes each", "bytes");

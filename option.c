@@ -1,7 +1,7 @@
 /*
  * option.c - the table of all options, and what follows from a row alone: units, ranges, near keys.
  *
- *     text in the file --option_parse()--> a number --option_store()--> a field of struct conf or struct conf_redis
+ *     text in the file --option_parse()--> a number --option_store()--> a field of struct conf or struct conf_service
  *                      <--option_text()---          <--option_load()---
  *
  * Owns nothing that changes. conf.c reads the lines, tells what is wrong with them and writes the report; only the
@@ -22,7 +22,8 @@
 #define DAY SECONDS(86400)
 
 #define P(field) PROCESS, offsetof(struct conf, field), sizeof ((struct conf *)0)->field
-#define R(field) REDIS, offsetof(struct conf_redis, field), sizeof ((struct conf_redis *)0)->field
+#define M(field) MONGO, offsetof(struct conf_service, field), sizeof ((struct conf_service *)0)->field
+#define R(field) REDIS, offsetof(struct conf_service, field), sizeof ((struct conf_service *)0)->field
 
 const struct option options[] = {
     { P(chunk_size), "chunk_size", SIZE, KIB(1), KIB(256), "16k", NULL,
@@ -59,6 +60,8 @@ const struct option options[] = {
       "subscriptions of all clients together, one for each client and channel" },
     { P(max_messages), "max_messages", COUNT, 64, 1048576, "16384", NULL,
       "published messages not yet read by all their subscribers; each is kept once" },
+    { P(max_affinities), "max_affinities", COUNT, 64, 4194304, "16384", NULL,
+      "MongoDB: cursors, transactions and clients of which it is known at the same time which mongos has them" },
     { P(log_level), "log_level", ENUM, 0, 3, "info", "error|warn|info|debug",
       "the least important lines that are still written to stderr" },
     { P(prefault), "prefault", BOOL, 0, 1, "no", "no|yes",
@@ -140,6 +143,53 @@ const struct option options[] = {
       "the kernel's receive buffer of each connection (SO_RCVBUF)" },
     { R(send_buffer), "send_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
       "the kernel's send buffer of each connection (SO_SNDBUF)" },
+
+    { M(listen), "listen", LISTEN, 1, MAX_LISTENS, "127.0.0.1:27017", NULL,
+      "where clients connect: 1.2.3.4:27017, [::1]:27017 or unix:/path" },
+    { M(nodes), "mongos", NODES, 1, MAX_SEEDS, "", NULL,
+      "the mongos: HOST or HOST:PORT (27017), each with *WEIGHT behind it if need be (1 to 100)" },
+    { M(expect_any), "expect", ENUM, 0, 1, "mongos", "mongos|any",
+      "whether a server must say that it is a mongos before it gets clients" },
+    { M(mode), "mode", ENUM, 0, 1, "passthrough", "passthrough|loadbalanced",
+      "ordinary drivers, each client kept at one mongos; or drivers with loadBalanced=true, which pin connections themselves" },
+    { M(affinity), "affinity", ENUM, 0, 2, "fingerprint", "fingerprint|source|connection",
+      "passthrough: what one client is: its address, appName and system; its address; or each connection by itself" },
+    { M(affinity_grace_ms), "affinity_grace", TIME, 0, DAY, "10m", NULL,
+      "how long a client is still sent to the same mongos once its last connection has closed" },
+    { M(balance), "balance", ENUM, 0, 3, "least-connections", "least-connections|round-robin|random-two|weighted",
+      "which mongos a new client gets; all but round-robin heed the weights" },
+    { M(upstream_proxy), "upstream_proxy", ENUM, 0, 1, "none", "none|v2",
+      "v2: a PROXY header goes ahead of each connection, as the loadBalancerPort of a mongos wants it" },
+    { M(client_window), "client_window", SIZE, KIB(16), MIB(256), "256k", NULL,
+      "bytes waiting for one side of a connection before the other is no longer read" },
+    { M(dial_timeout_ms), "dial_timeout", TIME, 1, DAY, "1s", NULL,
+      "how long a connection to a mongos may take to open" },
+    { M(handshake_timeout_ms), "handshake_timeout", TIME, 1, DAY, "10s", NULL,
+      "how long a client may take to say hello" },
+    { M(client_stall_ms), "client_stall", TIME, 1, DAY, "60s", NULL,
+      "a client or a mongos that takes nothing of what waits for it this long is closed" },
+    { M(client_idle_ms), "client_idle", TIME, 1, DAY, "0", "never",
+      "a client that asks nothing this long is closed" },
+    { M(probe_interval_ms), "probe_interval", TIME, 1, DAY, "2s", NULL,
+      "how often each mongos is asked for its hello" },
+    { M(probe_timeout_ms), "probe_timeout", TIME, 1, DAY, "2s", NULL,
+      "a hello not answered by then has failed" },
+    { M(rise), "rise", COUNT, 1, 100, "2", NULL,
+      "hellos in a row that must succeed before a mongos that was down counts as up" },
+    { M(fall), "fall", COUNT, 1, 100, "3", NULL,
+      "failed hellos in a row until a mongos counts as down; refused, lost or timed out counts twice" },
+    { M(slow_start_ms), "slow_start", TIME, 0, DAY, "30s", NULL,
+      "over this time the share of a mongos that has come back grows to its whole" },
+    { M(drain_timeout_ms), "drain_timeout", TIME, 0, DAY, "15s", NULL,
+      "how long clients with open cursors or transactions may stay at a mongos that is shutting down" },
+    { M(eject_after), "eject_after", COUNT, 1, 1000, "5", "never",
+      "connections in a row that a mongos refuses or breaks off until it gets no new clients for a while" },
+    { M(eject_time_ms), "eject_time", TIME, 100, DAY, "10s", NULL,
+      "how long, the first time; each further time is as much longer. The last mongos is never left out" },
+    { M(receive_buffer), "receive_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
+      "the kernel's receive buffer of each connection (SO_RCVBUF)" },
+    { M(send_buffer), "send_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
+      "the kernel's send buffer of each connection (SO_SNDBUF)" },
 };
 
 
@@ -148,7 +198,7 @@ const size_t option_count = sizeof options / sizeof *options;
 /* Whoever keeps an array by option counts on OPTION_CAP. */
 typedef char table_fits[sizeof options / sizeof *options <= OPTION_CAP ? 1 : -1];
 
-const char *const option_scopes[] = { "puerta", "redis" };
+const char *const option_scopes[] = { "puerta", "redis", "mongo" };
 
 /* -------------------------------------------------------- numbers and words */
 
@@ -414,7 +464,7 @@ void conf_help(void)
         if (i == 0)
             printf("Options of [puerta], the process:\n");
         else if (o->scope != options[i - 1].scope)
-            printf("\nOptions of [redis NAME], a listener and the servers behind it:\n");
+            printf("\nOptions of [%s NAME], a listener and the servers behind it:\n", option_scopes[o->scope]);
         printf("  %s = %s  (%s)\n      %s\n", o->key, o->standard[0] != '\0' ? o->standard : "\"\"",
                option_range(o, range), o->help);
         if (o->type == COMMAND)

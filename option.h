@@ -7,15 +7,15 @@
 
 #include "puerta.h"
 
-#define OPTION_CAP 64   /* rows that the table may have */
+#define OPTION_CAP 96   /* rows that the table may have */
 #define OPTION_TEXT 160 /* bytes of a value or a range as text */
 
-enum option_scope { PROCESS, REDIS }; /* [puerta], [redis NAME] */
+enum option_scope { PROCESS, REDIS, MONGO }; /* [puerta], [redis NAME], [mongo NAME] */
 enum option_type { SIZE, TIME, COUNT, BOOL, ENUM, LISTEN, NODES, COMMAND, TEXT, SECRET, SECRET_FILE };
 
 struct option {
     enum option_scope scope;
-    size_t offset, width;  /* of the field in struct conf or struct conf_redis */
+    size_t offset, width;  /* of the field in struct conf or struct conf_service */
     const char *key;
     enum option_type type;
     uint64_t min, max;
@@ -43,7 +43,7 @@ const char *option_range(const struct option *o, char out[OPTION_TEXT]);
  * would be right. command_init() must have run. */
 const char *option_command(struct conf *conf, const char *text, char cure[2 * OPTION_TEXT]);
 
-/* The field of a number, a switch or a word. base is the struct conf or struct conf_redis of its scope. */
+/* The field of a number, a switch or a word. base is the struct conf or struct conf_service of its scope. */
 void option_store(void *base, const struct option *o, uint64_t n);
 uint64_t option_load(const void *base, const struct option *o);
 

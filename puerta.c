@@ -27,8 +27,9 @@ static void usage(FILE *to)
 {
     fputs("usage: puerta -c FILE                             run\n"
           "       puerta -t -c FILE                          check the file, show options and memory\n"
-          "       puerta redis NODE[,NODE...] [key=value ...] run without a file\n"
-          "       puerta -t redis NODE[,NODE...] [key=value ...]\n"
+          "       puerta redis NODE[,NODE...] [key=value ...]       run without a file\n"
+          "       puerta mongo MONGOS[,MONGOS...] [key=value ...]\n"
+          "       puerta -t redis|mongo ...                  check the same\n"
           "       puerta -h | -V\n", to);
 }
 
@@ -44,8 +45,8 @@ static void take_tables(void)
 
 static void open_listeners(void)
 {
-    for (int i = 0; i < conf.redis_count; i++) {
-        const struct conf_redis *r = &conf.redis[i];
+    for (int i = 0; i < conf.service_count; i++) {
+        const struct conf_service *r = &conf.services[i];
         struct net_sizes sizes = { r->receive_buffer, r->send_buffer };
         for (int k = 0; k < r->listens; k++) {
             char text[ADDRESS_TEXT];
@@ -158,8 +159,15 @@ static int report(void)
     return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
 }
 
+static bool kind_of(const char *word, enum service_kind *kind)
+{
+    *kind = strcmp(word, "mongo") == 0 ? SERVICE_MONGO : SERVICE_REDIS;
+    return *kind == SERVICE_MONGO || strcmp(word, "redis") == 0;
+}
+
 int main(int argc, char **argv)
 {
+    enum service_kind kind;
     const char *file = NULL;
     bool test = false;
     int opt;
@@ -187,8 +195,8 @@ int main(int argc, char **argv)
         if (!conf_read(&conf, file)) {
             return EX_CONFIG;
         }
-    } else if (file == NULL && optind + 1 < argc && strcmp(argv[optind], "redis") == 0) {
-        if (!conf_quick(&conf, argc - optind - 1, argv + optind + 1)) {
+    } else if (file == NULL && optind + 1 < argc && kind_of(argv[optind], &kind)) {
+        if (!conf_quick(&conf, kind, argc - optind - 1, argv + optind + 1)) {
             return EX_CONFIG;
         }
     } else {

@@ -30,7 +30,7 @@
 
 /* ---------------------------------------------------------------- limits */
 
-#define MAX_SERVICES 8      /* [redis NAME] sections: each costs a slot map of 64 KiB */
+#define MAX_SERVICES 8      /* [redis NAME] and [mongo NAME] sections: each costs a slot map of 64 KiB */
 #define MAX_LISTENS 4       /* addresses of one section: IPv4, IPv6, a unix socket and one more */
 #define MAX_SEEDS 16        /* nodes = ...: only one of them has to be alive at the start */
 #define BACKENDS_MAX 1024   /* max_backends at most: the size of a few marks kept for each */
@@ -438,7 +438,7 @@ struct backend {
     uint64_t unlisted_ms;       /* since when no map names it */
     uint64_t resolved_ms;
     struct conn *probe;
-    uint8_t question;           /* what the probe has asked: enum in health.c; 0: nothing */
+    uint8_t question;           /* what the probe has asked: an enum of its talk; 0: nothing */
     bool doubt;                 /* that question was on its way when the node was seen not to be busy any more */
     uint64_t asked_ms;
     uint64_t heard_ms;          /* when it was asked what it has answered last */
@@ -449,8 +449,18 @@ struct backend {
     struct timer timer;
 };
 
+/* What is asked on a server's probe, and what the answer means: one for each protocol. */
+struct probe_talk {
+    void (*on_open)(struct backend *b);    /* its probe is connected: the first question */
+    void (*on_bytes)(struct backend *b);   /* readable: the talk calls conn_receive */
+    void (*on_due)(struct backend *b);     /* asked nothing now, and the time has come */
+    void (*on_lost)(struct backend *b);    /* its probe is gone, and what it was asked */
+    void (*on_trouble)(struct backend *b); /* something is wrong with it */
+};
+
 /* What the rooms above want to know. */
 struct service_ops {
+    const struct probe_talk *talk;
     void (*on_map)(struct service *s);                    /* some slots changed their owner */
     void (*on_backend)(struct backend *b);                /* its state changed; FREE: it is to be let go */
     bool (*in_use)(const struct backend *b);              /* requests still hang on it */
@@ -458,7 +468,7 @@ struct service_ops {
 
 /* One section at work: the map of its slots and how it is kept true. */
 struct service {
-    const struct conf_redis *conf;
+    const struct conf_service *conf;
     const struct service_ops *ops;
     struct slotmap map;
     struct slotmap_stage stage;
@@ -485,7 +495,7 @@ struct service {
 };
 
 void health_tables(const struct conf *conf);
-void health_open(struct service *s, const struct conf_redis *conf, const struct service_ops *ops);
+void health_open(struct service *s, const struct conf_service *conf, const struct service_ops *ops);
 /* The entry of a node, made if need be; NULL when max_backends are in use. An empty host is `near`'s own. */
 struct backend *backend_get(struct service *s, const char *host, uint16_t port, const struct backend *near);
 struct backend *backend_at(uint16_t index);               /* NULL when there is none */
@@ -495,43 +505,58 @@ uint16_t backend_cap(void);
 const char *backend_name(const struct backend *b, char out[HOST_CAP + 8]); /* "host:port" */
 /* Its present address, or NULL while none is known. */
 const struct address *backend_address(const struct backend *b);
-void health_refresh(struct service *s);                   /* the map is not true any more: ask soon */
-void health_ask_now(struct service *s);                   /* somebody waits for a map asked for from now on */
+/* Puts one question on b's open probe, which answers one at a time; `what` is not 0. False: no chunk, its time comes again soon. */
+bool health_ask(struct backend *b, uint8_t what, const void *bytes, size_t n);
+void health_answered(struct backend *b);                  /* as it should: counts for `rise` */
+void health_failed(struct backend *b, uint32_t weight);   /* counts so much for `fall` */
 void health_lost(struct backend *b);                      /* a connection that had worked was lost */
 void health_refused(struct backend *b);                   /* it could not be dialled, or did not let us in */
 void health_suspect(struct backend *b);                   /* requests in flight make no progress */
 void health_alive(struct backend *b);                     /* it answered a request */
-void health_look(struct backend *b);                      /* its probe does not wait for its time */
-void health_not_busy(struct backend *b);                  /* it has just done what it refuses while a script holds it up */
-const char *service_busy(const struct service *s);        /* what a node says that is busy with a script; NULL: none is */
-/* The AUTH request for a node's login, at most 2 * SECRET_CAP + 64 bytes; 0 when there is no password. */
-size_t health_login(const struct conf_redis *conf, unsigned char *out);
 
 /* ------------------------------------------------------ conf.c (floor 5) */
 
-struct host_port { char host[HOST_CAP]; uint16_t port; };
+struct host_port { char host[HOST_CAP]; uint16_t port; }; /* port 0: a unix path in host */
 
-/* One [redis NAME] section. */
-struct conf_redis {
+enum service_kind { SERVICE_REDIS, SERVICE_MONGO };
+enum mongo_mode { MONGO_PASSTHROUGH, MONGO_LOADBALANCED };
+enum mongo_affinity { AFFINITY_FINGERPRINT, AFFINITY_SOURCE, AFFINITY_CONNECTION };
+enum mongo_balance { BALANCE_LEAST, BALANCE_ROUND_ROBIN, BALANCE_RANDOM_TWO, BALANCE_WEIGHTED };
+
+/* One [redis NAME] or [mongo NAME] section. */
+struct conf_service {
+    enum service_kind kind;
     char name[NAME_CAP];
     struct address listen[MAX_LISTENS];
     int listens;
-    struct host_port nodes[MAX_SEEDS];   /* port 0: a unix path in host */
+    struct host_port nodes[MAX_SEEDS];   /* of a Redis Cluster, or the mongos */
+    uint8_t weights[MAX_SEEDS];          /* of the mongos */
     int node_count;
+    uint32_t dial_timeout_ms, client_stall_ms, client_idle_ms, probe_interval_ms, probe_timeout_ms;
+    uint32_t rise, fall;
+    int receive_buffer, send_buffer;     /* SO_RCVBUF, SO_SNDBUF; 0 = the system's */
+    size_t client_window;
+    /* Redis */
     int single;                          /* topology: 0 = cluster, 1 = single */
     char announce[HOST_CAP + 8];         /* "HOST:PORT"; "" = the address that a client came by */
     char upstream_user[SECRET_CAP], upstream_password[SECRET_CAP];
     char password[SECRET_CAP];           /* of clients; "" = they need none */
     int protect, allow_admin, client_logins; /* yes / no */
-    size_t retain_bytes, shared_reply_limit, client_window, merge_limit;
+    size_t retain_bytes, shared_reply_limit, merge_limit;
     uint32_t client_pipeline;
-    uint32_t dial_timeout_ms, request_timeout_ms, failover_wait_ms, client_stall_ms, client_idle_ms;
+    uint32_t request_timeout_ms, failover_wait_ms;
     size_t transaction_limit;
-    uint32_t refresh_interval_ms, probe_interval_ms, probe_timeout_ms, suspect_after_ms, lease_wait_ms;
+    uint32_t refresh_interval_ms, suspect_after_ms, lease_wait_ms;
     uint32_t failover_queue;
-    uint32_t rise, fall;
     int unknown_commands;                /* 0 = refuse, 1 = route by the first key */
-    int receive_buffer, send_buffer;     /* SO_RCVBUF, SO_SNDBUF; 0 = the system's */
+    /* MongoDB */
+    enum mongo_mode mode;
+    enum mongo_affinity affinity;
+    enum mongo_balance balance;
+    int expect_any;                      /* what is behind need not say that it is a mongos */
+    int upstream_proxy;                  /* 1: dial with a PROXY v2 header */
+    uint32_t affinity_grace_ms, handshake_timeout_ms, slow_start_ms, drain_timeout_ms, eject_time_ms;
+    uint32_t eject_after;
 };
 
 /* One `command = ...` line: what command_declare() is called with. */
@@ -542,21 +567,22 @@ struct conf {
     size_t script_cache;
     uint32_t max_clients, max_backends, max_requests, max_split_keys;
     uint32_t max_leases, max_blocked, max_watching, max_own;
-    uint32_t max_channels, max_subscriptions, max_messages;
+    uint32_t max_channels, max_subscriptions, max_messages, max_affinities;
     size_t channel_names;
     int log_level;
     int prefault, supervise, resp3;      /* yes / no */
     uint32_t backlog, stop_timeout_ms;
     struct conf_command commands[COMMAND_DECLARED_MAX];
     int command_count;
-    struct conf_redis redis[MAX_SERVICES];
-    int redis_count;
+    struct conf_service services[MAX_SERVICES];
+    int service_count;
 };
 
 /* Reads the file; on an error says `FILE:LINE: what is wrong; what would be right` on stderr and gives false. */
 bool conf_read(struct conf *conf, const char *path);
-/* puerta redis NODES [key=value ...]: the same options from the command line. */
-bool conf_quick(struct conf *conf, int argc, char **argv);
+/* puerta redis|mongo NODES [key=value ...]: the same options from the command line. argv[0] is the list of servers. */
+bool conf_quick(struct conf *conf, enum service_kind kind, int argc, char **argv);
+int conf_services(const struct conf *conf, enum service_kind kind); /* how many sections of that kind there are */
 /* Options in force, then memory tables (call after the measuring run): the report of -t, on stdout. */
 void conf_report(const struct conf *conf);
 void conf_help(void);

@@ -331,6 +331,20 @@ static inline bool req_is_nobodys(const struct req *r)
     return r->client == NULL && r->fan == NULL && (r->flags & REQ_OURS) == 0;
 }
 
+/* ------------------------------------------------------ redis_map.c */
+
+extern const struct probe_talk redis_probe_talk;
+void redis_map_tables(const struct conf *conf);           /* after health_tables */
+/* Begins a service: its map is empty, or with topology = single the one node's. */
+void map_open(struct service *s, const struct conf_service *conf, const struct service_ops *ops);
+void map_refresh(struct service *s);                      /* the map is not true any more: ask soon */
+void map_ask_now(struct service *s);                      /* somebody waits for a map asked for from now on */
+void node_look(struct backend *b);                        /* its probe does not wait for its time */
+void node_not_busy(struct backend *b);                    /* it has just done what it refuses while a script holds it up */
+const char *service_busy(const struct service *s);        /* what a node says that is busy with a script; NULL: none is */
+/* The AUTH request for a node's login, at most 2 * SECRET_CAP + 64 bytes; 0 when there is no password. */
+size_t node_login(const struct conf_service *conf, unsigned char *out);
+
 /* ------------------------------------------------- redis_upstream.c */
 
 /* What a connection tells the room above. A record given to one of these has left its queue and is that room's. */
@@ -680,7 +694,7 @@ enum login {
 /* A client begins, or begins anew (RESET): admitted only if no password is set. */
 void user_arrive(struct client *c);
 /* What a client is told that may not come in at all, as a whole reply; NULL: it may. Counts and logs it. */
-const char *user_barred(const struct conf_redis *conf, const struct address *peer);
+const char *user_barred(const struct conf_service *conf, const struct address *peer);
 /* Answers a command of a client that is not admitted. */
 enum verdict user_refuse(struct client *c);
 enum login user_login(struct client *c, const struct user_guess *g);

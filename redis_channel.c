@@ -47,8 +47,8 @@ static size_t buckets_for(size_t n)
 void redis_channel_tables(const struct conf *conf)
 {
     tb.scratch_cap = 1024;
-    for (int i = 0; i < conf->redis_count; i++) {
-        size_t retain = conf->redis[i].retain_bytes;
+    for (int i = 0; i < conf->service_count; i++) {
+        size_t retain = conf->services[i].retain_bytes;
         tb.scratch_cap = retain > tb.scratch_cap ? retain : tb.scratch_cap;
     }
     tb.channel_total = conf->max_channels;

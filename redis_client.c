@@ -471,6 +471,7 @@ void redis_tables(const struct conf *conf)
 {
     rd.total = conf->max_clients;
     rd.all = arena_take("clients", rd.total, sizeof *rd.all);
+    redis_map_tables(conf);
     redis_upstream_tables(conf);
     redis_req_tables(conf);
     redis_fan_tables(conf);
@@ -511,16 +512,16 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_pubsub_open();
     redis_local_open(rd.all, rd.total);
     client_on_resume = on_resume;
-    rd.service_count = conf->redis_count;
-    for (int i = 0; i < conf->redis_count; i++) {
+    rd.service_count = conf->service_count;
+    for (int i = 0; i < conf->service_count; i++) {
         struct service *s = &rd.services[i];
-        health_open(s, &conf->redis[i], &redis_service_ops);
-        for (int k = 0; k < conf->redis[i].listens; k++) {
+        map_open(s, &conf->services[i], &redis_service_ops);
+        for (int k = 0; k < conf->services[i].listens; k++) {
             struct listener *l = &s->listeners[k];
             l->mark = s;
             l->on_accept = on_accept;
-            l->sizes.receive = conf->redis[i].receive_buffer;
-            l->sizes.send = conf->redis[i].send_buffer;
+            l->sizes.receive = conf->services[i].receive_buffer;
+            l->sizes.send = conf->services[i].send_buffer;
             conn_listen(l, listeners[i][k]);
         }
     }

@@ -183,7 +183,7 @@ static enum word word_of(struct req *r, const unsigned char *p, size_t n)
     if (begins(p, n, "-MOVED ") && slotmap_redirect(p, n, &to)) {
         struct backend *b = backend_get(r->service, to.host, to.port, r->upstream->backend);
         stats.redirect_moved++;
-        health_refresh(r->service);
+        map_refresh(r->service);
         if (b != NULL) {
             service_set_owner(r->service, to.slot, b);
         }
@@ -270,7 +270,7 @@ static bool refused(struct req *r, const unsigned char *p, size_t n)
         r->flags |= REQ_TURNED;
         r->waits_ms = (uint32_t)loop_ms();
     }
-    health_refresh(r->service);
+    map_refresh(r->service);
     req_again(r);
     return true;
 }

@@ -152,7 +152,7 @@ static void on_answer(struct feed *f, const unsigned char *error, size_t n)
         } else {
             link_retry();
         }
-        health_refresh(ch->service);
+        map_refresh(ch->service);
     } else {
         log_quote((const char *)error, n - 2, fd.refusal, sizeof fd.refusal);
         log_warn("a node does not let us subscribe", "node=%s:%u said=%s", f->backend->host,
@@ -185,7 +185,7 @@ static void on_moved(struct feed *f, struct channel *ch)
         l->on = false;
         link_settle(l);
         feed_misplaced(f->backend->service);
-        health_refresh(f->backend->service);
+        map_refresh(f->backend->service);
     }
 }
 
@@ -458,8 +458,8 @@ static void feed_lost(struct feed *f)
     f->lost_ms = loop_ms();
     f->backoff_ms = f->backoff_ms == 0 ? BACKOFF_MIN_MS :
                     f->backoff_ms * 2 < BACKOFF_MAX_MS ? f->backoff_ms * 2 : BACKOFF_MAX_MS;
-    health_look(f->backend);
-    health_refresh(s);
+    node_look(f->backend);
+    map_refresh(s);
     feed_misplaced(s);
 }
 
@@ -475,7 +475,7 @@ static void on_open(struct conn *conn)
 {
     struct feed *f = conn->owner;
     unsigned char line[2 * SECRET_CAP + 64];
-    size_t n = health_login(f->backend->service->conf, line);
+    size_t n = node_login(f->backend->service->conf, line);
     if (f->links == NULL) { /* whoever it was dialled for has gone */
         conn_close(conn);
         begin_anew(f);
@@ -502,7 +502,7 @@ static const struct conn_ops feed_ops = {
 static void feed_connect(struct feed *f)
 {
     struct backend *b = f->backend;
-    const struct conf_redis *conf = b->service->conf;
+    const struct conf_service *conf = b->service->conf;
     const struct address *a = backend_address(b);
     struct net_sizes sizes = { conf->receive_buffer, conf->send_buffer };
     if (f->conn != NULL) {

@@ -76,7 +76,7 @@ static struct backend *node_of(const struct service *s, uint32_t i)
 
 static void want(struct backend *b)
 {
-    const struct conf_redis *conf = b->service->conf;
+    const struct conf_service *conf = b->service->conf;
     uint32_t limit = conf->request_timeout_ms < conf->failover_wait_ms ? conf->request_timeout_ms : conf->failover_wait_ms;
     struct copy *c = &fc.all[b->index];
     if (c->state == IDLE) {

@@ -339,9 +339,9 @@ void large_gone(struct client *c)
 void redis_large_tables(const struct conf *conf)
 {
     lg.head_cap = 0;
-    for (int i = 0; i < conf->redis_count; i++) {
-        if (conf->redis[i].retain_bytes > lg.head_cap) {
-            lg.head_cap = conf->redis[i].retain_bytes;
+    for (int i = 0; i < conf->service_count; i++) {
+        if (conf->services[i].retain_bytes > lg.head_cap) {
+            lg.head_cap = conf->services[i].retain_bytes;
         }
     }
     if (lg.head_cap < REDIS_MAX_INLINE + 2) {

@@ -162,7 +162,7 @@ static void serve(struct waiting *w)
 {
     uint32_t now = (uint32_t)loop_ms();
     for (struct req *r = w->head, *next; r != NULL; r = next) {
-        const struct conf_redis *conf = r->service->conf;
+        const struct conf_service *conf = r->service->conf;
         uint32_t limit = is_away(goal(r)) ? conf->failover_wait_ms : conf->lease_wait_ms;
         next = r->next;
         if (req_is_moot(r)) {

@@ -204,7 +204,7 @@ static void on_open(struct conn *conn)
     static const char line[] = "*1\r\n$7\r\nMONITOR\r\n";
     struct ear *e = conn->owner;
     unsigned char login[2 * SECRET_CAP + 64];
-    size_t n = health_login(e->backend->service->conf, login);
+    size_t n = node_login(e->backend->service->conf, login);
     e->greeting = n > 0 ? 2 : 1;
     if ((n > 0 && !chain_put(&conn->out, BUF_REPLY, login, n)) ||
         !chain_put(&conn->out, BUF_REPLY, line, sizeof line - 1)) {

@@ -39,7 +39,7 @@ static bool follow_script(struct req *r, struct upstream *u, const struct slotma
     r->flags &= ~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK | REQ_TRYAGAIN);
     r->client->gate = true;
     r->hops++;
-    health_refresh(r->service);
+    map_refresh(r->service);
     if (b == NULL) {
         r->flags |= REQ_UNNAMED;
         r->since_ms = loop_ms();
@@ -75,7 +75,7 @@ static void follow(struct req *r, struct upstream *u, const struct slotmap_redir
     } else {
         stats.redirect_moved++;
         service_set_owner(s, to->slot, b);
-        health_refresh(s);
+        map_refresh(s);
     }
     stats.resent++;
     if (++r->hops <= REDIS_HOPS_FAST || (to->ask && r->hops <= REDIS_HOPS_MAX)) {
@@ -121,7 +121,7 @@ static void count_error(const struct req *r, const unsigned char *p, size_t n)
 static bool streamed_away(struct req *r, const unsigned char *p, size_t n)
 {
     if (begins(p, n, "-MOVED ") || begins(p, n, "-ASK ") || begins(p, n, "-TRYAGAIN")) {
-        health_refresh(r->service);
+        map_refresh(r->service);
         stats.not_executed++;
         req_error(r, "TRYAGAIN not executed: slot %u moved while a request longer than retain_bytes was sent",
                   (unsigned)r->slot);
@@ -189,7 +189,7 @@ static bool waits(struct req *r, struct upstream *u, const unsigned char *p, siz
             r->flags |= REQ_TURNED;
             r->waits_ms = (uint32_t)loop_ms();
         }
-        health_refresh(r->service);
+        map_refresh(r->service);
     }
     req_again(r);
     return true;

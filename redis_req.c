@@ -589,7 +589,7 @@ void req_route(struct req *r)
     struct backend *b = service_owner(s, r->slot);
     r->flags &= ~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK);
     if (b == NULL) {
-        health_refresh(s);
+        map_refresh(s);
         req_again(r);
     } else {
         req_send(r, b);
@@ -667,7 +667,7 @@ static bool awaits_map(const struct req *r)
 
 static void retry(struct req *r)
 {
-    const struct conf_redis *conf = r->service->conf;
+    const struct conf_service *conf = r->service->conf;
     uint32_t limit = (r->flags & REQ_TRYAGAIN) ? conf->request_timeout_ms : conf->failover_wait_ms;
     if (req_is_moot(r) && r->client != NULL) {
         req_silence(r);
@@ -919,7 +919,7 @@ static void on_backend(struct backend *b)
     pubsub_on_backend(b);
 }
 
-const struct service_ops redis_service_ops = { on_map, on_backend, upstream_in_use };
+const struct service_ops redis_service_ops = { &redis_probe_talk, on_map, on_backend, upstream_in_use };
 
 /* ------------------------------------------------- what connections tell */
 

@@ -184,7 +184,7 @@ static bool on_page(struct req *r, const unsigned char *p, size_t n, bool last)
         return false; /* the page comes again, and the map is to be asked for once */
     }
     if (at.phase == CONFIRM) {
-        health_ask_now(s);
+        map_ask_now(s);
     }
     if (!last) {
         r->take = req_to_client; /* the rest of a long page */
@@ -326,7 +326,7 @@ enum verdict scan(struct client *c, const struct request *q)
     }
     v = confirm(c, q, &at);
     if (v == VERDICT_DONE && given != CONFIRM) {
-        health_ask_now(s);
+        map_ask_now(s);
     }
     return v;
 }

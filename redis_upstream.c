@@ -273,7 +273,7 @@ static bool reply_whole(struct upstream *u)
         return true;
     }
     if ((u->backend->busy || u->backend->question != 0) && not_busy(r, p, n, streamed)) {
-        health_not_busy(u->backend); /* now, not when the probe is told so: a script's client may ask on at once */
+        node_not_busy(u->backend); /* now, not when the probe is told so: a script's client may ask on at once */
     }
     upstream_cut(u, r);
     r->upstream = u;
@@ -534,7 +534,7 @@ static void on_bytes(struct conn *conn)
             upstream_dirty(u);
         }
         if (u->backend->busy) {
-            health_look(u->backend); /* the script that held it up may be done */
+            node_look(u->backend); /* the script that held it up may be done */
         }
         upstream_parse(u);
     } else if (n == CONN_ENDED) {
@@ -711,12 +711,12 @@ static void on_close(struct conn *conn, const char *why)
 static void on_open(struct conn *conn)
 {
     struct upstream *u = conn->owner;
-    const struct conf_redis *conf = u->backend->service->conf;
+    const struct conf_service *conf = u->backend->service->conf;
     unsigned char line[2 * SECRET_CAP + 64 + sizeof hello_line + GREETING_CAP];
     size_t n = 0, more;
     os_keepalive(conn->fd, KEEPALIVE_IDLE_MS, conf->request_timeout_ms);
     u->progress_ms = loop_ms();
-    n = health_login(conf, line);
+    n = node_login(conf, line);
     u->greeting = (uint8_t)((n > 0) + u->resp3);
     memcpy(line + n, hello_line, sizeof hello_line - 1);
     n += u->resp3 ? sizeof hello_line - 1 : 0;
@@ -776,7 +776,7 @@ static const struct conn_ops upstream_ops = {
 void upstream_connect(struct upstream *u)
 {
     struct backend *b = u->backend;
-    const struct conf_redis *conf = b->service->conf;
+    const struct conf_service *conf = b->service->conf;
     const struct address *a = backend_address(b);
     struct net_sizes sizes = { conf->receive_buffer, conf->send_buffer };
     if (u->conn != NULL || b->state == BACKEND_DOWN || a == NULL) {
@@ -809,7 +809,7 @@ static void late(struct upstream *u, struct req *r)
     upstream_events->late(r, u->backend);
 }
 
-static void check_sent(struct upstream *u, const struct conf_redis *conf)
+static void check_sent(struct upstream *u, const struct conf_service *conf)
 {
     const struct conn *conn = u->conn; /* when it ends, so do its records, and another may be dialled at once */
     uint32_t now = now32();
@@ -824,7 +824,7 @@ static void check_sent(struct upstream *u, const struct conf_redis *conf)
     }
 }
 
-static void check_unsent(struct upstream *u, const struct conf_redis *conf)
+static void check_unsent(struct upstream *u, const struct conf_service *conf)
 {
     uint32_t now = now32();
     struct req *r = u->unsent;
@@ -848,7 +848,7 @@ static void check_unsent(struct upstream *u, const struct conf_redis *conf)
     lease_done(u); /* its only request may just have expired */
 }
 
-static void check_stuck(struct upstream *u, const struct conf_redis *conf)
+static void check_stuck(struct upstream *u, const struct conf_service *conf)
 {
     uint64_t since = loop_ms() - u->stuck_ms, sum = since + u->stuck_sum_ms;
     struct client *c = u->head != NULL ? u->head->client : NULL;
@@ -910,7 +910,7 @@ static bool rests_in_vain(const struct upstream *u)
 static void on_tick(struct timer *t)
 {
     struct upstream *u = (struct upstream *)(void *)((char *)t - offsetof(struct upstream, timer));
-    const struct conf_redis *conf = u->backend->service->conf;
+    const struct conf_service *conf = u->backend->service->conf;
     const struct conn *conn = u->conn;
     uint64_t idle = loop_ms() - u->progress_ms;
     bool sent = u->head != NULL && (u->head != u->unsent || u->unsent_off > 0) && u->conn != NULL && !u->stuck;
@@ -926,7 +926,7 @@ static void on_tick(struct timer *t)
         upstream_dirty(u);
     }
     if (sent && idle >= TICK_MS) {
-        health_look(u->backend); /* a script may hold it up */
+        node_look(u->backend); /* a script may hold it up */
     }
     check_stuck(u, conf);
     check_sent(u, conf);

@@ -53,7 +53,7 @@ static bool is_default(const struct user_guess *g)
 }
 
 /* Puerta has one user, by Redis's name for it; without a password any will do, as in Redis. */
-static bool right(const struct conf_redis *conf, const struct user_guess *g)
+static bool right(const struct conf_service *conf, const struct user_guess *g)
 {
     bool same = user_same(conf->password, g->password, g->password_len);
     return is_default(g) && (same || conf->password[0] == '\0');
@@ -274,7 +274,7 @@ bool user_is_near(const struct address *a)
     return a->u.sa.sa_family != AF_INET6 || IN6_IS_ADDR_LOOPBACK(&a->u.in6.sin6_addr) || (is_mapped(a) && p[12] == 127);
 }
 
-const char *user_barred(const struct conf_redis *conf, const struct address *peer)
+const char *user_barred(const struct conf_service *conf, const struct address *peer)
 {
     char text[ADDRESS_TEXT];
     if (!conf->protect || conf->password[0] != '\0' || user_is_near(peer)) {

@@ -33,7 +33,8 @@ ROOMS = {
     "conn.c": (3, "waist", 700),
     "tls.c": (3, "waist", 450),
     "parent.c": (3, "parent", 450),
-    "health.c": (4, "health", 620),
+    "health.c": (4, "health", 350),
+    "redis_map.c": (4, "redis", 360),
     "redis_upstream.c": (4, "redis", 1040),
     "redis_own.c": (4, "redis", 100),
     "redis_req.c": (4, "redis", 950),
@@ -69,8 +70,8 @@ ROOMS = {
     "mongo_pool.c": (4, "mongo", 700),
     "mongo.c": (4, "mongo", 800),
     "admin.c": (5, "admin", 600),
-    "option.c": (5, "conf", 420),
-    "conf.c": (5, "conf", 640),
+    "option.c": (5, "conf", 480),
+    "conf.c": (5, "conf", 690),
     "puerta.c": (5, "main", 600),
 }
 HEADERS = {"redis.h": ("redis_req.c", 4)}  # shared by a family: its prototypes belong to several rooms

@@ -19,7 +19,7 @@
 
 static struct conf conf;
 static struct service section, other_section;
-static struct conf_redis redis_conf;
+static struct conf_service redis_conf;
 static struct client clients[CLIENTS];
 static struct conn conns[CLIENTS];
 static unsigned char got[CLIENTS][GOT_CAP], wanted[CLIENTS][GOT_CAP];
@@ -307,8 +307,8 @@ static void test_full(void)
 int main(void)
 {
     conf.chunk_size = CHUNK, conf.chunks = CHUNKS, conf.max_channels = CHANNELS, conf.channel_names = 64 * 24;
-    conf.max_subscriptions = 40, conf.max_messages = 200, conf.max_backends = 2, conf.redis_count = 1;
-    conf.redis[0].retain_bytes = 4096;
+    conf.max_subscriptions = 40, conf.max_messages = 200, conf.max_backends = 2, conf.service_count = 1;
+    conf.services[0].retain_bytes = 4096;
     section.conf = other_section.conf = &redis_conf;
     redis_conf.client_window = 1u << 30;
     arena_measure();

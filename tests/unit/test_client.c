@@ -43,11 +43,11 @@ static void boot(void)
     static int listeners[MAX_SERVICES][MAX_LISTENS];
     int fd = socket(AF_UNIX, SOCK_STREAM, 0); /* nobody comes by it */
     listeners[0][0] = fd;
-    if (!CHECK(conf_quick(&conf, 1, args) && fd >= 0 && os_prepare_fd(fd))) {
+    if (!CHECK(conf_quick(&conf, SERVICE_REDIS, 1, args) && fd >= 0 && os_prepare_fd(fd))) {
         exit(unit_end());
     }
     conf.chunks = CHUNKS, conf.max_clients = 4, conf.max_backends = 4, conf.max_leases = 4, conf.max_requests = 256;
-    conf.redis[0].listens = 1;
+    conf.services[0].listens = 1;
     log_threshold = LOG_ERROR;
     for (int pass = 0; pass < 2; pass++) {
         if (pass == 0) {

@@ -91,7 +91,7 @@ static bool quick(int argc, const char *const *args)
         argv[i] = copy[i];
     }
     catch_begin(STDERR_FILENO);
-    ok = conf_quick(&conf, argc, argv);
+    ok = conf_quick(&conf, SERVICE_REDIS, argc, argv);
     catch_end();
     return ok;
 }
@@ -109,7 +109,7 @@ static size_t lines_in(const char *p)
 
 static void test_defaults(void)
 {
-    const struct conf_redis *s = &conf.redis[0];
+    const struct conf_service *s = &conf.services[0];
     char address[ADDRESS_TEXT];
 
     unit_note = "defaults";
@@ -119,7 +119,7 @@ static void test_defaults(void)
     CHECK(conf.max_backends == 64 && conf.max_requests == 32768 && conf.max_leases == 64 && conf.max_split_keys == 16384);
     CHECK(conf.log_level == LOG_INFO && conf.prefault == 0 && conf.supervise == 1 && conf.backlog == 1024);
     CHECK(conf.command_count == 0);
-    CHECK(conf.stop_timeout_ms == 5000 && conf.redis_count == 1 && strcmp(s->name, "a") == 0);
+    CHECK(conf.stop_timeout_ms == 5000 && conf.service_count == 1 && strcmp(s->name, "a") == 0);
     CHECK(s->listens == 1 && strcmp(address_text(&s->listen[0], address), "127.0.0.1:6379") == 0);
     CHECK(s->node_count == 1 && strcmp(s->nodes[0].host, "h1") == 0 && s->nodes[0].port == 6379);
     CHECK(s->single == 0 && s->unknown_commands == 1 && s->upstream_user[0] == '\0' && s->upstream_password[0] == '\0');
@@ -133,7 +133,7 @@ static void test_defaults(void)
 
 static void test_values(void)
 {
-    const struct conf_redis *s = &conf.redis[0];
+    const struct conf_service *s = &conf.services[0];
 
     unit_note = "units, words and quotes";
     CHECK(reads_lines("chunk_size=4K\nchunks = 10000 # comment\n ; another\nlog_level = Debug\nprefault = on\nsupervise=false",
@@ -159,7 +159,7 @@ static void test_lists(void)
 {
     static const struct host_port want[] = { { "a", 6379 }, { "b.c", 7000 }, { "1.2.3.4", 6379 }, { "::1", 6379 },
                                              { "fe80::1", 1 }, { "d_e-f", 65535 } };
-    const struct conf_redis *s = &conf.redis[0];
+    const struct conf_service *s = &conf.services[0];
     char address[ADDRESS_TEXT];
 
     unit_note = "nodes";
@@ -176,7 +176,7 @@ static void test_lists(void)
     CHECK(s->listens == 3 && strcmp(address_text(&s->listen[0], address), "0.0.0.0:1") == 0);
     CHECK(strcmp(address_text(&s->listen[1], address), "[::1]:2") == 0);
     CHECK(strcmp(address_text(&s->listen[2], address), "unix:/tmp/p.sock") == 0);
-    CHECK(conf.redis_count == 3 && conf.redis[1].listens == 1 && conf.redis[2].listens == 1);
+    CHECK(conf.service_count == 3 && conf.services[1].listens == 1 && conf.services[2].listens == 1);
 }
 
 static bool command_is(int i, const char *name, enum command_keys keys, uint32_t flags)
@@ -237,7 +237,7 @@ static void test_secret_file(void)
     snprintf(line, sizeof line, "upstream_password_file = %s", secret);
     write_file(secret, "s3cret word\r\nsecond\n", 20);
     CHECK(chmod(secret, 0600) == 0 && reads_lines("", line) && caught[0] == '\0');
-    CHECK(strcmp(conf.redis[0].upstream_password, "s3cret word") == 0);
+    CHECK(strcmp(conf.services[0].upstream_password, "s3cret word") == 0);
     CHECK(chmod(secret, 0644) == 0 && reads_lines("", line) && strstr(caught, ":5: warning: others can read") != NULL);
     write_file(secret, "\nx\n", 3);
     CHECK(!reads_lines("", line) && strstr(caught, "no password in the first line") != NULL);
@@ -245,7 +245,7 @@ static void test_secret_file(void)
     CHECK(!reads_lines("", line));
     memset(text, 'p', 256);
     write_file(secret, text, 255);
-    CHECK(reads_lines("", line) && strlen(conf.redis[0].upstream_password) == 255);
+    CHECK(reads_lines("", line) && strlen(conf.services[0].upstream_password) == 255);
     memset(text, 'p', 256);
     write_file(secret, text, 256);
     CHECK(!reads_lines("", line) && strstr(caught, "too long") != NULL && strstr(caught, "ppp") == NULL);
@@ -256,7 +256,7 @@ static void test_secret_file(void)
 
     unit_note = "that of clients is another";
     snprintf(line, sizeof line, "password_file = %s\nupstream_password = x", secret);
-    CHECK(reads_lines("", line) && strcmp(conf.redis[0].password, "y") == 0 && strcmp(conf.redis[0].upstream_password, "x") == 0);
+    CHECK(reads_lines("", line) && strcmp(conf.services[0].password, "y") == 0 && strcmp(conf.services[0].upstream_password, "x") == 0);
     snprintf(line, sizeof line, "password = x\npassword_file = %s", secret);
     CHECK(!reads_lines("", line) && strstr(caught, ":6: two passwords in section") != NULL);
     CHECK(strstr(caught, "keep password or password_file") != NULL);
@@ -433,11 +433,11 @@ static void test_quick(void)
 {
     const char *good[] = { "h1:7000,h2,[::1]", "listen=unix:/tmp/x", "max_clients=10000", "rise=5", "log_level=warn",
                            "upstream_user=u", "upstream_password=p = # \"" };
-    const struct conf_redis *s = &conf.redis[0];
+    const struct conf_service *s = &conf.services[0];
 
     unit_note = "quick start";
     CHECK(quick(7, good) && caught[0] == '\0');
-    CHECK(conf.supervise == 0 && conf.max_clients == 10000 && conf.log_level == LOG_WARN && conf.redis_count == 1);
+    CHECK(conf.supervise == 0 && conf.max_clients == 10000 && conf.log_level == LOG_WARN && conf.service_count == 1);
     CHECK(strcmp(s->name, "redis") == 0 && s->node_count == 3 && s->nodes[0].port == 7000 && s->rise == 5);
     CHECK(s->listens == 1 && s->listen[0].u.sa.sa_family == AF_UNIX && strcmp(s->upstream_password, "p = # \"") == 0);
     CHECK(quick(1, good) && s->listens == 1);
@@ -503,9 +503,9 @@ static void test_report(void)
     CHECK(strstr(report, "connections                   100          300          30000\n") != NULL);
     CHECK(strstr(report, "system default") != NULL && strstr(report, "descriptors needed") != NULL);
     CHECK(reads(report) && caught[0] == '\0');
-    snprintf(other.redis[0].upstream_password, SECRET_CAP, "******");
-    memset(other.redis[0].upstream_password + 6, 0, SECRET_CAP - 6);
-    memset(conf.redis[0].upstream_password + 6, 0, SECRET_CAP - 6);
+    snprintf(other.services[0].upstream_password, SECRET_CAP, "******");
+    memset(other.services[0].upstream_password + 6, 0, SECRET_CAP - 6);
+    memset(conf.services[0].upstream_password + 6, 0, SECRET_CAP - 6);
     CHECK(memcmp(&other, &conf, sizeof conf) == 0);
 
     unit_note = "the kernel's share, and a total beyond memory";

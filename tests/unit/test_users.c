@@ -116,7 +116,7 @@ static void test_near(void)
     static const char *const near[] = { "127.0.0.1:1", "127.9.8.7:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "unix:/tmp/x" };
     static const char *const far[] = { "128.0.0.1:1", "10.0.0.127:1", "0.0.0.0:1", "192.168.1.1:1", "[::2]:1", "[::]:1",
                                        "[fe80::1]:1", "[7f00::1]:1", "[::ffff:10.0.0.1]:1", "[2001:db8::1]:1" };
-    struct conf_redis conf;
+    struct conf_service conf;
     struct address a;
 
     memset(&conf, 0, sizeof conf);
