@@ -673,15 +673,6 @@ static void argument_read(struct reader *r, const char *argument)
         complain_key(r, key);
 }
 
-int conf_services(const struct conf *conf, enum service_kind kind)
-{
-    int n = 0;
-
-    for (int i = 0; i < conf->service_count; i++)
-        n += conf->services[i].kind == kind;
-    return n;
-}
-
 bool conf_quick(struct conf *conf, enum service_kind kind, int argc, char **argv)
 {
     const char *word = kind == SERVICE_MONGO ? "mongo" : "redis";
@@ -758,9 +749,8 @@ static void report_option(const struct option *o, const void *base)
 
 size_t conf_descriptors(const struct conf *conf)
 {
-    size_t n = (size_t)conf->max_clients + conf_leases(conf) + OTHER_DESCRIPTORS;
+    size_t n = (size_t)conf->max_clients + conf_upstreams(conf) + conf_probes(conf) + OTHER_DESCRIPTORS;
 
-    n += (conf->resp3 ? 4 : 3) * (size_t)conf->max_backends; /* to each the shared ones, that of subscriptions, and the probe's */
     for (int i = 0; i < conf->service_count; i++)
         n += (size_t)conf->services[i].listens;
     return n;
@@ -769,7 +759,7 @@ size_t conf_descriptors(const struct conf *conf)
 /* The kernel's share is not in the arena, but it is memory all the same. */
 static void report_kernel(const struct conf *conf)
 {
-    size_t sockets = (size_t)conf->max_clients + (conf->resp3 ? 4 : 3) * (size_t)conf->max_backends + conf_leases(conf);
+    size_t sockets = (size_t)conf->max_clients + conf_upstreams(conf) + conf_probes(conf);
     uint64_t each = 0;
     bool known = true;
 

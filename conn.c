@@ -37,8 +37,8 @@ static struct {
 void conn_tables(const struct conf *conf)
 {
     table.most[CONN_CLIENT] = conf->max_clients;
-    table.most[CONN_UPSTREAM] = (size_t)conf->max_backends * (conf->resp3 ? 3 : 2) + conf_leases(conf);
-    table.most[CONN_PROBE] = conf->max_backends;
+    table.most[CONN_UPSTREAM] = conf_upstreams(conf);
+    table.most[CONN_PROBE] = conf_probes(conf);
     table.size = table.most[CONN_CLIENT] + table.most[CONN_UPSTREAM] + table.most[CONN_PROBE];
     table.all = arena_take("connections", table.size, sizeof *table.all);
 }

@@ -5,7 +5,7 @@
  *      |        `----- what is asked, and what the answer means: probe_talk (redis_map.c)
  *   parent    name -> addresses                       again when a dial fails
  *
- *   NEW -> UP <-> SUSPECT      UP, SUSPECT, NEW -> DOWN -> UP
+ *   NEW -> UP <-> SUSPECT      UP, SUSPECT, NEW -> DOWN -> UP       MongoDB: UP -> DRAINING, MISMATCH
  *
  * Owns the backend table; tells the rooms above by service_ops, and is told by them what their connections saw.
  */
@@ -162,9 +162,12 @@ static void forget(struct backend *b)
 
 /* ---------------------------------------------------------- rise and fall */
 
-static void set_backend_state(struct backend *b, enum backend_state to)
+void health_state(struct backend *b, enum backend_state to)
 {
-    static const char *const names[] = { "free", "new", "up", "suspect", "down" };
+    static const char *const names[] = { "free", "new", "up", "suspect", "draining", "mismatch", "down" };
+    if (to != BACKEND_UP) {
+        b->rises = 0;
+    }
     if (b->state == to) {
         return;
     }
@@ -188,7 +191,7 @@ void health_failed(struct backend *b, uint32_t weight)
     b->troubled_ms = loop_ms();
     stats.probe_failures++;
     if (b->fails >= b->service->conf->fall || b->state == BACKEND_NEW) {
-        set_backend_state(b, BACKEND_DOWN);
+        health_state(b, BACKEND_DOWN);
     }
 }
 
@@ -200,8 +203,16 @@ void health_answered(struct backend *b)
     if (b->rises < 250) {
         b->rises++;
     }
-    if (b->state == BACKEND_NEW || (b->state == BACKEND_DOWN && b->rises >= b->service->conf->rise)) {
-        set_backend_state(b, BACKEND_UP);
+    bool away = b->state == BACKEND_DOWN || b->state == BACKEND_DRAINING || b->state == BACKEND_MISMATCH;
+    if (b->state == BACKEND_NEW || (away && b->rises >= b->service->conf->rise)) {
+        health_state(b, BACKEND_UP);
+    }
+}
+
+void health_look(struct backend *b)
+{
+    if (b->probe != NULL && b->probe->state == CONN_OPEN && b->question == 0) {
+        loop_timer(&b->timer, loop_ms());
     }
 }
 
@@ -209,7 +220,7 @@ void health_lost(struct backend *b)
 {
     b->troubled_ms = loop_ms();
     if (b->state == BACKEND_SUSPECT) {
-        set_backend_state(b, BACKEND_UP); /* what did not move was that connection: the probe knows about the node */
+        health_state(b, BACKEND_UP); /* what did not move was that connection: the probe knows about the node */
     }
     b->service->ops->talk->on_trouble(b);
 }
@@ -218,7 +229,7 @@ void health_refused(struct backend *b)
 {
     b->troubled_ms = loop_ms();
     b->rises = 0;
-    set_backend_state(b, BACKEND_DOWN);
+    health_state(b, BACKEND_DOWN);
     b->service->ops->talk->on_trouble(b);
     if (b->probe == NULL) {
         loop_timer(&b->timer, loop_ms() + b->backoff_ms);
@@ -228,14 +239,14 @@ void health_refused(struct backend *b)
 void health_suspect(struct backend *b)
 {
     if (b->state == BACKEND_UP) {
-        set_backend_state(b, BACKEND_SUSPECT);
+        health_state(b, BACKEND_SUSPECT);
     }
 }
 
 void health_alive(struct backend *b)
 {
     if (b->state == BACKEND_SUSPECT || b->state == BACKEND_DOWN) {
-        set_backend_state(b, BACKEND_UP);
+        health_state(b, BACKEND_UP);
     }
 }
 

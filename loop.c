@@ -355,7 +355,7 @@ uint32_t loop_signals(void)
 
 void loop_tables(const struct conf *conf)
 {
-    loop.cap = (size_t)conf->max_clients + (size_t)conf->max_backends * (conf->resp3 ? 4 : 3) + conf_leases(conf) +
+    loop.cap = (size_t)conf->max_clients + conf_upstreams(conf) + conf_probes(conf) +
                MAX_SERVICES * MAX_LISTENS + 32;
     loop.polls = arena_take("poll entries", loop.cap, sizeof *loop.polls);
     loop.owners = arena_take("poll owners", loop.cap, sizeof *loop.owners);

@@ -22,6 +22,7 @@
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <string.h>
+#include <sysexits.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/time.h>
@@ -261,4 +262,16 @@ bool os_prefault(void *block, size_t bytes)
     for (size_t at = 0; at < bytes; at += page > 0 ? (size_t)page : 4096)
         p[at] = p[at]; /* a write: reading alone would only map the shared page of zeros */
     return mlock(block, bytes) == 0;
+}
+
+void os_random(void *out, size_t n)
+{
+    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd >= 0 ? read(fd, out, n) : -1;
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (got != (ssize_t)n) {
+        fatal(EX_OSERR, "no random bytes from /dev/urandom");
+    }
 }

@@ -9,6 +9,7 @@
  *              conn_reap      what was closed becomes free
  */
 #include "puerta.h"
+#include "mongo.h"
 #include "redis.h"
 
 #include <signal.h>
@@ -33,6 +34,11 @@ static void usage(FILE *to)
           "       puerta -h | -V\n", to);
 }
 
+static bool has(enum service_kind kind)
+{
+    return conf_services(&conf, kind) > 0;
+}
+
 /* Every room takes its tables here: once to measure, once for real. */
 static void take_tables(void)
 {
@@ -40,7 +46,12 @@ static void take_tables(void)
     buf_tables(&conf);
     conn_tables(&conf);
     health_tables(&conf);
-    redis_tables(&conf);
+    if (has(SERVICE_REDIS)) {
+        redis_tables(&conf);
+    }
+    if (has(SERVICE_MONGO)) {
+        mongo_tables(&conf);
+    }
 }
 
 static void open_listeners(void)
@@ -96,7 +107,12 @@ static void open_rooms(int parent)
     conn_open_table();
     fit_descriptors();
     parent_attach(parent);
-    redis_open(&conf, listeners);
+    if (has(SERVICE_REDIS)) {
+        redis_open(&conf, listeners);
+    }
+    if (has(SERVICE_MONGO)) {
+        mongo_open(&conf, listeners);
+    }
 }
 
 static void run(void)
@@ -121,8 +137,9 @@ static void run(void)
                      (unsigned long)redis_req_in_flight());
             stop_by = loop_ms() + conf.stop_timeout_ms;
             redis_stop();
+            mongo_stop();
         }
-        if (stop_by != 0 && (redis_idle() || loop_ms() >= stop_by)) {
+        if (stop_by != 0 && ((redis_idle() && mongo_idle()) || loop_ms() >= stop_by)) {
             return;
         }
     }

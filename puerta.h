@@ -113,6 +113,7 @@ void os_harden(void);
 void os_die_with_parent(void);
 void *os_map(size_t bytes);           /* zeroed pages; NULL when refused */
 bool os_prefault(void *block, size_t bytes); /* touches and locks them */
+void os_random(void *out, size_t n);  /* n bytes that nobody can guess; before the seal */
 
 /* ------------------------------------------------------- net.c (floor 2) */
 
@@ -415,6 +416,8 @@ enum backend_state {
     BACKEND_NEW,      /* known by name; nothing tried yet, or its name is being resolved */
     BACKEND_UP,
     BACKEND_SUSPECT,  /* connected, but requests in flight make no progress: nothing more is sent */
+    BACKEND_DRAINING, /* MongoDB: it is shutting down, and serves those who are there */
+    BACKEND_MISMATCH, /* MongoDB: it answers, but it is no mongos */
     BACKEND_DOWN
 };
 
@@ -509,6 +512,8 @@ const struct address *backend_address(const struct backend *b);
 bool health_ask(struct backend *b, uint8_t what, const void *bytes, size_t n);
 void health_answered(struct backend *b);                  /* as it should: counts for `rise` */
 void health_failed(struct backend *b, uint32_t weight);   /* counts so much for `fall` */
+void health_state(struct backend *b, enum backend_state to); /* it says so itself */
+void health_look(struct backend *b);                      /* its probe does not wait for its time */
 void health_lost(struct backend *b);                      /* a connection that had worked was lost */
 void health_refused(struct backend *b);                   /* it could not be dialled, or did not let us in */
 void health_suspect(struct backend *b);                   /* requests in flight make no progress */
@@ -582,14 +587,36 @@ struct conf {
 bool conf_read(struct conf *conf, const char *path);
 /* puerta redis|mongo NODES [key=value ...]: the same options from the command line. argv[0] is the list of servers. */
 bool conf_quick(struct conf *conf, enum service_kind kind, int argc, char **argv);
-int conf_services(const struct conf *conf, enum service_kind kind); /* how many sections of that kind there are */
 /* Options in force, then memory tables (call after the measuring run): the report of -t, on stdout. */
 void conf_report(const struct conf *conf);
 void conf_help(void);
+/* How many sections of that kind there are. */
+static inline int conf_services(const struct conf *conf, enum service_kind kind)
+{
+    int n = 0;
+    for (int i = 0; i < conf->service_count; i++) {
+        n += conf->services[i].kind == kind;
+    }
+    return n;
+}
+
 /* Connections that are lent to one client at a time, of all kinds. */
 static inline size_t conf_leases(const struct conf *conf)
 {
     return (size_t)conf->max_leases + conf->max_blocked + conf->max_watching + conf->max_own;
+}
+
+/* Connections to servers, the probes apart: of MongoDB one for each client. */
+static inline size_t conf_upstreams(const struct conf *conf)
+{
+    size_t each = conf->resp3 ? 3 : 2; /* to a node of Redis: the shared ones, and that of subscriptions */
+    return each * conf->max_backends + conf_leases(conf) + (conf_services(conf, SERVICE_MONGO) > 0 ? conf->max_clients : 0);
+}
+
+/* Connections that ask how servers are: each mongos is asked on two. */
+static inline size_t conf_probes(const struct conf *conf)
+{
+    return (conf_services(conf, SERVICE_MONGO) > 0 ? 2u : 1u) * conf->max_backends;
 }
 
 /* How many descriptors the tables need when all are full. */

@@ -339,7 +339,6 @@ void redis_map_tables(const struct conf *conf);           /* after health_tables
 void map_open(struct service *s, const struct conf_service *conf, const struct service_ops *ops);
 void map_refresh(struct service *s);                      /* the map is not true any more: ask soon */
 void map_ask_now(struct service *s);                      /* somebody waits for a map asked for from now on */
-void node_look(struct backend *b);                        /* its probe does not wait for its time */
 void node_not_busy(struct backend *b);                    /* it has just done what it refuses while a script holds it up */
 const char *service_busy(const struct service *s);        /* what a node says that is busy with a script; NULL: none is */
 /* The AUTH request for a node's login, at most 2 * SECRET_CAP + 64 bytes; 0 when there is no password. */

@@ -512,9 +512,12 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_pubsub_open();
     redis_local_open(rd.all, rd.total);
     client_on_resume = on_resume;
-    rd.service_count = conf->service_count;
     for (int i = 0; i < conf->service_count; i++) {
-        struct service *s = &rd.services[i];
+        struct service *s = &rd.services[rd.service_count];
+        if (conf->services[i].kind != SERVICE_REDIS) {
+            continue;
+        }
+        rd.service_count++;
         map_open(s, &conf->services[i], &redis_service_ops);
         for (int k = 0; k < conf->services[i].listens; k++) {
             struct listener *l = &s->listeners[k];

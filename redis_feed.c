@@ -458,7 +458,7 @@ static void feed_lost(struct feed *f)
     f->lost_ms = loop_ms();
     f->backoff_ms = f->backoff_ms == 0 ? BACKOFF_MIN_MS :
                     f->backoff_ms * 2 < BACKOFF_MAX_MS ? f->backoff_ms * 2 : BACKOFF_MAX_MS;
-    node_look(f->backend);
+    health_look(f->backend);
     map_refresh(s);
     feed_misplaced(s);
 }

@@ -31,7 +31,7 @@ static unsigned char scratch[16384]; /* an answer on its way through the parser;
 
 void redis_map_tables(const struct conf *conf)
 {
-    mp.nodes = arena_take("map nodes", (size_t)backend_cap() * (size_t)conf->service_count, sizeof *mp.nodes);
+    mp.nodes = arena_take("map nodes", (size_t)backend_cap() * (size_t)conf_services(conf, SERVICE_REDIS), sizeof *mp.nodes);
 }
 
 static size_t put_bulk(unsigned char *out, const char *text)
@@ -72,13 +72,6 @@ static void set_busy(struct backend *b, bool busy)
         b->service->busy += busy ? 1u : -1u;
         b->busy = busy;
         log_info(busy ? "a script holds a node up" : "the script is done", "node=%s:%u", b->host, (unsigned)b->port);
-    }
-}
-
-void node_look(struct backend *b)
-{
-    if (b->probe != NULL && b->probe->state == CONN_OPEN && b->question == ASK_NOTHING) {
-        loop_timer(&b->timer, loop_ms());
     }
 }
 

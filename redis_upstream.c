@@ -534,7 +534,7 @@ static void on_bytes(struct conn *conn)
             upstream_dirty(u);
         }
         if (u->backend->busy) {
-            node_look(u->backend); /* the script that held it up may be done */
+            health_look(u->backend); /* the script that held it up may be done */
         }
         upstream_parse(u);
     } else if (n == CONN_ENDED) {
@@ -926,7 +926,7 @@ static void on_tick(struct timer *t)
         upstream_dirty(u);
     }
     if (sent && idle >= TICK_MS) {
-        node_look(u->backend); /* a script may hold it up */
+        health_look(u->backend); /* a script may hold it up */
     }
     check_stuck(u, conf);
     check_sent(u, conf);

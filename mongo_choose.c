@@ -1,0 +1,347 @@
+/*
+ * mongo_choose.c - which mongos a client gets, and how long it keeps it.
+ *
+ *   peer, hello --affinity--> key --affinity.c--> entry: a mongos, held by each connection of that client
+ *                                      |
+ *                                      `- none, or it cannot be had any more: balance over those that can
+ *
+ *   cursors, transactions --> affinity.c, and counted in `pins` of their client: a mongos that shuts down keeps it so long
+ *
+ * An ordinary driver opens several connections and believes that one server is behind them, so all of one client go to the
+ * same mongos. Which connections are one client nobody says: `affinity` decides. Two clients taken for one cost balance
+ * only; one taken for two would lose its cursors.
+ */
+#include "mongo.h"
+
+#include <string.h>
+
+#define RAMP_LEAST 10           /* percent of its share that a mongos that has just come back gets */
+#define FULL_SHARE 1000u        /* of a mongos of weight 1 */
+#define CURSOR_MS 600000        /* a mongos forgets a cursor that is idle this long */
+#define TRANSACTION_MS 75000    /* and a transaction after 60 s; and some */
+
+/* What one client has open. */
+struct pins {
+    uint32_t cursors, transactions;
+    uint64_t last_ms;           /* when the last was opened or used */
+};
+
+/* Of one section. */
+struct keep {
+    struct affinity table;
+    struct affinity_entry *entries;
+    struct pins *pins;          /* by the index of a client's entry */
+    uint32_t turn;              /* round-robin: the candidate that was last */
+};
+
+static struct {
+    struct keep *all;           /* by the section's number among those of MongoDB */
+    struct affinity_config config;
+    uint64_t random;
+    int count;
+} ch;
+
+void mongo_choose_tables(const struct conf *conf)
+{
+    ch.config.most[AFFINITY_CLIENT] = conf->max_affinities;
+    ch.config.most[AFFINITY_CURSOR] = conf->max_affinities;
+    ch.config.most[AFFINITY_TRANSACTION] = conf->max_affinities;
+    ch.config.last_ms[AFFINITY_CURSOR] = CURSOR_MS;
+    ch.config.last_ms[AFFINITY_TRANSACTION] = TRANSACTION_MS;
+    ch.count = conf_services(conf, SERVICE_MONGO);
+    ch.all = arena_take("mongos keeps", (size_t)ch.count, sizeof *ch.all);
+    for (int i = 0; i < ch.count; i++) {
+        size_t n = affinity_size(&ch.config);
+        void *entries = arena_take("affinities", n, sizeof *ch.all->entries), *pins = arena_take("pins", n, sizeof *ch.all->pins);
+        if (ch.all != NULL) {
+            ch.all[i].entries = entries;
+            ch.all[i].pins = pins;
+        }
+    }
+}
+
+void mongo_choose_open(int number, const struct conf_service *conf)
+{
+    struct keep *k = &ch.all[number];
+    must(number < ch.count);
+    os_random(ch.config.seed, sizeof ch.config.seed);
+    os_random(&ch.random, sizeof ch.random);
+    ch.random |= 1;
+    ch.config.last_ms[AFFINITY_CLIENT] = conf->affinity_grace_ms;
+    affinity_init(&k->table, &ch.config, k->entries);
+}
+
+static struct keep *keep_of(const struct mongo_client_id *id)
+{
+    return &ch.all[id->section];
+}
+
+/* --------------------------------------------------------- who is a client */
+
+static size_t put(unsigned char *key, size_t at, const void *p, size_t n)
+{
+    memcpy(key + at, p, n);
+    return at + n;
+}
+
+void mongo_identify(struct mongo_client_id *id, const struct conf_service *conf, const struct conn *conn, const struct wire *first)
+{
+    const struct address *a = &conn->peer;
+    size_t n = 0;
+    id->entry = AFFINITY_NONE;
+    if (conf->mode == MONGO_LOADBALANCED || conf->affinity == AFFINITY_CONNECTION) {
+        id->len = (uint8_t)put(id->key, 0, &conn->id, sizeof conn->id);
+        return;
+    }
+    if (a->u.sa.sa_family == AF_INET) {
+        n = put(id->key, n, &a->u.in4.sin_addr, sizeof a->u.in4.sin_addr);
+    } else if (a->u.sa.sa_family == AF_INET6) {
+        n = put(id->key, n, &a->u.in6.sin6_addr, sizeof a->u.in6.sin6_addr);
+    }
+    if (conf->affinity == AFFINITY_FINGERPRINT) {
+        int64_t name[2] = { wire_has(first, WIRE_APPLICATION) ? first->number[WIRE_APPLICATION] : 0,
+                            wire_has(first, WIRE_OS_TYPE) ? first->number[WIRE_OS_TYPE] : 0 };
+        n = put(id->key, n, name, sizeof name);
+    }
+    id->len = (uint8_t)n;
+}
+
+/* ------------------------------------------------------------- the balance */
+
+static uint64_t next_random(void)
+{
+    ch.random ^= ch.random << 13;
+    ch.random ^= ch.random >> 7;
+    ch.random ^= ch.random << 17;
+    return ch.random;
+}
+
+/* What part of the clients it is to get, by its weight and the time since it came back; never 0. */
+static uint32_t share_of(const struct backend *b)
+{
+    const struct mongos *m = mongos_of(b);
+    uint64_t ramp = b->service->conf->slow_start_ms, since = loop_ms() > m->up_ms ? loop_ms() - m->up_ms : 0;
+    uint32_t whole = FULL_SHARE * m->weight;
+    if (m->up_ms == 0 || since >= ramp) {
+        return whole;
+    }
+    return (uint32_t)(whole * (RAMP_LEAST + (100 - RAMP_LEAST) * since / ramp) / 100);
+}
+
+/* Whether a has fewer connections for its share than b. */
+static bool is_idler(const struct backend *a, const struct backend *b)
+{
+    return (uint64_t)(mongos_of(a)->connections + 1) * share_of(b) < (uint64_t)(mongos_of(b)->connections + 1) * share_of(a);
+}
+
+static struct backend *least_of(struct backend *const *list, uint32_t n)
+{
+    uint32_t from = (uint32_t)(next_random() % n); /* among equals no one is always the first */
+    struct backend *best = list[from];
+    for (uint32_t i = 1; i < n; i++) {
+        struct backend *b = list[(from + i) % n];
+        best = is_idler(b, best) ? b : best;
+    }
+    return best;
+}
+
+static struct backend *by_weight(struct backend *const *list, uint32_t n)
+{
+    uint64_t sum = 0, at;
+    uint32_t i = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        sum += share_of(list[k]);
+    }
+    for (at = next_random() % sum; at >= share_of(list[i]); i++) {
+        at -= share_of(list[i]);
+    }
+    return list[i];
+}
+
+static struct backend *random_two(struct backend *const *list, uint32_t n)
+{
+    struct backend *a = list[next_random() % n], *b = list[next_random() % n];
+    return is_idler(b, a) ? b : a;
+}
+
+static struct backend *balance(struct keep *k, enum mongo_balance how, struct backend *const *list, uint32_t n)
+{
+    switch (how) {
+    case BALANCE_ROUND_ROBIN: return list[k->turn++ % n];
+    case BALANCE_RANDOM_TWO:  return random_two(list, n);
+    case BALANCE_WEIGHTED:    return by_weight(list, n);
+    case BALANCE_LEAST:       break;
+    }
+    return least_of(list, n);
+}
+
+static bool was_tried(const struct backend *b, struct backend *const *tried, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (tried[i] == b) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Those that take new clients: what is up, if need be also what is left out, if need be what is shutting down. */
+static uint32_t candidates(const struct service *s, struct backend *const *tried, uint32_t count,
+                           struct backend *list[MAX_SEEDS])
+{
+    uint32_t n = 0;
+    for (int tier = 0; tier < 3 && n == 0; tier++) {
+        for (uint16_t i = 0; i < backend_cap() && n < MAX_SEEDS; i++) {
+            struct backend *b = backend_at(i);
+            bool fits = b != NULL && b->service == s &&
+                        (tier == 2 ? b->state == BACKEND_DRAINING : b->state == BACKEND_UP && mongos_ejected(b) == (tier == 1));
+            if (fits && !was_tried(b, tried, count)) {
+                list[n++] = b;
+            }
+        }
+    }
+    return n;
+}
+
+/* ------------------------------------------------------------- its mongos */
+
+/* A client stays where it is as long as that serves it: while it shuts down, those who have something open there. */
+static bool may_stay(const struct mongo_client_id *id, const struct backend *b)
+{
+    return b->state == BACKEND_UP || (b->state == BACKEND_DRAINING && pins_hold(id));
+}
+
+/* No entry is left for it: the same key leads to the same mongos as long as none comes or goes. */
+static struct backend *without_entry(const struct mongo_client_id *id, struct backend *const *list, uint32_t n)
+{
+    struct affinity_choice choice[MAX_SEEDS];
+    uint16_t chosen;
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t name[2];
+        affinity_hash(ch.config.seed, list[i]->host, strlen(list[i]->host), name);
+        choice[i] = (struct affinity_choice){ name[0] + list[i]->port, mongos_of(list[i])->weight, list[i]->index };
+    }
+    chosen = affinity_choose(id->key, id->len, choice, n);
+    return chosen == AFFINITY_NOWHERE ? NULL : backend_at(chosen);
+}
+
+struct backend *mongo_choose(struct mongo_client_id *id, struct service *s, struct backend *const *tried, uint32_t count)
+{
+    struct keep *k = keep_of(id);
+    struct affinity_entry *e = id->entry != AFFINITY_NONE ? &k->entries[id->entry]
+                                                          : affinity_find(&k->table, AFFINITY_CLIENT, id->key, id->len, loop_ms(), true);
+    struct backend *list[MAX_SEEDS], *b = e != NULL && e->backend != AFFINITY_NOWHERE ? backend_at(e->backend) : NULL;
+    uint32_t n;
+    if (b != NULL && may_stay(id, b) && !was_tried(b, tried, count)) {
+        n = 0;
+    } else if ((n = candidates(s, tried, count, list)) == 0) {
+        return NULL;
+    } else {
+        b = balance(k, s->conf->balance, list, n);
+        e = affinity_add(&k->table, AFFINITY_CLIENT, id->key, id->len, b->index, loop_ms());
+    }
+    if (e == NULL) {
+        return without_entry(id, list, n);
+    }
+    if (id->entry == AFFINITY_NONE) {
+        if (e->uses == 0 && n > 0) {
+            memset(&k->pins[e - k->entries], 0, sizeof *k->pins);
+        }
+        id->entry = affinity_hold(&k->table, e);
+    }
+    return b;
+}
+
+void mongo_let_go(struct mongo_client_id *id)
+{
+    if (id->entry != AFFINITY_NONE) {
+        affinity_release(&keep_of(id)->table, id->entry, loop_ms());
+    }
+    id->entry = AFFINITY_NONE;
+}
+
+/* ------------------------------------------------------- what is open there */
+
+static size_t pin_key(const struct mongo_client_id *id, unsigned char key[32], int64_t number, const unsigned char *lsid)
+{
+    size_t n = put(key, 0, &id->entry, sizeof id->entry);
+    n = put(key, n, &number, sizeof number);
+    return lsid != NULL ? put(key, n, lsid, 16) : n;
+}
+
+static void pin(const struct mongo_client_id *id, enum affinity_kind kind, int64_t number, const unsigned char *lsid)
+{
+    struct keep *k = keep_of(id);
+    struct pins *p = &k->pins[id->entry];
+    unsigned char key[32];
+    size_t n = pin_key(id, key, number, lsid);
+    p->last_ms = loop_ms();
+    if (affinity_find(&k->table, kind, key, n, loop_ms(), true) == NULL &&
+        affinity_add(&k->table, kind, key, n, k->entries[id->entry].backend, loop_ms()) != NULL) {
+        *(kind == AFFINITY_CURSOR ? &p->cursors : &p->transactions) += 1;
+    }
+}
+
+static void unpin(const struct mongo_client_id *id, enum affinity_kind kind, int64_t number, const unsigned char *lsid)
+{
+    struct keep *k = keep_of(id);
+    struct pins *p = &k->pins[id->entry];
+    uint32_t *count = kind == AFFINITY_CURSOR ? &p->cursors : &p->transactions;
+    unsigned char key[32];
+    if (affinity_remove(&k->table, kind, key, pin_key(id, key, number, lsid)) && *count > 0) {
+        *count -= 1;
+    }
+}
+
+/* What a client left open without a word ends by itself. */
+bool pins_hold(const struct mongo_client_id *id)
+{
+    const struct pins *p;
+    uint64_t since;
+    if (id->entry == AFFINITY_NONE) {
+        return false;
+    }
+    p = &keep_of(id)->pins[id->entry];
+    since = loop_ms() - p->last_ms;
+    return (p->cursors > 0 && since < CURSOR_MS) || (p->transactions > 0 && since < TRANSACTION_MS);
+}
+
+void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const struct wire *w)
+{
+    memset(asked, 0, sizeof *asked);
+    asked->id = w->header.request_id;
+    if (id->entry == AFFINITY_NONE) {
+        return;
+    }
+    asked->cursor = wire_is(w, "getMore") && wire_has(w, WIRE_COMMAND) ? w->number[WIRE_COMMAND] : 0;
+    asked->kills = wire_is(w, "killCursors");
+    asked->in_transaction = wire_in_transaction(w) && wire_has(w, WIRE_LSID);
+    if (asked->in_transaction) {
+        memcpy(asked->lsid, w->lsid, sizeof asked->lsid);
+        asked->txn = w->number[WIRE_TXN_NUMBER];
+        asked->ends = wire_is(w, "commitTransaction") || wire_is(w, "abortTransaction");
+        if (!asked->ends) {
+            pin(id, AFFINITY_TRANSACTION, asked->txn, asked->lsid);
+        }
+    }
+}
+
+void pins_answer(const struct mongo_client_id *id, const struct mongo_asked *asked, const struct wire *w)
+{
+    int64_t cursor = wire_has(w, WIRE_CURSOR_ID) ? w->number[WIRE_CURSOR_ID] : 0;
+    struct keep *k = keep_of(id);
+    if (id->entry == AFFINITY_NONE || w->header.response_to != asked->id) {
+        return;
+    }
+    if (cursor != 0) {
+        pin(id, AFFINITY_CURSOR, cursor, NULL);
+    } else if (asked->cursor != 0) {
+        unpin(id, AFFINITY_CURSOR, asked->cursor, NULL);
+    }
+    if (asked->kills && k->pins[id->entry].cursors > 0) {
+        k->pins[id->entry].cursors--; /* drivers kill one at a time; its entry ends by itself */
+    }
+    if (asked->in_transaction && asked->ends && wire_true(w, WIRE_OK)) {
+        unpin(id, AFFINITY_TRANSACTION, asked->txn, asked->lsid);
+    }
+}
