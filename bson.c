@@ -220,6 +220,10 @@ static void bson_head(struct bson *b, uint8_t type, const char *name)
         while ((i /= 10) > 0);
         name = digits + at;
     }
+    if (name == NULL)
+        b->overflow = true; /* no array is open, or the one that should be had no room */
+    if (b->overflow)
+        return;
     bson_bytes(b, &type, 1);
     bson_bytes(b, name, strlen(name) + 1);
 }
