@@ -191,7 +191,7 @@ struct model_entry {
 
 static struct model_entry model[AFFINITY_KINDS][MODEL_KEYS];
 
-static uint32_t model_used(int kind, uint64_t now, bool live_only)
+static uint32_t model_used(enum affinity_kind kind, uint64_t now, bool live_only)
 {
     uint32_t i, count = 0;
 
@@ -201,7 +201,7 @@ static uint32_t model_used(int kind, uint64_t now, bool live_only)
 }
 
 /* The one that would leave: the least recent of those not held. */
-static struct model_entry *model_oldest(int kind)
+static struct model_entry *model_oldest(enum affinity_kind kind)
 {
     struct model_entry *oldest = NULL;
     uint32_t i;
@@ -215,7 +215,7 @@ static struct model_entry *model_oldest(int kind)
     return oldest;
 }
 
-static bool model_room(int kind, uint64_t now)
+static bool model_room(enum affinity_kind kind, uint64_t now)
 {
     struct model_entry *oldest = model_oldest(kind);
 
