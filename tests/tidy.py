@@ -9,7 +9,7 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 19500
+WHOLE_BUDGET = 21500
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
@@ -20,7 +20,9 @@ ROOMS = {
     "command.c": (1, "pure", 830),
     "slotmap.c": (1, "pure", 400),
     "sha1.c": (1, "pure", 100),
-    "mongowire.c": (1, "pure", 700),
+    "bson.c": (1, "pure", 370),
+    "mongowire.c": (1, "pure", 650),
+    "mongomsg.c": (1, "pure", 180),
     "affinity.c": (1, "pure", 350),
     "scram.c": (1, "pure", 400),
     "http.c": (1, "pure", 200),
