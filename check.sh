@@ -113,6 +113,8 @@ sanitizer_works() {
     cc -fsanitize=address,undefined -o $logs/try $logs/try.c >/dev/null 2>&1 && $logs/try
 }
 
+mongo_step="mongo servers"
+
 prepare() {
     INSTALL_LOG=$logs/install.log
     need_build
@@ -120,7 +122,8 @@ prepare() {
     need clang "the second compiler, and the fuzzer" clang clang clang llvm llvm
     need python3 "runs the integration tests" python3 python3 python3 python3 python3
     need ps "the tests look for child processes" procps procps procps-ng - -
-    if chosen "integration"; then
+    if chosen "integration" || chosen "$mongo_step"; then
+        need_haproxy
         # Debian's npm brings some 350 small packages, 26 MB: about two minutes.
         need node "runs ioredis, one of the clients that are tried" nodejs nodejs nodejs node node
         need npm "installs ioredis" npm npm nodejs-npm node npm
@@ -142,13 +145,11 @@ prepare() {
     fi
     if chosen "integration" && ! NODE_PATH=$PWD/build/node/node_modules node -e 'require("ioredis"); require("redis")' 2>/dev/null; then
         say "installing ioredis and redis (from npm) into build/node: the clients' tests use it"
-        # Node trusts a list of its own; what the system trusts may be more, as behind a company's proxy.
-        if [ -z "${NODE_EXTRA_CA_CERTS:-}" ] && [ -r /etc/ssl/certs/ca-certificates.crt ]; then
-            NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt
-            export NODE_EXTRA_CA_CERTS
-        fi
-        npm install --prefix build/node --cache build/node/cache --no-audit --no-fund --no-progress --no-update-notifier --ignore-scripts \
-            ioredis@5 redis@5 </dev/null >$logs/npm.log 2>&1 || { tail -20 $logs/npm.log; fail "ioredis and redis could not be installed into build/node"; }
+        npm_install ioredis@5 redis@5 >$logs/npm.log 2>&1 || { tail -20 $logs/npm.log; fail "ioredis and redis could not be installed into build/node"; }
+    fi
+    if chosen "integration" || chosen "$mongo_step"; then
+        need_mongo_drivers $logs/npm-mongo.log
+        need_ferretdb
     fi
 }
 
@@ -252,8 +253,9 @@ with() { # VARIANT FACTOR TESTS...: the integration tests of one variant
 }
 
 tests "tests of the tools" pytest tests/test_tools.py
+tests "$mongo_step" pytest tests/test_fake_mongos.py
 # shellcheck disable=SC2046
-tests "integration" pytest $(ls tests/test_*.py | grep -v -e test_tools -e test_faults -e test_million)
+tests "integration" pytest $(ls tests/test_*.py | grep -v -e test_tools -e test_fake -e test_faults -e test_million)
 if [ -n "$glibc" ]; then
     tests "integration without a heap after the seal" with noheap 1 tests/test_redis_*.py tests/test_conf.py
 else

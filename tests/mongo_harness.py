@@ -1,0 +1,220 @@
+"""What the tests of MongoDB mode stand on: a real database, scripted mongos before it, HAProxy to compare with, a small raw client.
+
+    MongoClient(raw) --> fake.mongos.Front (several, in this process) --> Ferret (FerretDB with SQLite, temporary folder, loopback)
+    drivers (tests/clients, each in a process of its own) --> HaProxy (TCP round-robin) --> the fronts
+
+FerretDB is built by tests/setup.sh into build/tests/ferretdb. Processes are started and ended as tests/harness.py does it.
+"""
+import contextlib
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+import harness
+from fake import mongos, wire
+
+FERRETDB = os.path.abspath(os.environ.get("FERRETDB", os.path.join(harness.ROOT, "build", "tests", "ferretdb")))
+HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
+CLIENTS = os.path.join(harness.ROOT, "tests", "clients")
+NODE_HOME = os.path.join(harness.ROOT, "build", "node")
+
+
+class Ferret:
+    """One FerretDB; its data are gone when it is closed."""
+
+    def __init__(self):
+        assert os.path.exists(FERRETDB), FERRETDB + " is missing: check.sh builds it (tests/setup.sh, need_ferretdb)"
+        self.folder = harness.temporary_folder("puerta-ferretdb-")
+        os.mkdir(os.path.join(self.folder, "data"))
+        self.port = harness.free_port()
+        self.log = os.path.join(self.folder, "log")
+        self.process = harness.start([FERRETDB, "127.0.0.1:%d" % self.port, os.path.join(self.folder, "data")], self.log)
+        harness.wait_for("FerretDB to answer; its log: " + self.log, self._answers)
+
+    def _answers(self):
+        assert self.process.poll() is None, "FerretDB ended: " + harness.read_file(self.log)[-2000:]
+        with contextlib.suppress(OSError):
+            with MongoClient(self.port, timeout=2) as c:
+                return c.ask({"ping": 1})["ok"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    @property
+    def address(self):
+        return "127.0.0.1:%d" % self.port
+
+    @property
+    def uri(self):
+        return "mongodb://%s/?directConnection=true" % self.address
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        harness.ended(self.process)
+
+
+def fronts(ferret, count=3, **toggles):
+    """So many scripted mongos before one FerretDB; the toggles are those of fake.mongos.Front, and load_balancer."""
+    return mongos.Cluster(("127.0.0.1", ferret.port), count, free_port=harness.free_port, **toggles)
+
+
+class HaProxy:
+    """HAProxy as a TCP relay, round-robin over the addresses: one connection here, the next there."""
+
+    def __init__(self, addresses):
+        self.folder = harness.temporary_folder("puerta-haproxy-")
+        self.port = harness.free_port()
+        conf = os.path.join(self.folder, "haproxy.cfg")
+        with open(conf, "w") as f:
+            f.write("defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 300s\n    timeout server 300s\n"
+                    "listen mongo\n    bind 127.0.0.1:%d\n    balance roundrobin\n" % self.port)
+            f.writelines("    server m%d %s\n" % (i, address) for i, address in enumerate(addresses))
+        self.log = os.path.join(self.folder, "log")
+        self.process = harness.start([HAPROXY, "-db", "-f", conf], self.log)
+        harness.wait_for("HAProxy to listen; its log: " + self.log, self._listens)
+
+    def _listens(self):
+        assert self.process.poll() is None, "HAProxy ended: " + harness.read_file(self.log)[-2000:]
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), 2).close()
+            return True
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    @property
+    def address(self):
+        return "127.0.0.1:%d" % self.port
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        harness.ended(self.process)
+
+
+class MongoClient:
+    """A raw client: what is sent is exactly what the test says, and messages are read one at a time with a deadline."""
+
+    def __init__(self, port, host="127.0.0.1", timeout=20.0, rcvbuf=None, first=b""):
+        self.timeout = timeout * harness.SLOW
+        self.sock = socket.socket()
+        if rcvbuf:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect((host, port))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.last_id = 0
+        if first:
+            self.sock.sendall(first)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self.sock.close()
+
+    def send_raw(self, data):
+        self.sock.sendall(data)
+
+    def send(self, document, db="admin", flags=0, sequences=(), checksum=False, packed=False):
+        """Sends a command as OP_MSG; its requestID is returned."""
+        self.last_id += 1
+        data = wire.op_msg(dict(document, **{"$db": db}), self.last_id, flags=flags, sequences=sequences, checksum=checksum)
+        self.sock.sendall(wire.compressed(data) if packed else data)
+        return self.last_id
+
+    def _exactly(self, n, deadline):
+        data = b""
+        while len(data) < n:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("no reply in time; so far %r" % data[:200])
+            self.sock.settimeout(left)
+            try:
+                piece = self.sock.recv(n - len(data))
+            except socket.timeout:
+                raise TimeoutError("no reply in time; so far %r" % data[:200]) from None
+            if not piece:
+                raise EOFError("closed by the other side; so far %r" % data[:200])
+            data += piece
+        return data
+
+    def read(self, timeout=None):
+        """The next message (wire.Message), whole and well formed, or TimeoutError, EOFError, wire.Malformed."""
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout * harness.SLOW)
+        head = self._exactly(wire.HEADER, deadline)
+        return wire.parse(head + self._exactly(struct.unpack_from("<i", head)[0] - wire.HEADER, deadline))
+
+    def ask(self, document, db="admin", timeout=None, **how):
+        """One command, one reply, whose document is returned; the reply must name the request."""
+        request_id = self.send(document, db, **how)
+        reply = self.read(timeout)
+        assert reply.response_to == request_id, "an answer to %d, %d was asked" % (reply.response_to, request_id)
+        return reply.body
+
+    def hello(self, app_name=None, **more):
+        """A hello as drivers begin with it."""
+        document = {"hello": 1, "helloOk": True,
+                    "client": {"driver": {"name": "puerta-tests", "version": "1"}, "os": {"type": "Linux"}, "platform": "tests"}}
+        if app_name is not None:
+            document["client"]["application"] = {"name": app_name}
+        return self.ask(dict(document, **more))
+
+
+def proxy_v1(source="192.0.2.1", source_port=1000, destination="192.0.2.2", port=27017):
+    return b"PROXY TCP4 %s %s %d %d\r\n" % (source.encode(), destination.encode(), source_port, port)
+
+
+def proxy_v2(source="192.0.2.1", source_port=1000, destination="192.0.2.2", port=27017):
+    addresses = socket.inet_aton(source) + socket.inet_aton(destination) + struct.pack("!HH", source_port, port)
+    return b"\r\n\r\n\0\r\nQUIT\n" + struct.pack("!BBH", 0x21, 0x11, len(addresses)) + addresses
+
+
+DRIVERS = ("pymongo_ops.py", "mongodb_ops.js", "mongosh_ops.js")
+
+
+def node():
+    """The node that runs the drivers: the system's, or the one that setup.sh put into build/ where the system's is too old."""
+    own = os.path.join(harness.ROOT, "build", "tests", "node")
+    return own if os.path.exists(own) else shutil.which("node") or "node"
+
+
+def run_driver(script, uri, timeout=120, env=None):
+    """Runs a script of tests/clients with a URI: (exit code, what it printed as JSON). No JSON is a failure."""
+    env = dict(os.environ, NODE_PATH=os.path.join(NODE_HOME, "node_modules"), PYTHONDONTWRITEBYTECODE="1", **(env or {}))
+    path = os.path.join(CLIENTS, script)
+    if script.endswith(".py"):
+        command = [sys.executable, path, uri]
+    elif script.startswith("mongosh"):
+        home = harness.temporary_folder("puerta-mongosh-")
+        env.update(HOME=home, PUERTA_URI=uri)
+        command = [node(), os.path.join(NODE_HOME, "node_modules", "mongosh", "bin", "mongosh.js"), "--quiet", "--norc", "--nodb", "--file", path]
+    else:
+        command = [node(), path, uri]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, timeout=timeout * harness.SLOW)
+    said = done.stdout.decode("utf-8", "replace").strip()
+    try:
+        return done.returncode, json.loads(said.splitlines()[-1])
+    except (ValueError, IndexError):
+        raise AssertionError("%s (exit code %d) printed no JSON but %r and %r" % (script, done.returncode, said[-2000:], done.stderr[-2000:])) from None
