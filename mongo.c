@@ -161,10 +161,11 @@ static void client_refuse(struct client *c, enum mongo_code code, const char *te
     client_finish(c);
 }
 
-/* Between two messages: nothing of it is under way in either direction. */
+/* Between two messages: nothing of it is under way in either direction, but perhaps a hello that waits for a change. */
 static bool client_rests(const struct client *c)
 {
-    return c->state == RELAYING && c->unanswered == 0 && c->asks.wire.used == 0 && c->answers.wire.used == 0 &&
+    bool waits = c->unanswered == 1 && c->asked.hello;
+    return c->state == RELAYING && (c->unanswered == 0 || waits) && c->asks.wire.used == 0 && c->answers.wire.used == 0 &&
            (c->up == NULL || c->up->out.len == 0);
 }
 
@@ -181,7 +182,7 @@ static bool must_leave(const struct client *c)
 /* The end of an answer: where a client may be closed without harm. */
 static void settle(struct client *c)
 {
-    if (client_rests(c) && (c->ended || md.stopping || must_leave(c))) {
+    if (client_rests(c) && ((c->ended && c->unanswered == 0) || md.stopping || must_leave(c))) {
         client_finish(c);
     }
 }
@@ -326,8 +327,6 @@ static bool flow_take(struct client *c, struct flow *f, struct chain *to, const 
 static void up_open(struct conn *conn)
 {
     struct client *c = conn->owner;
-    struct mongos *m = mongos_of(c->backend);
-    (void)m;
     os_keepalive(conn->fd, KEEPALIVE_IDLE_MS, c->service->conf->client_stall_ms);
     c->state = RELAYING;
     c->tries = 0;

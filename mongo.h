@@ -64,6 +64,7 @@ struct mongo_asked {
     int64_t cursor;             /* of a getMore; 0: it is none */
     int64_t txn;
     unsigned char lsid[16];
+    bool hello;                 /* one may wait until something changes at its mongos */
     bool kills;                 /* killCursors */
     bool in_transaction, ends;  /* commit or abort */
 };

@@ -310,6 +310,7 @@ void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const
 {
     memset(asked, 0, sizeof *asked);
     asked->id = w->header.request_id;
+    asked->hello = w->hello;
     if (id->entry == AFFINITY_NONE) {
         return;
     }

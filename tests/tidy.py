@@ -9,7 +9,7 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 21500
+WHOLE_BUDGET = 22500
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
@@ -69,7 +69,8 @@ ROOMS = {
     "redis.c": (4, "redis", 500),
     "redis_client.c": (4, "redis", 510),
     "users.c": (4, "users", 400),
-    "mongo_pool.c": (4, "mongo", 700),
+    "mongo_health.c": (4, "mongo", 330),
+    "mongo_choose.c": (4, "mongo", 330),
     "mongo.c": (4, "mongo", 800),
     "admin.c": (5, "admin", 600),
     "option.c": (5, "conf", 480),
