@@ -1,5 +1,6 @@
 """Transactions: MULTI, EXEC, DISCARD, WATCH, UNWATCH through Puerta, beside a plain server; while slots move and nodes die; by the hundred."""
 import re
+import select
 import socket
 import threading
 import time
@@ -110,6 +111,11 @@ def info(puerta):
 def connections(cluster):
     """How many connections the nodes have from outside, without the one that asks."""
     return sum(int(n.info("clients")["connected_clients"]) - 1 for n in cluster.alive())
+
+
+def accepted(cluster):
+    """How many connections the nodes have accepted so far; this asks each on a new one."""
+    return sum(int(n.info("stats")["total_connections_received"]) for n in cluster.alive())
 
 
 class Move:
@@ -806,35 +812,79 @@ def test_a_script_cannot_name_a_node_where_multi_was_refused(cluster):
             m.ask("ACL", "DELUSER", "half")
 
 
-def test_transactions_need_no_new_connections(fresh_cluster):
-    """200 a second, plain and watched; meanwhile others watch and do nothing. The nodes see the same connections throughout."""
+class Blockers:
+    """Clients that block on one list, more than there are connections for: those beyond hear an error after lease_wait and ask again."""
+
+    refusal = "ERR not executed: no connection became free for a blocking command"
+
+    def __init__(self, p, count, key):
+        self.key, self.refused, self.worst = key, 0, 0.0
+        self.clients = {c.sock: c for c in (p.client() for _ in range(count))}
+        for c in self.clients.values():
+            c.send("BLPOP", key, 0)
+
+    def turn(self, pusher, value):
+        """One element is pushed; returns when one of them has popped it. Each that has heard something asks again."""
+        begun, popped = time.monotonic(), []
+        assert pusher.ask("RPUSH", self.key, value) == 1
+        while not popped:
+            ready = select.select(list(self.clients), [], [], 10 * harness.SLOW)[0]
+            assert ready, "nobody pops what was pushed"
+            for c in (self.clients[s] for s in ready):
+                popped += self._heard(c)
+                c.send("BLPOP", self.key, 0)
+        assert popped == [value]
+        self.worst = max(self.worst, time.monotonic() - begun)
+
+    def _heard(self, c):
+        reply = c.read()
+        if isinstance(reply, RespError):
+            assert reply.text.startswith(self.refusal), reply.text
+            self.refused += 1
+            return []
+        return [reply[1]]
+
+
+def test_transactions_and_blocked_clients_side_by_side_need_no_new_connections(fresh_cluster):
+    """200 transactions a second, plain and watched, and 20 blocking pops. All that WATCH can have is taken by others, who watch and do nothing;
+    all that may block does, and more want to. Neither waits for the other, and no node sees a new connection."""
     cluster = fresh_cluster  # nodes keep the connections of a MIGRATE for a while
-    with Puerta(cluster) as p:
-        watchers = [p.client() for _ in range(20)]
+    seconds, watching, blocking = 60 if LONG else 4, 20, 20
+    keys = [cluster.key_on(i, "rate") for i in range(3)]
+    # Of the connections to WATCH on, three are left: one to each node.
+    with Puerta(cluster, max_watching=watching + 3, max_blocked=blocking, lease_wait="200ms") as p:
+        watchers = [p.client() for _ in range(watching)]
         for i, c in enumerate(watchers):
             assert c.ask("WATCH", "{cw%d}k" % i) == b"OK"
-        keys = [cluster.key_on(i, "rate") for i in range(3)]
-        clients = [p.client() for _ in range(10)]
+        clients, pusher = [p.client() for _ in range(10)], p.client()
+        for k in keys:
+            clients[0].pipeline([("WATCH", k), ("MULTI",), ("GET", k), ("EXEC",)])
+        blockers = Blockers(p, 2 * blocking, cluster.key_on(0, "queue"))
+        wait_for("all to block that may", lambda: info(p)["blocked_clients"] >= blocking)
         worst, count, begun = 0.0, 0, None
-        end = time.monotonic() + (60 if LONG else 4)
-        for c in clients:
-            for k in keys:
-                c.pipeline([("WATCH", k), ("MULTI",), ("GET", k), ("EXEC",)])
-        while time.monotonic() < end:
-            tick = time.monotonic()
+        start = time.monotonic()
+        for tick in range(20 * seconds):
+            if tick == 20:
+                begun = connections(cluster), accepted(cluster)
             for i, c in enumerate(clients):
-                k = keys[(i + count) % 3]
+                k = keys[(i + tick) % 3]
                 at = time.monotonic()
                 answers = c.pipeline([("WATCH", k)] * (i % 2) + [("MULTI",), ("INCR", k), ("EXEC",)])
                 worst = max(worst, time.monotonic() - at)
                 assert isinstance(answers[-1], list), answers
                 count += 1
-            if begun is None and count >= 200:
-                begun = connections(cluster)
-            time.sleep(max(0.0, 0.05 - (time.monotonic() - tick)))
-        assert connections(cluster) == begun
-        assert worst < 0.5 * harness.SLOW
-        for i, c in enumerate(watchers):
+            blockers.turn(pusher, b"%d" % tick)
+            time.sleep(max(0.0, start + 0.05 * (tick + 1) - time.monotonic()))
+        took = time.monotonic() - start
+        print("%d transactions in %.1f s, the slowest %.0f ms; %d pops, the slowest %.0f ms, %d refused; connections %d" % (
+            count, took, 1000 * worst, tick + 1, 1000 * blockers.worst, blockers.refused, begun[0]))
+        assert took < seconds * 1.05 * harness.SLOW, "fewer than 200 a second"
+        assert (connections(cluster), accepted(cluster)) == (begun[0], begun[1] + 2 * len(cluster.masters)), "but for the questions themselves"
+        assert worst < 0.5 * harness.SLOW and blockers.worst < 0.5 * harness.SLOW
+        assert blockers.refused >= 4 * seconds, "the connections to block on were not all taken"
+        with p.client() as c:
+            assert sum(int(c.ask("GET", k)) for k in keys) == count
+        for c in watchers:
             assert said(c.pipeline([("MULTI",), ("PING",), ("EXEC",)]))[2] == [b"PONG"]
 
 
