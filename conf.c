@@ -487,6 +487,18 @@ static void check_memory(struct reader *r, int section)
                  "shared_reply_limit is more than upstream_buffer");
 }
 
+/* Three numbers with dots between them: what clients can compare. */
+static bool is_version(const char *s)
+{
+    for (int i = 0; i < 3; i++) {
+        size_t n = strspn(s, "0123456789");
+        if (n == 0 || s[n] != (i < 2 ? '.' : '\0'))
+            return false;
+        s += n + 1;
+    }
+    return true;
+}
+
 static void check_upstream(struct reader *r, int section)
 {
     const struct conf_redis *s = &r->conf->redis[section - 1];
@@ -498,6 +510,8 @@ static void check_upstream(struct reader *r, int section)
     if (s->announce[0] != '\0' && !host_port_split(s->announce, strlen(s->announce), host, &port, &why))
         complain(r, line_of(r, section, "announce"), s->announce, "write HOST:PORT, as clients reach Puerta",
                  "not an address (%s)", why);
+    if (!is_version(s->redis_version))
+        complain(r, line_of(r, section, "redis_version"), s->redis_version, "write the servers' own, such as 7.4.2", "not a version");
     if (s->node_count == 0)
         complain(r, nodes, s->name, "add a line such as nodes = 10.0.0.1:6379, 10.0.0.2:6379", "no nodes in section");
     for (int i = 0; i < s->node_count && !s->single; i++)

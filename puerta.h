@@ -520,6 +520,7 @@ struct conf_redis {
     int node_count;
     int single;                          /* topology: 0 = cluster, 1 = single */
     char announce[HOST_CAP + 8];         /* "HOST:PORT"; "" = the address that a client came by */
+    char redis_version[16];              /* that clients are told */
     char upstream_user[SECRET_CAP], upstream_password[SECRET_CAP];
     char password[SECRET_CAP];           /* of clients; "" = they need none */
     int protect, allow_admin, client_logins; /* yes / no */

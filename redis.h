@@ -784,8 +784,6 @@ void unpause_answer(struct client *c, const struct request *q);
 
 /* ---------------------------------------------------- redis_local.c */
 
-#define REDIS_VERSION "7.0.15" /* the server that Puerta behaves like */
-
 /* The table of all clients, for those who ask about each other. */
 void redis_local_open(struct client *clients, uint32_t count);
 enum verdict local_answer(struct client *c, const struct request *q);

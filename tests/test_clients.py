@@ -10,6 +10,8 @@ import subprocess
 import sys
 
 import pytest
+import redis
+from redis.cache import CacheConfig
 
 import harness
 from harness import Puerta, RespClient
@@ -91,6 +93,19 @@ def test_the_same_operations_with_one_server(server, script, resp, through_puert
             return check(server.port, c, script, resp, "single")
         with Puerta([server.address], topology="single") as p:
             check(p.port, c, script, resp, "single")
+
+
+def test_redis_pys_cache_wants_a_version(cluster, puerta):
+    """Which redis_version tells it; nothing of redis-py is changed here, as its script must do for the old servers of these tests."""
+    with pytest.raises(redis.ConnectionError, match="7.4 or later"):
+        redis.Redis(port=puerta.port, protocol=3, cache_config=CacheConfig()).ping()
+    with Puerta(cluster, redis_version="7.4.0") as p, redis.Redis(port=p.port) as other, \
+            redis.Redis(port=p.port, protocol=3, cache_config=CacheConfig()) as r:
+        for value in (b"one", b"two"):
+            other.set("cached", value)
+            harness.wait_for("the new value", lambda value=value: r.get("cached") == value)
+            assert r.get_cache().size == 1
+        other.delete("cached")
 
 
 @pytest.mark.parametrize("script", ["redis_py.py", "ioredis.js", "node_redis.js", "redis_cli.sh"])
