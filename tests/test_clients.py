@@ -61,7 +61,7 @@ def check(port, client, script, resp, mode, password=None):
     """Runs the script there, looks whether all its operations were right, and whether it leaves nothing behind."""
     code, said = run(os.path.join(HERE, "clients", script), "127.0.0.1:%d" % port, mode, *([password] if password else []), resp=resp)
     count = OPERATIONS_OF_REDIS_CLI if script.endswith(".sh") else OPERATIONS
-    assert (code, said) == (0, "ok %d operations\n" % (count + (OPERATIONS_OF_PASSWORDS if password else 0)))
+    assert (code, said) == (0, "ok %d operations\n" % (count + (OPERATIONS_OF_PASSWORDS if password else 0))), said
     assert client.ask("KEYS", "*%s:*" % script.split(".")[0]) == [], "it leaves nothing behind"
 
 
