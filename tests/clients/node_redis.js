@@ -12,9 +12,10 @@ const { PREFIX, MANY, TAG, check, errorOf, onAll, until, whileBlocked, run } = r
 const RESP = Number(process.env.RESP || 3);
 const protocol = { RESP, unstableResp3: RESP === 3 }; // without it, it has no XREAD with RESP3
 
-// Tried again while it starts, but for a plain client: it says at once what is wrong.
+// Without a password, a plain client soon says what is wrong instead of trying for ever.
 async function connect(host, port, mode, password, more = {}) {
-  const socket = { host, port: Number(port), reconnectStrategy: (n) => (n > 5 && !password && mode !== "cluster" ? false : Math.min(20 * n, 500)), ...more.socket };
+  const tries = password || mode === "cluster" ? Infinity : 5;
+  const socket = { host, port: Number(port), reconnectStrategy: (n) => (n > tries ? false : Math.min(20 * n, 500)), ...more.socket };
   const r = mode === "cluster"
     ? createCluster({ rootNodes: [{ socket }], defaults: { password, socket: { reconnectStrategy: socket.reconnectStrategy } }, ...protocol, ...more.cache })
     : createClient({ socket, password, ...protocol, ...more.cache });
