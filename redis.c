@@ -48,7 +48,7 @@ static enum verdict forward_for(struct client *c, const struct request *q, uint1
 {
     struct backend *b = service_owner(c->service, slot);
     struct req *r;
-    if (client_must_wait(c, slot)) {
+    if (client_must_wait(c, slot) || client_awaits_turn(c, q->command)) {
         return VERDICT_WAIT;
     }
     if (b == NULL && c->service->map.served == 0) {

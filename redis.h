@@ -69,6 +69,7 @@ enum req_state {
 #define REQ_RESP3 131072u /* its client speaks RESP3: so must the connection that it goes over */
 #define REQ_UNNAMED 262144u /* a script, sent to a node that no map names: it waits for a map asked for since then (since_ms) */
 #define REQ_CACHED 524288u /* CLIENT CACHING goes ahead of it */
+#define REQ_EARLY 1048576u /* its answer has come in part, before its turn: `parked` has that part */
 #define REQ_MUTE 1024u   /* its client does not want to hear the answer (CLIENT REPLY) */
 #define REQ_LEASE 4096u  /* goes over a lease of the kind `lease`, wherever it goes */
 #define REQ_BLOCKS 8192u /* its answer may take as long as it likes */
@@ -208,6 +209,8 @@ struct client {
     size_t request_bytes;       /* of unsettled ones, kept for replay */
     uint32_t reply_bytes;       /* how long its replies are: a running mean */
     uint32_t window;            /* how many may be unsettled: grows with each reply, as their length becomes known */
+    const struct command *early; /* what it asked when an answer before its turn was too long to be parked */
+    uint8_t cautious;           /* so many more of those are asked only when their turn has come */
     struct upstream *lease;     /* for a long transfer, or a blocking command */
     struct req *block;          /* its request that blocks it: what it asks meanwhile waits in its input */
     struct upstream *watch;     /* the one on which it WATCHes */
@@ -312,6 +315,13 @@ static inline bool client_must_wait(const struct client *c, int32_t slot)
            (c->fences > 0 && (slot < 0 || c->fence_slot < 0 || c->fence_slot == slot));
 }
 
+/* Whether a request of k is not sent before its turn has come: lately the answer to such a one was too long to be parked until
+ * then, and a node's other clients had to wait. */
+static inline bool client_awaits_turn(const struct client *c, const struct command *k)
+{
+    return c->cautious > 0 && c->unsettled > 0 && c->early == k;
+}
+
 /* A request of a transaction was refused: it will be discarded, and its block is needed no more. */
 static inline void client_poison(struct client *c)
 {
@@ -345,6 +355,7 @@ struct upstream_events {
     void (*late)(struct req *r, const struct backend *b);     /* no reply within request_timeout */
     void (*expired)(struct req *r, const struct backend *b, uint32_t limit_ms); /* nothing of it could be sent */
     void (*refused)(struct req *r, const struct backend *b, const char *words); /* nor will be: of HELLO 3, by the node */
+    void (*too_early)(struct req *r);              /* its answer, before its turn, is dropped: others wait behind it */
     struct req *(*nobody)(const struct req *r);    /* a record for the place of a late one; NULL: none left */
     void (*owner_room)(struct client *c);          /* its lease is open, has room again, or is gone */
     void (*lease_free)(void);

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #define ERROR_CAP 512
+#define CAUTIOUS 64    /* requests of a client that wait for their turn once an answer was too long to be parked until then */
 #define BLOCKED_MS 500 /* what a node has turned away later than this had been accepted by it before */
 
 static struct {
@@ -174,6 +175,9 @@ void req_commit(struct req *r)
     if (c->unsettled++ == 0) {
         c->epoch = c->service->map.epoch;
     }
+    if (c->cautious > 0 && r->command == c->early) {
+        c->cautious--;
+    }
     if (r->flags & REQ_FENCE) {
         c->fence_slot = c->fences > 0 && c->fence_slot != r->slot ? -1 : r->slot;
         c->fences++;
@@ -232,6 +236,16 @@ static bool unpark(struct client *c, struct req *r)
         conn_dirty(c->conn);
     }
     return true;
+}
+
+/* What is parked of r's answer is not passed on. */
+static void forget_parked(struct req *r)
+{
+    if (r->flags & REQ_EARLY) {
+        r->client->parked_bytes -= r->parked.len;
+        slice_release(&r->parked);
+        r->flags &= ~REQ_EARLY;
+    }
 }
 
 static void pop_head(struct client *c)
@@ -299,14 +313,59 @@ static void head_answered(struct client *c, size_t n)
     }
 }
 
-/* r's answer is parked until its turn. */
+/* r's answer is parked until its turn, the last n bytes of it just now. */
 static void parked(struct req *r, size_t n)
 {
     slice_release(&r->bytes);
+    r->flags &= ~REQ_EARLY;
     r->client->parked_bytes += n;
-    learn_size(r->client, n);
+    learn_size(r->client, r->parked.len);
     req_settle(r);
     r->state = REQ_DONE;
+}
+
+/* Parks a piece of a long answer, as far as its client's credit goes: the connection is not to wait for what another node has
+ * still to answer. */
+static bool park_piece(struct req *r, const unsigned char *p, size_t n)
+{
+    struct client *c = r->client;
+    if (c->parked_bytes + n > client_credit(c)) {
+        c->early = r->command;
+        c->cautious = CAUTIOUS;
+        return false;
+    }
+    if (!slice_extend(&r->parked, BUF_REPLY, p, n)) {
+        return false;
+    }
+    c->parked_bytes += n;
+    r->flags |= REQ_EARLY;
+    return true;
+}
+
+static bool park(struct req *r, const unsigned char *p, size_t n, bool last)
+{
+    if (!last) {
+        return park_piece(r, p, n);
+    }
+    if (n > 0 && !((r->flags & REQ_EARLY) ? slice_extend(&r->parked, BUF_REPLY, p, n)
+                                          : pen_write(&r->client->park, BUF_REPLY, p, n, &r->parked))) {
+        return false;
+    }
+    parked(r, n);
+    return true;
+}
+
+/* r's turn has come: what is parked of its answer goes ahead of the rest. False: not all of it has found room. */
+static bool catch_up(struct client *c, struct req *r)
+{
+    if (r->flags & REQ_EARLY) {
+        c->halfway = true;
+        if (!unpark(c, r)) {
+            return false;
+        }
+        r->flags &= ~REQ_EARLY;
+    }
+    return true;
 }
 
 bool req_give_parts(struct req *r, const struct iovec *parts, int count, bool last)
@@ -356,7 +415,7 @@ bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
         n = 0;
     }
     if (r == c->head) {
-        if ((!last && c->conn->out.len > 0 && c->conn->out.len >= client_credit(c)) ||
+        if ((!last && c->conn->out.len > 0 && c->conn->out.len >= client_credit(c)) || !catch_up(c, r) ||
             !chain_put(&c->conn->out, BUF_REPLY, p, n)) {
             return false;
         }
@@ -367,11 +426,7 @@ bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
         }
         return true;
     }
-    if (!last || (n > 0 && !pen_write(&c->park, BUF_REPLY, p, n, &r->parked))) {
-        return false;
-    }
-    parked(r, n);
-    return true;
+    return park(r, p, n, last);
 }
 
 /* Put into the order of answers: `behind` some that are to come, and of those just before one, or behind all. */
@@ -493,6 +548,7 @@ void req_orphan(struct client *c)
             if (r->fan != NULL) {
                 fan_orphan(r);
             }
+            forget_parked(r);
             r->client = NULL;
         }
     }
@@ -785,6 +841,9 @@ static void lost_one(struct req *r, bool sent, bool given, const struct backend 
     if (given && r->fan != NULL) {
         fan_anew(r);
         given = false;
+    } else if ((r->flags & REQ_EARLY) && !(r == r->client->head && r->client->halfway)) {
+        forget_parked(r); /* nothing of it has reached the client */
+        given = false;
     }
     if (r->client == NULL) {
         r->take(r, NULL, 0, true);
@@ -936,6 +995,15 @@ static void late(struct req *r, const struct backend *b)
               r->service->conf->request_timeout_ms);
 }
 
+/* It has run, and its answer will not be known. */
+static void too_early(struct req *r)
+{
+    forget_parked(r);
+    give_up_earlier(r);
+    req_error(r, "ERR executed, but its answer is lost: it came before its turn, was too long to be kept (client_window, chunks), "
+              "and others waited behind it (shared_reply_limit)");
+}
+
 static void expired(struct req *r, const struct backend *b, uint32_t limit_ms)
 {
     stats.not_executed++;
@@ -1005,6 +1073,7 @@ static const struct upstream_events events = {
     .lost = lost_one,
     .late = late,
     .expired = expired,
+    .too_early = too_early,
     .refused = refused,
     .nobody = nobody,
     .owner_room = client_resume,

@@ -330,6 +330,19 @@ static bool too_large(const struct upstream *u)
     return resp_reply_least(&u->reply) > (limit < u->cap ? limit : u->cap) || (u->from == 0 && u->len == u->cap);
 }
 
+/* Nobody takes the rest of the reply under way: it is dropped as it comes. Gives its record, which has left the queue. */
+static struct req *abandon_reply(struct upstream *u)
+{
+    struct req *r = u->head;
+    upstream_cut(u, r);
+    u->streaming = false;
+    u->held = u->held && u->leased;
+    u->dropping = true;
+    u->from = u->at; /* the buffer may be full of it */
+    upstream_dirty(u);
+    return r;
+}
+
 /* Passes on what has come of a long reply. False: stuck, or the connection is gone. */
 static bool reply_piece(struct upstream *u)
 {
@@ -350,13 +363,8 @@ static bool reply_piece(struct upstream *u)
         return true;
     }
     if (req_is_nobodys(r)) {
-        upstream_cut(u, r);
+        abandon_reply(u);
         r->take(r, NULL, 0, true);
-        u->streaming = false;
-        u->held = u->held && u->leased;
-        u->dropping = true;
-        u->from = u->at; /* the buffer may be full of it */
-        upstream_dirty(u);
         return true;
     }
     if (!r->take(r, u->buf + u->from, n, false)) {
@@ -848,6 +856,16 @@ static void check_unsent(struct upstream *u, const struct conf_redis *conf)
     lease_done(u); /* its only request may just have expired */
 }
 
+/* A long answer waits for its turn, which another node keeps from coming, and others wait behind it. */
+static void give_up_early(struct upstream *u)
+{
+    if ((u->head->flags & REQ_READONLY) == 0) {
+        note_write(u->head->client, u);
+    }
+    upstream_events->too_early(abandon_reply(u));
+    upstream_unstick_soon();
+}
+
 static void check_stuck(struct upstream *u, const struct conf_redis *conf)
 {
     uint64_t since = loop_ms() - u->stuck_ms, sum = since + u->stuck_sum_ms;
@@ -862,7 +880,11 @@ static void check_stuck(struct upstream *u, const struct conf_redis *conf)
     } else if (pool && (since >= STUCK_MERGE_MS || since >= conf->request_timeout_ms / 8)) {
         upstream_on_shortage();
     } else if (!pool && !u->leased && u->head->next != NULL && sum >= STUCK_SHARED_MS) {
-        conn_fail(c->conn, "it does not read a long answer while others wait behind it (shared_reply_limit)");
+        if (u->head == c->head) {
+            conn_fail(c->conn, "it does not read a long answer while others wait behind it (shared_reply_limit)");
+        } else {
+            give_up_early(u);
+        }
     }
 }
 
