@@ -22,7 +22,7 @@
 #define READ_MAX 65536        /* bytes of one node in one turn */
 #define STUCK_POOL_MS 3000    /* a reply that finds no chunk so long costs its client the connection */
 #define STUCK_MERGE_MS 1000   /* before that, the largest merge is given up: it may hold what they all wait for */
-#define STUCK_SHARED_MS 1000  /* so does a streamed one that others wait behind, summed over its pauses */
+#define STUCK_SHARED_MS 1000  /* so does a streamed one that others wait behind, summed over its pauses; before its turn, only the reply */
 #define KEEPALIVE_IDLE_MS 15000
 
 static struct {
