@@ -6,7 +6,7 @@
  *      in one piece -> name -> row: route, keys
  *        |
  *      local        one slot        several slots         no key          needs state
- *   redis_local.c  redis_req.c   redis_fan.c / CROSSSLOT  any master   redis_multi.c, redis_block.c, or an error, for now
+ *   redis_local.c  redis_route.c redis_fan.c / CROSSSLOT  any master   redis_multi.c, redis_block.c, or an error, for now
  *
  * A request that must not overtake an earlier one of its client on another connection is put off, not refused.
  */
@@ -48,7 +48,7 @@ static enum verdict forward_for(struct client *c, const struct request *q, uint1
 {
     struct backend *b = service_owner(c->service, slot);
     struct req *r;
-    if (client_must_wait(c, slot)) {
+    if (client_must_wait(c, slot) || client_awaits_turn(c, q->command)) {
         return VERDICT_WAIT;
     }
     if (b == NULL && c->service->map.served == 0) {

@@ -9,9 +9,11 @@
  *   redis_scan.c         |                 |  \_____________  redis_info.c  redis_command.c  redis_virtual.c
  *        |               |               redis_say.c _______/   what is said of itself, of the table, of the cluster
  *        |   ___________/________________/
- *      redis_req.c      request records, the order of answers, replay; redis_redirect.c: what a node's error means
+ *      redis_route.c    where a request goes, and goes again; redis_redirect.c: what a node's error means
  *        |
- *      redis_upstream.c one connection to a node: pairs replies with requests; leases
+ *      redis_req.c      request records, the order of answers
+ *        |
+ *      redis_upstream.c one connection to a node: pairs replies with requests; redis_lend.c: which are lent to whom; redis_greet.c
  *        |
  *      conn.c  buf.c  health.c
  *
@@ -69,6 +71,7 @@ enum req_state {
 #define REQ_RESP3 131072u /* its client speaks RESP3: so must the connection that it goes over */
 #define REQ_UNNAMED 262144u /* a script, sent to a node that no map names: it waits for a map asked for since then (since_ms) */
 #define REQ_CACHED 524288u /* CLIENT CACHING goes ahead of it */
+#define REQ_EARLY 1048576u /* its answer has come in part, before its turn: `parked` has that part */
 #define REQ_MUTE 1024u   /* its client does not want to hear the answer (CLIENT REPLY) */
 #define REQ_LEASE 4096u  /* goes over a lease of the kind `lease`, wherever it goes */
 #define REQ_BLOCKS 8192u /* its answer may take as long as it likes */
@@ -208,6 +211,8 @@ struct client {
     size_t request_bytes;       /* of unsettled ones, kept for replay */
     uint32_t reply_bytes;       /* how long its replies are: a running mean */
     uint32_t window;            /* how many may be unsettled: grows with each reply, as their length becomes known */
+    const struct command *early; /* what it asked when an answer before its turn was too long to be parked */
+    uint8_t cautious;           /* so many more of those are asked only when their turn has come */
     struct upstream *lease;     /* for a long transfer, or a blocking command */
     struct req *block;          /* its request that blocks it: what it asks meanwhile waits in its input */
     struct upstream *watch;     /* the one on which it WATCHes */
@@ -312,6 +317,13 @@ static inline bool client_must_wait(const struct client *c, int32_t slot)
            (c->fences > 0 && (slot < 0 || c->fence_slot < 0 || c->fence_slot == slot));
 }
 
+/* Whether a request of k is not sent before its turn has come: lately the answer to such a one was too long to be parked until
+ * then, and a node's other clients had to wait. */
+static inline bool client_awaits_turn(const struct client *c, const struct command *k)
+{
+    return c->cautious > 0 && c->unsettled > 0 && c->early == k;
+}
+
 /* A request of a transaction was refused: it will be discarded, and its block is needed no more. */
 static inline void client_poison(struct client *c)
 {
@@ -331,6 +343,22 @@ static inline bool req_is_nobodys(const struct req *r)
     return r->client == NULL && r->fan == NULL && (r->flags & REQ_OURS) == 0;
 }
 
+/* --------------------------------------------------- redis_greet.c */
+
+/* What is said on a new lease of a kind before all else: one request, and who takes its answer. NULL: nothing. */
+struct lease_greeting {
+    size_t (*greet)(struct upstream *u, unsigned char *out, size_t cap); /* 0: nothing, for u */
+    bool (*take)(struct upstream *u, const unsigned char *p, size_t n); /* false: the connection is of no use */
+};
+extern const struct lease_greeting *lease_greetings[LEASE_KINDS];
+extern const struct lease_greeting *upstream_login; /* before that, on one that bears a login_id; nothing: it has none */
+/* u's connection is open: it is told all that comes before the first request, or closed if that cannot be. */
+void greet_open(struct upstream *u);
+/* The node's answer [p, p + n) to the oldest part of that. False: a refusal, which is logged; u->refused: it will say so again. */
+bool greet_answered(struct upstream *u, const unsigned char *p, size_t n);
+const char *greet_refusal(void);              /* the last one, in the node's words */
+void upstream_greet_late(struct upstream *u); /* what its kind says first can be said by now: it is held no more */
+
 /* ------------------------------------------------- redis_upstream.c */
 
 /* What a connection tells the room above. A record given to one of these has left its queue and is that room's. */
@@ -345,6 +373,7 @@ struct upstream_events {
     void (*late)(struct req *r, const struct backend *b);     /* no reply within request_timeout */
     void (*expired)(struct req *r, const struct backend *b, uint32_t limit_ms); /* nothing of it could be sent */
     void (*refused)(struct req *r, const struct backend *b, const char *words); /* nor will be: of HELLO 3, by the node */
+    void (*too_early)(struct req *r);              /* its answer, before its turn, is dropped: others wait behind it */
     struct req *(*nobody)(const struct req *r);    /* a record for the place of a late one; NULL: none left */
     void (*owner_room)(struct client *c);          /* its lease is open, has room again, or is gone */
     void (*lease_free)(void);
@@ -356,7 +385,11 @@ struct upstream *upstream_at(uint32_t i);          /* the shared ones of all nod
 uint32_t upstream_classes(void);                   /* to a node: 2, one a protocol; with resp3 = no 1 */
 void upstream_attach(struct backend *b);
 void upstream_detach(struct backend *b);
-bool upstream_in_use(const struct backend *b);
+bool upstream_in_use(const struct backend *b);     /* something is queued for it */
+/* Gives each of `list` its receive buffer: `count` times `size` bytes at `block`; NULL: nothing yet (the arena is measured). */
+void upstream_buffers(struct upstream *list, uint32_t count, unsigned char *block, size_t size);
+void upstream_close(struct upstream *u);           /* ends its connection, on which nothing is under way */
+void upstream_lost(struct upstream *u, const char *why); /* its connection has gone, or is not to be: its records are seen to */
 void upstream_connect(struct upstream *u);         /* dials, if its node can be dialled now */
 bool upstream_ready(const struct upstream *u);     /* dialled, logged in, not held */
 void upstream_dirty(struct upstream *u);           /* it may send in this turn */
@@ -369,19 +402,18 @@ bool upstream_pending(void);
 /* Replies find no chunk: redis_fan.c lets go of what the largest merge has kept. */
 extern void (*upstream_on_shortage)(void);
 
-/* What is said on a new lease of a kind before all else: one request, and who takes its answer. NULL: nothing. */
-struct lease_greeting {
-    size_t (*greet)(struct upstream *u, unsigned char *out, size_t cap); /* 0: nothing, for u */
-    bool (*take)(struct upstream *u, const unsigned char *p, size_t n); /* false: the connection is of no use */
-};
-extern const struct lease_greeting *lease_greetings[LEASE_KINDS];
 /* redis_tracking.c: a push has come on a connection that its client owns (p NULL: too long to be told); one was lost. */
 extern void (*upstream_on_push)(struct upstream *u, const unsigned char *p, size_t n);
 extern void (*upstream_on_own_lost)(struct client *c);
-void upstream_greet_late(struct upstream *u); /* what its kind says first can be said by now: it is held no more */
-extern const struct lease_greeting *upstream_login; /* before that, on one that bears a login_id; nothing: it has none */
 
+/* redis_lend.c: what a lease was lent for has been answered; its connection is lost, and it is its client's no more. */
+extern void (*lease_on_done)(struct upstream *u);
+extern void (*lease_on_lost)(struct upstream *u);
 
+/* ---------------------------------------------------- redis_lend.c */
+
+void redis_lend_tables(const struct conf *conf);
+void redis_lend_open(void);
 /* A lease is an upstream connection that serves one client. c NULL: for one request; NULL: none of that kind is free. */
 struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind kind, bool resp3);
 void lease_return(struct upstream *u);
@@ -391,9 +423,11 @@ struct upstream *lease_at(uint32_t i);
 uint32_t lease_index(const struct upstream *u);
 /* The one of that kind whose client has asked nothing for longest, and for `ms` at least; NULL when there is none. */
 struct upstream *lease_idle(enum lease_kind kind, uint64_t ms);
+void lease_break(struct upstream *u, const char *why); /* ends its connection: what is half said cannot be said on */
 void lease_send(struct upstream *u, struct req *r);
 void lease_sent(struct upstream *u);         /* the last byte of a streamed request has been put out */
-void lease_break(struct upstream *u, const char *why); /* ends its connection: what is half said cannot be said on */
+bool lease_in_use(const struct backend *b);  /* somebody has one to it */
+void lease_forget(const struct backend *b);  /* its entry becomes free: all connections to it end */
 
 /* ------------------------------------------------------ redis_own.c */
 
@@ -429,14 +463,6 @@ enum buf_use client_use(const struct client *c);
 void req_commit(struct req *r);
 /* Puts r at the end of its client's answers. */
 void req_enqueue(struct req *r);
-/* Sends r, whose bytes are set, to a node, behind all that is queued there. If the node has been away too long or
- * too many wait for it, r is answered with an error instead. */
-void req_send(struct req *r, struct backend *b);
-/* Sends r to the owner of its slot, or makes it wait for there to be one. */
-void req_route(struct req *r);
-/* Turned away unexecuted: tried again after REDIS_RETRY_MS. */
-void req_again(struct req *r);
-void req_again_not(struct req *r); /* takes it off that list */
 /* Gives r, which is in no queue, its last word: a whole reply. */
 void req_answer(struct req *r, const char *line, size_t n);
 /* Answers r, in whatever queue it is, with an error line made here ("-ERR ...", without CRLF). */
@@ -462,11 +488,9 @@ bool client_error(struct client *c, const char *fmt, ...) __attribute__((format(
 size_t client_credit(const struct client *c);
 /* Sends on what is answered and next in turn. */
 void client_advance(struct client *c);
+void req_forget_parked(struct req *r); /* what is parked of its answer is not passed on (REQ_EARLY) */
 /* The client has gone: its records go on without it. */
 void req_orphan(struct client *c);
-/* Copies or keeps the first `len` bytes of the client's input (contiguous at `p`, or elsewhere if `copied`) as the
- * bytes of r, which will go to b. False: no chunk now. */
-bool req_bytes(struct req *r, struct backend *b, struct client *c, const unsigned char *p, size_t len, bool copied);
 /* Client wants to be looked at again when this turn ends. */
 void client_resume(struct client *c);
 extern void (*client_on_resume)(struct client *c);
@@ -479,6 +503,25 @@ void redis_req_relieve(void); /* those that starve try again in this turn */
 bool req_any(const struct service *s, bool (*such)(const struct command *));
 /* Unanswered requests of all clients, for a stop that finishes what is in flight. */
 size_t redis_req_in_flight(void);
+/* A lease became free. */
+extern void (*lease_on_free)(void);
+/* redis_fan.c: the client of a split request has gone. */
+extern void (*fan_orphan)(struct req *whole);
+
+/* --------------------------------------------------- redis_route.c */
+
+void redis_route_open(void);
+/* Sends r, whose bytes are set, to a node, behind all that is queued there. If the node has been away too long or
+ * too many wait for it, r is answered with an error instead. */
+void req_send(struct req *r, struct backend *b);
+/* Sends r to the owner of its slot, or makes it wait for there to be one. */
+void req_route(struct req *r);
+/* Turned away unexecuted: tried again after REDIS_RETRY_MS. */
+void req_again(struct req *r);
+void req_again_not(struct req *r); /* takes it off that list */
+/* Copies or keeps the first `len` bytes of the client's input (contiguous at `p`, or elsewhere if `copied`) as the
+ * bytes of r, which will go to b. False: no chunk now. */
+bool req_bytes(struct req *r, struct backend *b, struct client *c, const unsigned char *p, size_t len, bool copied);
 
 #define FUNCTION_NOT_FOUND "ERR Function not found"
 
@@ -490,8 +533,6 @@ bool req_later_under_way(const struct req *r, const struct upstream *u);
 void req_blocked_no_more(struct req *r);  /* what it has waited for so far was no trouble: that begins now */
 /* A reply that only reads is too long for the shared connection: redis_large.c asks again on a lease. */
 extern void (*req_on_large)(struct req *r);
-/* A lease became free. */
-extern void (*lease_on_free)(void);
 /* redis_lease.c: r goes over a lease, to b. */
 extern void (*req_on_lease)(struct req *r, struct backend *b);
 /* redis_block.c: r, which blocks, is about to be sent. False: there is no room for it now. */
@@ -512,9 +553,8 @@ extern bool (*req_function_missing)(const struct req *r, struct backend *b);
 /* redis_pubsub.c: slots changed their owner; a node changed its state. */
 extern void (*pubsub_on_map)(struct service *s);
 extern void (*pubsub_on_backend)(struct backend *b);
-/* redis_fan.c: the request that a part is a part of; the client of a split request has gone. */
+/* redis_fan.c: the request that a part is a part of. */
 extern const struct req *(*fan_whole)(const struct fan *f);
-extern void (*fan_orphan)(struct req *whole);
 extern void (*fan_anew)(struct req *part); /* its answer broke off: what was kept of it is let go */
 extern bool (*fan_under_way)(const struct fan *f, const struct req *r, const struct upstream *u); /* a part of it */
 void service_set_owner(struct service *s, uint16_t slot, struct backend *b);

@@ -472,6 +472,7 @@ void redis_tables(const struct conf *conf)
     rd.total = conf->max_clients;
     rd.all = arena_take("clients", rd.total, sizeof *rd.all);
     redis_upstream_tables(conf);
+    redis_lend_tables(conf);
     redis_req_tables(conf);
     redis_fan_tables(conf);
     redis_script_tables(conf);
@@ -494,7 +495,9 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
         const struct conf_command *c = &conf->commands[i];
         must(command_declare(c->name, c->keys, c->flags) == 0); /* conf.c has checked it */
     }
+    redis_lend_open();
     redis_req_open();
+    redis_route_open();
     redis_redirect_open();
     redis_fan_open();
     redis_script_open();

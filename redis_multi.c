@@ -335,7 +335,7 @@ static enum verdict exec(struct client *c, const struct request *q)
     if (!c->multi.keyed && !watched) {
         c->multi.slot = c->service->primary_slot; /* where PUBLISH goes: in a block it keeps its place among others */
     }
-    if (watched ? c->unsettled > 0 : client_must_wait(c, c->multi.all ? -1 : c->multi.slot)) {
+    if (watched ? c->unsettled > 0 : client_must_wait(c, c->multi.all ? -1 : c->multi.slot) || client_awaits_turn(c, q->command)) {
         return VERDICT_WAIT; /* the lease is another connection than that of its earlier requests */
     }
     sent = (c->multi.block.len > 0 || slice_extend(&c->multi.block, client_use(c), multi_line, sizeof multi_line - 1)) &&

@@ -3,7 +3,7 @@
  *
  *   client.owns    own -> u (node 3) -> u (node 0)      one for each node that it speaks to, dialled when it first does
  *                         |
- *                  a LEASE_OWN of redis_upstream.c: pipelined like a shared one, but nobody else's requests are on it
+ *                  a LEASE_OWN of redis_lend.c: pipelined like a shared one, but nobody else's requests are on it
  *
  * A client comes to that by asking for what is a connection's own matter (WAITAOF), or by a login of its own. It is the caller's to see that nothing
  * of it is under way then. What is said on a new one before all else is lease_greetings[LEASE_OWN]. None is handed on to
