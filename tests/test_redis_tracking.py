@@ -363,3 +363,20 @@ def test_a_failover_needs_no_more_connections_than_there_are_masters(own_cluster
 
         harness.wait_for("it to hear of changes there", heard)
         assert b.ask("PING") == b"PONG"
+
+
+def test_messages_behind_a_frozen_node_take_nobodys_records(own_cluster):
+    """What waits for an answer that does not come lies in few records, so that other clients still find some."""
+    frozen, key = own_cluster.masters[2], own_cluster.key_on(2, "slow")
+    names = ["%s%d" % (own_cluster.key_on(0, "many"), i) for i in range(1000)]
+    with Puerta(own_cluster, max_requests=256, request_timeout="20s", suspect_after="10s") as p, p.client() as w, tracker(p, "BCAST") as b:
+        frozen.freeze()
+        try:
+            b.send("GET", key)
+            for name in names:
+                assert w.ask("SET", name, "1") == b"OK"
+        finally:
+            frozen.thaw()
+        said = [b.read() for _ in range(len(names) + 1)]
+        assert said[0] is None and [s for s in said[1:] if s != invalid(None)] == [invalid([n]) for n in names]
+        assert b"\r\nrequests_full:0\r\n" in w.ask("INFO", "puerta")
