@@ -380,3 +380,34 @@ def test_messages_behind_a_frozen_node_take_nobodys_records(own_cluster):
         said = [b.read() for _ in range(len(names) + 1)]
         assert said[0] is None and [s for s in said[1:] if s != invalid(None)] == [invalid([n]) for n in names]
         assert b"\r\nrequests_full:0\r\n" in w.ask("INFO", "puerta")
+
+
+def test_a_first_question_to_a_frozen_master_is_answered_by_the_next(own_cluster):
+    """Neither the connection that it would take nor the one that would listen beside it holds it back."""
+    with Puerta(own_cluster, failover_wait="20s") as p:
+        ear, number = listener(p)
+        with ear, tracker(p, "REDIRECT", number, hello="2") as c:
+            own_cluster.masters[2].freeze()
+            assert c.ask("GET", own_cluster.key_on(2, "first"), timeout=40) is None
+
+
+@pytest.mark.parametrize("kind", ["login", "tracking"])
+def test_what_is_written_while_a_node_is_suspect_waits_for_the_next_one(own_cluster, kind):
+    frozen, key = own_cluster.masters[2], own_cluster.key_on(2, "suspect")
+    for node in own_cluster.nodes:
+        node.ask("ACL", "SETUSER", "bob", "reset", "on", ">x", "+@all", "~*", "&*")
+    with Puerta(own_cluster, failover_wait="20s") as p, p.client() as c, p.client() as w:
+        c.ask("HELLO", "3", *(("AUTH", "bob", "x") if kind == "login" else ()))
+        assert kind == "login" or c.ask("CLIENT", "TRACKING", "ON", "NOLOOP") == b"OK"
+        assert c.ask("SET", key, "0") == b"OK"
+        frozen.freeze()
+        w.send("GET", key)
+        with p.client() as looks:
+            harness.wait_for("the node to be suspect", lambda: re.search(rb"address=%s,state=(suspect|down)" % frozen.address.encode(), looks.ask("INFO", "puerta")))
+        c.send("SET", key, "1")
+        c.send("INCR", key)
+        assert w.read(timeout=40) in (b"0", b"1", None)
+        said = [c.read(timeout=40) for _ in range(2)]
+        while any(isinstance(s, RespPush) for s in said):
+            said = [s for s in said if not isinstance(s, RespPush)] + [c.read(timeout=40)]
+        assert said == [b"OK", 2]
