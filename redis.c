@@ -356,7 +356,8 @@ static enum verdict decide(struct client *c, struct request *q)
         return user_refuse(c);
     }
     if (command == NULL) {
-        if (c->service->conf->unknown_commands == 0 || q->argc < 2 || (c->subscribed && !c->resp3)) {
+        if (c->service->conf->unknown_commands == 0 || q->argc < 2 || (c->subscribed && !c->resp3) ||
+            c->multi_state != MULTI_NONE) { /* there a server says at once whether it knows it */
             return multi_poison(c, unknown(c, q));
         }
         q->command = command = &unknown_command;

@@ -221,6 +221,7 @@ struct client {
     struct own_login *trial;        /* the one that a server is being asked about */
     uint64_t login_id;          /* what connections in its name bear; 0 = no login */
     struct tracking *tracking;  /* what it said by CLIENT TRACKING ON (redis_tracking.c); NULL: nothing */
+    const char *doom;           /* why it is closed at its next tick, being in somebody's hands now; NULL: it is not */
     bool tracks;                /* and so it owns its connections */
     bool asked;                 /* something over those connections, since it last heard that all it keeps is void */
     bool ears;                  /* each of them with another that listens, for whom it redirects to */
@@ -758,6 +759,7 @@ const char *tracking_flags(const struct client *c); /* of CLIENT LIST */
 uint32_t tracking_count(const struct service *s, uint32_t *prefixes); /* clients that track; their prefixes, unless NULL */
 bool tracking_speaks(struct client *c);     /* its protocol has changed: so do its connections, if it tracks; else false */
 void tracking_end(struct client *c);        /* CLIENT TRACKING OFF, RESET: nothing of it is under way */
+void tracking_undo(struct client *c);       /* its CLIENT TRACKING is given up, half done */
 void tracking_gone(struct client *c);       /* its connection has ended */
 
 /* --------------------------------------------------- redis_pubsub.c */

@@ -257,6 +257,10 @@ static void on_tick(struct conn *conn)
 {
     struct client *c = conn->owner;
     uint64_t limit = c->service->conf->client_idle_ms, idle = loop_ms() - conn->watch.active_ms;
+    if (c->doom != NULL) {
+        conn_fail(conn, c->doom);
+        return;
+    }
     if (c->mode != 0 || c->guess_ms != 0 || c->trial != NULL || c->tracking != NULL || c->sub.since_ms != 0) {
         client_resume(c);
     }
@@ -376,6 +380,7 @@ static void give_up_request(struct client *c)
     }
     multi_give_up(c);
     pubsub_undo(c);
+    tracking_undo(c);
     chain_drop(&c->in, (size_t)c->framing.used);
     resp_request_start(&c->framing);
     c->ready = false;

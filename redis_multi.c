@@ -202,11 +202,12 @@ static void note(struct client *c, const struct request *q, int32_t slot)
 }
 
 /* Those that Puerta answers itself, or that hold a connection elsewhere, and that do no harm in a block. */
-static bool may_pass(const struct client *c, const struct command *k)
+static bool may_pass(const struct client *c, const struct request *q)
 {
     static const char *const names[] = { "ping", "echo", "time", "wait", "waitaof", "unwatch", "pubsub" };
-    if (strcmp(k->name, "select") == 0) {
-        return !c->service->conf->single; /* nodes of a cluster have only one database */
+    const struct command *k = q->command;
+    if (strcmp(k->name, "select") == 0) { /* nodes of a cluster have only one database, others must stay in theirs */
+        return !c->service->conf->single || (q->argc == 2 && q->arg[1].len == 1 && q->p[q->arg[1].off] == '0');
     }
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(k->name, names[i]) == 0) {
@@ -235,7 +236,7 @@ static const char *impossible(const struct client *c, const struct request *q)
     if (k->route == ROUTE_PUBSUB && (k->flags & CMD_FAST) == 0) {
         return "ERR subscriptions cannot change inside a transaction";
     }
-    if ((k->route == ROUTE_LOCAL || k->route == ROUTE_SESSION) && k->keys == KEYS_NONE && !may_pass(c, k)) {
+    if ((k->route == ROUTE_LOCAL || k->route == ROUTE_SESSION) && k->keys == KEYS_NONE && !may_pass(c, q)) {
         return "ERR a command that this proxy answers itself cannot be part of a transaction";
     }
     return NULL;

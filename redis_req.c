@@ -403,17 +403,26 @@ bool req_to_client(struct req *r, const unsigned char *p, size_t n, bool last)
     return park(r, p, n, last);
 }
 
+/* The last answer of c, if it is parked just where the pen stands: what comes next goes on in it, and needs no record. */
+static struct req *goes_on(const struct client *c)
+{
+    struct req *r = c->tail;
+    const struct slice *s = r != NULL ? &r->parked : NULL;
+    bool parks = r != NULL && r->state == REQ_DONE && s->len > 0 && s->chunk == c->park.chunk;
+    return parks && s->off + s->len == s->chunk->used ? r : NULL;
+}
+
 /* Put into the order of answers: `behind` some that are to come, and of those just before one, or behind all. */
 static bool put_parts(struct client *c, const struct iovec *parts, int count, bool behind, struct req *before)
 {
     struct req **link = &c->head;
-    struct req *r = NULL;
+    struct req *last = behind && before == NULL ? goes_on(c) : NULL, *r = last;
     size_t len = 0;
     for (int i = 0; i < count; i++) {
         len += parts[i].iov_len;
     }
     if (buf_free_chunks() * buf_chunk_size() < len + 2 * buf_chunk_size() ||
-        (behind && (r = req_take(c, NULL, req_to_client)) == NULL)) {
+        (behind && r == NULL && (r = req_take(c, NULL, req_to_client)) == NULL)) {
         return false;
     }
     for (int i = 0; i < count; i++) {
@@ -427,6 +436,9 @@ static bool put_parts(struct client *c, const struct iovec *parts, int count, bo
     }
     c->parked_bytes += len;
     r->state = REQ_DONE;
+    if (r == last) {
+        return true;
+    }
     if (before == NULL) {
         req_enqueue(r);
         return true;

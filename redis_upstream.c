@@ -151,9 +151,17 @@ static void queue_back(struct upstream *u, struct req *r)
     u->queued++;
 }
 
+/* A client's own connection rests while its node does not answer, as the shared ones do: what is not sent is not lost. */
+static bool rests(const struct upstream *u)
+{
+    const struct backend *b = u->backend;
+    bool suspect = b->state == BACKEND_SUSPECT && b->heard_ms <= b->troubled_ms;
+    return u->kind == LEASE_OWN && (suspect || b->state == BACKEND_DOWN);
+}
+
 bool upstream_ready(const struct upstream *u)
 {
-    return u->conn != NULL && u->conn->state == CONN_OPEN && u->greeting == 0 && !u->held;
+    return u->conn != NULL && u->conn->state == CONN_OPEN && u->greeting == 0 && !u->held && !rests(u);
 }
 
 void upstream_dirty(struct upstream *u)
@@ -476,6 +484,8 @@ static void on_bytes(struct conn *conn)
             u->held = false;
             health_alive(u->backend);
             upstream_dirty(u);
+        } else if (rests(u)) {
+            health_alive(u->backend);
         }
         if (u->backend->busy) {
             health_look(u->backend); /* the script that held it up may be done */
@@ -795,6 +805,12 @@ static bool taken_over(const struct upstream *u, uint64_t idle)
            !(u->given && u->owner != NULL);
 }
 
+/* A client's own connection of which nothing can be sent: its node is away, or it waits for another one (redis_tracking.c). */
+static bool waits_in_vain(const struct upstream *u, uint64_t idle)
+{
+    return u->kind == LEASE_OWN && !upstream_ready(u) && idle >= u->backend->service->conf->suspect_after_ms;
+}
+
 /* Whether the node has lately given a byte to its other clients: then it is not the node that is silent. */
 static bool heard_elsewhere(const struct upstream *u, uint32_t within_ms)
 {
@@ -844,14 +860,15 @@ static void on_tick(struct timer *t)
     } else if ((sent || blocked || u->greeting > 0) && u->conn == conn && taken_over(u, idle)) {
         conn_fail(u->conn, "its slots were taken over while it did not answer");
     }
-    if (u->queued > 0 && u->conn == NULL && u->leased && u->backend->slots == 0) {
-        upstream_lost(u, "its slots were taken over");
+    if (u->queued > 0 && !sent && u->leased && u->backend->slots == 0 && (u->conn == NULL || waits_in_vain(u, idle))) {
+        lease_break(u, "its slots were taken over");
     }
     if (u->queued > 0) {
         loop_timer(&u->timer, loop_ms() + TICK_MS);
         if (u->conn == NULL) {
             upstream_connect(u);
         }
+        upstream_dirty(u); /* it may have rested */
     }
 }
 

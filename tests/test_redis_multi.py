@@ -147,7 +147,7 @@ def single(plain):
         yield p
 
 
-OF_ONE = dict({k: v for k, v in SEQUENCES.items() if k != "select"}, **{
+OF_ONE = dict(SEQUENCES, **{
     "several slots": [("MULTI",), ("SET", "a1", "1"), ("SET", "a2", "2"), ("MGET", "a1", "a2"), ("DEL", "a1", "a2"), ("EXEC",)],
     "watch several": [("WATCH", "a1", "a2"), ("WATCH", "a3"), ("SET", "a2", "2"), ("MULTI",), ("GET", "a1"), ("EXEC",), ("DEL", "a2")],
     "what concerns all keys": [("MULTI",), ("SET", "a1", "1"), ("FLUSHALL",), ("KEYS", "*"), ("DBSIZE",), ("SCAN", "0"), ("EXEC",)],
@@ -204,9 +204,18 @@ def test_what_cannot_be_part_of_a_transaction_is_refused_and_poisons(client, com
 
 def test_an_error_that_only_the_node_finds_stands_in_execabort(client):
     client.ask("DEL", A)
-    answers = said(client.pipeline([("MULTI",), ("SET", A, "1"), ("NOSUCH", A), ("EXEC",), ("GET", A)]))
+    answers = said(client.pipeline([("MULTI",), ("SET", A, "1"), ("OBJECT", "NOSUCH", A), ("EXEC",), ("GET", A)]))
     assert answers[:3] == [b"OK", b"QUEUED", b"QUEUED"] and answers[4] is None
-    assert answers[3].startswith("-EXECABORT Transaction discarded because of: ERR unknown command 'NOSUCH'")
+    assert answers[3].startswith("-EXECABORT Transaction discarded because of: ERR unknown subcommand 'NOSUCH'")
+
+
+@pytest.mark.parametrize("command", [("NOSUCH",), ("NOSUCH", A), ("NOSUCH", A, "b"), ("NOSUCH", "{b}1")])
+def test_an_unknown_command_is_refused_at_once(client, plain, command):
+    client.ask("DEL", A)
+    commands = [("MULTI",), ("SET", A, "1"), command, ("SET", A, "2"), ("EXEC",), ("GET", A)]
+    with RespClient(plain.port) as theirs:
+        theirs.ask("DEL", A)
+        assert said(client.pipeline(commands)) == said(theirs.pipeline(commands))
 
 
 def test_limits(cluster):
