@@ -323,6 +323,7 @@ static bool is_browsers(const struct request *q)
 /* Subscriptions are Puerta's own matter; what is published goes to a node, and its answer counts our own receivers. */
 static enum verdict pubsub(struct client *c, const struct request *q)
 {
+    uint16_t slot;
     if (!command_arity_ok(q->command, q->argc)) {
         return wrong_count(c, q);
     }
@@ -332,7 +333,11 @@ static enum verdict pubsub(struct client *c, const struct request *q)
         }
         return pubsub_change(c, q);
     }
-    return forward_for(c, q, pubsub_slot(c->service, q), false, pubsub_published, pubsub_receivers(c->service, q));
+    slot = pubsub_slot(c->service, q);
+    if (req_ahead(c, q->command->keys != KEYS_NONE ? slot : -1)) {
+        return VERDICT_WAIT; /* whoever hears of what its client has just written must find it */
+    }
+    return forward_for(c, q, slot, false, pubsub_published, pubsub_receivers(c->service, q));
 }
 
 /* A client of RESP2 that subscribes to something cannot tell answers from messages. */

@@ -230,7 +230,7 @@ struct client {
         struct slice block;     /* MULTI and what has been queued behind it */
         uint32_t count;         /* commands queued */
         uint16_t slot;          /* of its keys, or of what is watched */
-        bool keyed, writes, replicates, scripts, all;
+        bool keyed, writes, replicates, scripts, publishes, all;
         bool ending;            /* its EXEC or DISCARD is the request at hand, and waits */
     } multi;
     struct client *next;        /* free list, or the list of those to be resumed */
@@ -477,6 +477,9 @@ bool redis_req_pending(void);
 void redis_req_relieve(void); /* those that starve try again in this turn */
 /* Whether a request of such a command is unanswered, of whomever. It looks at all records: not for every request. */
 bool req_any(const struct service *s, bool (*such)(const struct command *));
+/* Whether anything that c asked earlier is still to be done, but for what it publishes, and what is on `slot` (-1: none) and so
+ * keeps its place anyway. */
+bool req_ahead(const struct client *c, int32_t slot);
 /* Unanswered requests of all clients, for a stop that finishes what is in flight. */
 size_t redis_req_in_flight(void);
 

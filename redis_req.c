@@ -531,6 +531,17 @@ static bool behind_its_own(const struct req *r, const struct upstream *u)
     return false;
 }
 
+bool req_ahead(const struct client *c, int32_t slot)
+{
+    for (const struct req *e = c->unsettled > 0 ? c->head : NULL; e != NULL; e = e->client_next) {
+        bool published = e->command != NULL && e->command->route == ROUTE_PUBSUB;
+        if (e->state != REQ_DONE && !published && (e->fan != NULL || e->slot != slot)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* The way of a client that owns its connections. What is only asked to learn which node serves a key, or goes over a lease,
  * needs none. */
 static struct upstream *own_way(const struct req *r, struct backend *b)

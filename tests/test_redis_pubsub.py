@@ -1,4 +1,5 @@
 """Publish and subscribe through Puerta: as one Redis server would do it, over all nodes, whoever dies, moves or does not read."""
+import os
 import re
 import selectors
 import socket
@@ -11,6 +12,7 @@ import harness
 from harness import LONG, Puerta, RedisCluster, RespClient, RespError, encode, slot_of, tag_for_slot, wait_for
 
 MB = 1 << 20
+PROGRAM_BYTES = 4 * MB  # a process without a block: its text, stack and libc
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,28 @@ def test_what_a_transaction_publishes_keeps_its_place(puerta, other):
     with puerta.client() as c:
         c.pipeline(commands)
     assert [m[2] for m in messages(other, 200)] == [b"%d" % i for i in range(200)]
+
+
+@pytest.mark.parametrize("how", ("PUBLISH", "SPUBLISH", "MULTI", "MSET"))
+def test_who_hears_of_a_write_finds_it(puerta, cluster, how):
+    """SET and then PUBLISH in one pipeline, to different nodes: the first of them dawdles, and the message waits for it."""
+    hub = next(i for i, n in enumerate(cluster.masters) if n.port == primary_of(puerta))
+    slow = cluster.masters[(hub + 1) % 3]
+    key, channel = cluster.key_on((hub + 1) % 3, "heard"), cluster.key_on(hub, "heard")
+    with puerta.client() as c, puerta.client() as d, puerta.client() as free:
+        subscribe(c, "SSUBSCRIBE" if how == "SPUBLISH" else "SUBSCRIBE", channel)
+        slow.ask("CLIENT", "PAUSE", 60000, "WRITE")
+        try:
+            publishing = encode("SPUBLISH" if how == "SPUBLISH" else "PUBLISH", channel, "written")
+            d.send_raw(encode("MSET", key, "new", channel, "new") if how == "MSET" else encode("SET", key, "new"))
+            d.send_raw(encode("MULTI") + publishing + encode("EXEC") if how == "MULTI" else publishing + publishing)
+            assert c.silent(0.2)
+            assert publish(free, channel, "nobody else waits", shard=how == "SPUBLISH") == [1]
+            assert c.read()[2] == b"nobody else waits"
+        finally:
+            slow.ask("CLIENT", "UNPAUSE")
+        assert c.read()[2] == b"written" and slow.ask("GET", key) == b"new"
+        assert d.read() == b"OK" and messages(d, 3 if how == "MULTI" else 2)[-1] == ([1] if how == "MULTI" else 1)
 
 
 def test_one_publishers_messages_keep_their_order_over_channels_and_patterns(puerta, cluster, other):
@@ -752,5 +776,9 @@ def test_a_crowd_gets_every_message_once_and_in_order(cluster):
                 t.join()
             assert not failures, failures
             print("%d subscribers, %d messages delivered in %.1f s" % (2 * clients, 2 * clients * count, time.monotonic() - begun))
+            if os.path.exists("/proc/self/smaps") and harness.SLOW == 1:  # a sanitizer has a shadow beside the block
+                block, beside = harness.memory_of(p.worker())
+                print("memory: -t promised %d bytes, the block has %d, resident beside it %d" % (p.promised(), block, beside))
+                assert 0 <= block - p.promised() < 64 << 10 and beside < PROGRAM_BYTES
         finally:
             crowd.close()

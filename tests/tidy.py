@@ -36,7 +36,7 @@ ROOMS = {
     "health.c": (4, "health", 620),
     "redis_upstream.c": (4, "redis", 1040),
     "redis_own.c": (4, "redis", 100),
-    "redis_req.c": (4, "redis", 950),
+    "redis_req.c": (4, "redis", 970),
     "redis_redirect.c": (4, "redis", 230),
     "redis_script.c": (4, "redis", 280),
     "redis_channel.c": (4, "redis", 600),
