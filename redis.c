@@ -346,8 +346,9 @@ static enum verdict subscribed(struct client *c, const struct request *q)
     if (!command_arity_ok(q->command, q->argc)) {
         return wrong_count(c, q);
     }
-    return say(c, client_error(c, "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
-                               "are allowed in this context", q->command->name));
+    return say(c, client_error(c, "%sCan't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
+                               "are allowed in this context", strcmp(q->command->name, "exec") == 0 ?
+                               "EXECABORT Transaction discarded because of: " : "ERR ", q->command->name));
 }
 
 static enum verdict decide(struct client *c, struct request *q)

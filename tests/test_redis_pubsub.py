@@ -1,5 +1,6 @@
 """Publish and subscribe through Puerta: as one Redis server would do it, over all nodes, whoever dies, moves or does not read."""
 import os
+import random
 import re
 import selectors
 import socket
@@ -84,7 +85,7 @@ SAME = [
     "PUBSUB; PUBSUB NOSUCH; PUBSUB NUMSUB; PUBSUB NUMSUB a b; PUBSUB CHANNELS; PUBSUB CHANNELS x*; PUBSUB NUMPAT; PUBSUB SHARDCHANNELS; "
     "PUBSUB SHARDNUMSUB x; PUBSUB CHANNELS a b; PUBSUB NUMPAT x; PUBSUB HELP; PUBLISH; PUBLISH nobody x; SPUBLISH nobody x; SPUBLISH nobody",
     "CLIENT REPLY OFF; SUBSCRIBE a; UNSUBSCRIBE a; SUBSCRIBE b; PING; UNSUBSCRIBE; CLIENT REPLY ON; PING",
-    "CLIENT REPLY SKIP; SUBSCRIBE a; PING; UNSUBSCRIBE a; PING", "SUBSCRIBE a; QUIT", "SUBSCRIBE a; NOSUCH a; NOSUCH; EVAL x; CLIENT; PING",
+    "CLIENT REPLY SKIP; SUBSCRIBE a; PING; UNSUBSCRIBE a; PING", "SUBSCRIBE a; QUIT", "SUBSCRIBE a; EXEC; MULTI; PING", "SUBSCRIBE a; NOSUCH a; NOSUCH; EVAL x; CLIENT; PING",
     "CLIENT SETNAME q; SUBSCRIBE a; CLIENT GETNAME; UNSUBSCRIBE a; CLIENT GETNAME", "subscribe A; Ping; uNSUBSCRIBE A; ping",
 ]
 
@@ -131,6 +132,22 @@ def test_messages_are_those_of_a_plain_server(puerta, server):
             got = messages(c, 11)  # those of the shard channel come from another node, and may come earlier
             answers.append((counts, sorted(map(repr, got)), [m for m in got if m[0] == b"message"], c.ask("PING", "end")))
     assert answers[0] == answers[1]
+
+
+def test_patterns_match_as_on_a_plain_server(puerta, server):
+    """Random patterns of the special bytes, against names of the same bytes, by which channels are listed and messages are counted."""
+    rnd = random.Random(5)
+    names = sorted({"".join(rnd.choice("ab[]^\\-*?c") for _ in range(rnd.randint(0, 5))) for _ in range(300)})
+    patterns = ["".join(rnd.choice("ab[]^\\-*?c") for _ in range(rnd.randint(0, 7))) for _ in range(6000)]
+    with puerta.client() as mine, puerta.client() as asks, RespClient(server.port) as theirs, RespClient(server.port) as server_asks:
+        subscribe(mine, "SUBSCRIBE", *names)
+        subscribe(theirs, "SUBSCRIBE", *names)
+        for at in range(0, len(patterns), 100):
+            commands = [("PUBSUB", "CHANNELS", p) for p in patterns[at:at + 100]]
+            for command, a, b in zip(commands, asks.pipeline(commands), server_asks.pipeline(commands)):
+                assert sorted(a) == sorted(b), command
+        subscribe(mine, "PSUBSCRIBE", "*")
+        assert publish(asks, "", "x") == [1] and mine.read() == [b"message", b"", b"x"]
 
 
 # ---- order, one subscription upstream, who gets what ----
