@@ -381,11 +381,12 @@ static enum verdict decide(struct client *c, struct request *q)
             return VERDICT_WAIT;
         }
     }
+    if (c->monitor != MONITOR_OFF && command_arity_ok(command, q->argc) &&
+        (command->flags & (CMD_READONLY | CMD_WRITE | CMD_MAY_REPLICATE)) != 0) {
+        return multi_poison(c, say(c, client_error(c, "ERR Replica can't interact with the keyspace")));
+    }
     if (c->service->pause_until_ms != 0 && command_arity_ok(command, q->argc) && client_is_stopped(c, command)) {
         return VERDICT_WAIT;
-    }
-    if (c->monitor != MONITOR_OFF && command->keys != KEYS_NONE) {
-        return say(c, client_error(c, "ERR Replica can't interact with the keyspace"));
     }
     if (c->multi_state != MULTI_NONE && multi_holds(c, command)) {
         return multi_queue(c, q);
