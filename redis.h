@@ -32,6 +32,8 @@
 #include "resp.h"
 #include "slotmap.h"
 
+#include <string.h>
+
 #define REDIS_COPY_MAX 2048    /* a request up to this size is copied next to others; a longer one stays where it was
                                   received, since the chunk it pins is then mostly its own */
 #define REDIS_HOPS_MAX 16      /* redirects of one request before its client hears of it */
@@ -312,6 +314,14 @@ static inline bool client_must_wait(const struct client *c, int32_t slot)
            (c->fences > 0 && (slot < 0 || c->fence_slot < 0 || c->fence_slot == slot));
 }
 
+/* Whether CLIENT PAUSE keeps its request waiting. */
+static inline bool client_is_stopped(const struct client *c, const struct command *k)
+{
+    bool writes = (k->flags & (CMD_WRITE | CMD_MAY_REPLICATE)) != 0 ||
+                  (strcmp(k->name, "exec") == 0 && c->multi_state == MULTI_OPEN && c->multi.replicates);
+    return c->monitor == MONITOR_OFF && c->service->pause_until_ms > loop_ms() && (c->service->pause_all || writes);
+}
+
 /* A request of a transaction was refused: it will be discarded, and its block is needed no more. */
 static inline void client_poison(struct client *c)
 {
@@ -546,6 +556,8 @@ void redis_large_tables(const struct conf *conf);
 void redis_large_open(void);
 /* Room for one request of retain_bytes in one piece. */
 unsigned char *large_scratch(size_t *cap);
+/* r is to carry c's message, longer than retain_bytes, to a channel of this name. */
+extern void (*large_on_publish)(const struct client *c, struct req *r, const void *name, size_t n);
 bool large_wants_input(const struct client *c);
 /* c's request under way is larger than retain_bytes: its head is in c->in, framed so far by c->framing. */
 void large_begin(struct client *c);
@@ -780,8 +792,7 @@ void redis_monitor_open(struct client *clients, uint32_t count);
 void monitor_see(struct client *c, const struct request *q); /* c's request is shown to those that monitor */
 enum verdict monitor_command(struct client *c);              /* MONITOR */
 void monitor_end(struct client *c);                          /* RESET, or it has gone */
-/* Whether a pause keeps c's request waiting; say_writers of CLIENT PAUSE and UNPAUSE. */
-bool client_is_stopped(const struct client *c, const struct command *k);
+/* say_writers of CLIENT PAUSE and UNPAUSE. */
 void pause_answer(struct client *c, const struct request *q);
 void unpause_answer(struct client *c, const struct request *q);
 

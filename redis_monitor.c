@@ -332,13 +332,6 @@ static void pause_over(struct timer *t)
     }
 }
 
-bool client_is_stopped(const struct client *c, const struct command *k)
-{
-    bool writes = (k->flags & (CMD_WRITE | CMD_MAY_REPLICATE)) != 0 ||
-                  (strcmp(k->name, "exec") == 0 && c->multi_state == MULTI_OPEN && c->multi.replicates);
-    return c->monitor == MONITOR_OFF && c->service->pause_until_ms > loop_ms() && (c->service->pause_all || writes);
-}
-
 void pause_answer(struct client *c, const struct request *q)
 {
     struct word mode = request_word(q, 3);

@@ -503,11 +503,8 @@ uint16_t pubsub_slot(struct service *s, const struct request *q)
     return s->primary_slot;
 }
 
-uint32_t pubsub_receivers(const struct service *s, const struct request *q)
+static uint32_t receivers(const struct service *s, bool shard, const void *name, size_t n)
 {
-    const unsigned char *name = q->p + q->arg[1].off;
-    size_t n = q->arg[1].len;
-    bool shard = q->command->keys != KEYS_NONE;
     const struct channel *ch = channel_find(s, shard ? CHANNEL_SHARD : CHANNEL_PLAIN, name, n);
     uint32_t count = ch == NULL ? 0 : ch->told;
     for (ch = shard ? NULL : channel_first(CHANNEL_PATTERN); ch != NULL; ch = ch->next) {
@@ -516,6 +513,11 @@ uint32_t pubsub_receivers(const struct service *s, const struct request *q)
         }
     }
     return count;
+}
+
+uint32_t pubsub_receivers(const struct service *s, const struct request *q)
+{
+    return receivers(s, q->command->keys != KEYS_NONE, q->p + q->arg[1].off, q->arg[1].len);
 }
 
 /* The node counts us once, for however many clients: r->mark says how many. */
@@ -527,6 +529,12 @@ bool pubsub_published(struct req *r, const unsigned char *p, size_t n, bool last
         p = line;
     }
     return req_to_client(r, p, n, last);
+}
+
+static void on_large_publish(const struct client *c, struct req *r, const void *name, size_t n)
+{
+    r->take = pubsub_published;
+    r->mark = receivers(c->service, r->command->keys != KEYS_NONE, name, n);
 }
 
 /* ----------------------------------------------------------------- PUBSUB */
@@ -619,6 +627,7 @@ void redis_pubsub_open(void)
     redis_channel_open();
     redis_link_open();
     redis_feed_open();
+    large_on_publish = on_large_publish;
     ps.tick.on_due = on_tick;
     loop_timer(&ps.tick, loop_ms() + GREEDY_MS / 4);
 }

@@ -157,6 +157,19 @@ def test_everything_waits_until_the_pause_is_over(admin):
         assert other.ask("PING") == b"PONG" and time.monotonic() - begun > 0.35
 
 
+def test_a_long_request_waits_as_well(admin):
+    with admin.client() as c, admin.client() as d, admin.client() as e:
+        d.ask("CLIENT", "PAUSE", 60000, "WRITE")
+        try:
+            c.send("SET", "paused", "x" * (1 << 20))
+            e.send("PUBLISH", "paused", "x" * (1 << 20))
+            assert c.silent(0.2) and e.silent(0.05) and d.ask("STRLEN", "paused") == 0
+        finally:
+            d.ask("CLIENT", "UNPAUSE")
+        assert c.read() == b"OK" and e.read() == 0 and d.ask("STRLEN", "paused") == 1 << 20
+        d.ask("DEL", "paused")
+
+
 def test_a_transaction_waits_as_its_writes_do(admin):
     with admin.client() as c, admin.client() as other, admin.client() as reader:
         other.ask("MULTI")

@@ -285,6 +285,23 @@ def test_names_and_messages_of_any_length(puerta, cluster, other):
     nothing_left(cluster)
 
 
+@pytest.mark.parametrize("word", ("PUBLISH", "SPUBLISH"))
+def test_messages_longer_than_retain_bytes_keep_their_place_and_are_counted(puerta, cluster, other, word):
+    shard, name = word == "SPUBLISH", cluster.key_on(1, "long")
+    texts = [b"%d." % i + b"x" * (0, 300000, 100, 400000)[i % 4] for i in range(8)]
+    with puerta.client() as c, puerta.client() as d:
+        for s in (c, d):
+            subscribe(s, "SSUBSCRIBE" if shard else "SUBSCRIBE", name)
+        other.send_raw(b"".join(encode("SET", name, i) + encode(word, name, t) for i, t in enumerate(texts)))
+        for s in (c, d):
+            assert [m[2] for m in messages(s, 8)] == texts
+        assert messages(other, 16) == [b"OK", 2] * 8
+        c.send_raw(encode("SET", name, "y" * MB) + encode("PING"))
+        assert "only (P|S)SUBSCRIBE" in c.read().text and c.read() == [b"pong", b""] and other.ask("GET", name) == b"7"
+        reply = other.try_ask(word, "n" * MB, "x")
+        assert isinstance(reply, RespError) and "its head does not tell its key" in reply.text and other.ask("PING") == b"PONG"
+
+
 def test_a_message_longer_than_the_window_arrives_whole(puerta, cluster):
     text = b"0123456789abcdef" * (5 * MB // 16)
     with puerta.client() as c, puerta.client() as d:
