@@ -115,8 +115,8 @@ struct req {
     uint32_t flags;
     uint8_t state, hops;
     uint8_t lease;              /* enum lease_kind, with REQ_LEASE */
-    uint16_t to;                /* waiting for a lease: to this node (its index + 1); 0 = to the owner of its slot */
-    uint32_t ahead;             /* of a transaction: answers still to come before its own */
+    uint16_t to;                /* waiting for a lease: to this node (its index + 1); 0 = to the owner of its slot; published: the node */
+    uint32_t ahead;             /* of a transaction: answers still to come before its own; published: redis_pubsub.c */
     uint64_t since_ms;          /* of a SCAN or a script that waits for the map */
     struct req *whom;           /* of an errand: the request that it is for */
 };
@@ -490,6 +490,8 @@ bool req_any(const struct service *s, bool (*such)(const struct command *));
 /* Whether anything that c asked earlier is still to be done, but for what it publishes, and what is on `slot` (-1: none) and so
  * keeps its place anyway. */
 bool req_ahead(const struct client *c, int32_t slot);
+/* Messages come by another node: what is to be published, and waits for the one before, goes there. */
+void req_reroute(const struct service *s);
 /* Unanswered requests of all clients, for a stop that finishes what is in flight. */
 size_t redis_req_in_flight(void);
 

@@ -325,6 +325,42 @@ def test_a_message_longer_than_the_pool_can_hold_closes_who_waits_for_it(cluster
         assert "longer than half of the pool" in p.log_text() and "option=chunks" in p.log_text()
 
 
+@pytest.mark.parametrize("shard", (False, True))
+def test_who_is_counted_has_the_message_before_the_answer(puerta, cluster, shard):
+    """Subscribed, published and unsubscribed in one pipeline: as of a plain server, the message comes, and before what came after it."""
+    s, name = "S" * shard, cluster.key_on(1, "self")
+    with puerta.client() as c, puerta.client() as d:
+        c.ask("HELLO", 3)
+        for i in range(100):
+            c.send_raw(encode(s + "SUBSCRIBE", name) + encode(s + "PUBLISH", name, i) + encode(s + "UNSUBSCRIBE", name) + encode("ECHO", i))
+            subscribed, message, count, unsubscribed, echo = messages(c, 5)
+            assert (subscribed[2], message[2], count, unsubscribed[2], echo) == (1, b"%d" % i, 1, 0, b"%d" % i)
+        # Who subscribes after the answer does not get it, though the channel is on for another one.
+        subscribe(d, s + "SUBSCRIBE", name)
+        for i in range(100):
+            c.send_raw(encode(s + "PUBLISH", name, i) + encode(s + "SUBSCRIBE", name) + encode(s + "UNSUBSCRIBE", name))
+            count, subscribed, unsubscribed = messages(c, 3)
+            assert (count, subscribed[2], unsubscribed[2]) == (1, 1, 0) and d.read()[2] == b"%d" % i
+
+
+def test_a_publisher_does_not_wait_for_a_node_that_does_not_tell(own_cluster):
+    """Its node's connection for messages is lost, or no room is left to read it: the answer comes all the same."""
+    with Puerta(own_cluster, max_messages=64, client_window="16m", send_buffer="16k") as p, p.client() as d:
+        slow = subscribe(p.client(rcvbuf=4096), "SUBSCRIBE", "slow")
+        begun = time.monotonic()
+        for i in range(80):  # more than its buffers and all entries hold
+            d.ask("PUBLISH", "slow", "x" * 5000)
+        assert time.monotonic() - begun < 3 * harness.SLOW
+        slow.close()
+        subscribe(d, "PSUBSCRIBE", "*") and d.ask("RESET")
+        hub = next(n for n in own_cluster.masters if n.port == primary_of(p))
+        with p.client() as c:
+            subscribe(c, "SUBSCRIBE", "lost")
+            for i in range(20):
+                hub.ask("CLIENT", "KILL", "TYPE", "pubsub")
+                assert d.ask("PUBLISH", "lost", i) == 1
+
+
 # ---- PUBSUB, CLIENT, INFO ----
 
 def test_pubsub_answers_from_puertas_own_tables(puerta, cluster, client, other):
@@ -542,6 +578,28 @@ def test_all_comes_back_after_a_failover(own_cluster, how):
                 s.stop()
         named = re.compile(r"outcome unknown|not executed")
         assert all(named.search(e) for s in streams for e in s.errors.values()), [s.errors for s in streams]
+
+
+def test_what_is_to_be_published_does_not_wait_for_a_failover():
+    """The node by which messages come freezes, and none takes over. What another client wants published meanwhile goes by another
+    node as soon as messages do; but not what a client says behind a message that the frozen one has got."""
+    with RedisCluster(masters=3, replicas=0, node_timeout_ms=60000) as cluster, Puerta(cluster, failover_wait="20s") as p, \
+            p.client(timeout=30) as c, p.client(timeout=30) as d, p.client(timeout=30) as e:
+        subscribe(c, "SUBSCRIBE", "a", "b")
+        publish(d, "a", "begin")
+        hub = next(n for n in cluster.masters if n.port == primary_of(p))
+        hub.freeze()
+        d.send("PUBLISH", "a", "frozen")
+        wait_for("the node to be suspect", lambda: re.search(r"node=127\.0\.0\.1:%d .*suspect" % hub.port, p.log_text()))
+        e.send_raw(b"".join(encode("PUBLISH", "ab"[n % 2], n) for n in range(20)))
+        d.send("PUBLISH", "a", "behind")
+        assert messages(e, 20) == [1] * 20
+        assert [m[2] for m in messages(c, 21)] == [b"begin"] + [b"%d" % n for n in range(20)]
+        assert d.silent(0.1)
+        hub.thaw()
+        assert messages(d, 2) == [1, 1]
+        got = [m[2] for m in messages(c, 1)]
+        assert got == [b"behind"] or (got == [b"frozen"] and c.read()[2] == b"behind")
 
 
 def test_a_lost_connection_for_messages_is_made_again(puerta, cluster, other):
