@@ -34,6 +34,8 @@
 #include "resp.h"
 #include "slotmap.h"
 
+#include <string.h>
+
 #define REDIS_COPY_MAX 2048    /* a request up to this size is copied next to others; a longer one stays where it was
                                   received, since the chunk it pins is then mostly its own */
 #define REDIS_HOPS_MAX 16      /* redirects of one request before its client hears of it */
@@ -116,8 +118,8 @@ struct req {
     uint32_t flags;
     uint8_t state, hops;
     uint8_t lease;              /* enum lease_kind, with REQ_LEASE */
-    uint16_t to;                /* waiting for a lease: to this node (its index + 1); 0 = to the owner of its slot */
-    uint32_t ahead;             /* of a transaction: answers still to come before its own */
+    uint16_t to;                /* waiting for a lease: to this node (its index + 1); 0 = to the owner of its slot; published: the node */
+    uint32_t ahead;             /* of a transaction: answers still to come before its own; published: redis_pubsub.c */
     uint64_t since_ms;          /* of a SCAN or a script that waits for the map */
     struct req *whom;           /* of an errand: the request that it is for */
 };
@@ -236,7 +238,7 @@ struct client {
         struct slice block;     /* MULTI and what has been queued behind it */
         uint32_t count;         /* commands queued */
         uint16_t slot;          /* of its keys, or of what is watched */
-        bool keyed, writes, replicates, scripts, all;
+        bool keyed, writes, replicates, scripts, publishes, all;
         bool ending;            /* its EXEC or DISCARD is the request at hand, and waits */
     } multi;
     struct client *next;        /* free list, or the list of those to be resumed */
@@ -323,6 +325,14 @@ static inline bool client_must_wait(const struct client *c, int32_t slot)
 static inline bool client_awaits_turn(const struct client *c, const struct command *k)
 {
     return c->cautious > 0 && c->unsettled > 0 && c->early == k;
+}
+
+/* Whether CLIENT PAUSE keeps its request waiting. */
+static inline bool client_is_stopped(const struct client *c, const struct command *k)
+{
+    bool writes = (k->flags & (CMD_WRITE | CMD_MAY_REPLICATE)) != 0 ||
+                  (strcmp(k->name, "exec") == 0 && c->multi_state == MULTI_OPEN && c->multi.replicates);
+    return c->monitor == MONITOR_OFF && c->service->pause_until_ms > loop_ms() && (c->service->pause_all || writes);
 }
 
 /* A request of a transaction was refused: it will be discarded, and its block is needed no more. */
@@ -502,6 +512,11 @@ bool redis_req_pending(void);
 void redis_req_relieve(void); /* those that starve try again in this turn */
 /* Whether a request of such a command is unanswered, of whomever. It looks at all records: not for every request. */
 bool req_any(const struct service *s, bool (*such)(const struct command *));
+/* Whether anything that c asked earlier is still to be done, but for what it publishes, and what is on `slot` (-1: none) and so
+ * keeps its place anyway. */
+bool req_ahead(const struct client *c, int32_t slot);
+/* Messages come by another node: what is to be published, and waits for the one before, goes there. */
+void req_reroute(const struct service *s);
 /* Unanswered requests of all clients, for a stop that finishes what is in flight. */
 size_t redis_req_in_flight(void);
 /* A lease became free. */
@@ -584,6 +599,8 @@ void redis_large_tables(const struct conf *conf);
 void redis_large_open(void);
 /* Room for one request of retain_bytes in one piece. */
 unsigned char *large_scratch(size_t *cap);
+/* r is to carry c's message, longer than retain_bytes, to a channel of this name. */
+extern void (*large_on_publish)(const struct client *c, struct req *r, const void *name, size_t n);
 bool large_wants_input(const struct client *c);
 /* c's request under way is larger than retain_bytes: its head is in c->in, framed so far by c->framing. */
 void large_begin(struct client *c);
@@ -819,8 +836,7 @@ void redis_monitor_open(struct client *clients, uint32_t count);
 void monitor_see(struct client *c, const struct request *q); /* c's request is shown to those that monitor */
 enum verdict monitor_command(struct client *c);              /* MONITOR */
 void monitor_end(struct client *c);                          /* RESET, or it has gone */
-/* Whether a pause keeps c's request waiting; say_writers of CLIENT PAUSE and UNPAUSE. */
-bool client_is_stopped(const struct client *c, const struct command *k);
+/* say_writers of CLIENT PAUSE and UNPAUSE. */
 void pause_answer(struct client *c, const struct request *q);
 void unpause_answer(struct client *c, const struct request *q);
 

@@ -275,11 +275,12 @@ static void on_tick(struct conn *conn)
 }
 
 /* The answers of a pipeline come from several nodes a moment apart. Those that are there wait for the rest, since one
- * send costs more than all else that a request costs here; but not for long, and never for a client's last answer. */
+ * send costs more than all else that a request costs here; but not for long, and never for a client's last answer.
+ * Nor does a message wait, of which those know nothing. */
 static bool waits(struct conn *conn)
 {
     struct client *c = conn->owner;
-    if (c->unsettled == 0 || conn->out.len >= PATIENCE_BYTES || c->ended) {
+    if (c->unsettled == 0 || conn->out.len >= PATIENCE_BYTES || c->ended || c->sub.pending != NULL) {
         c->patient_us = 0;
         return false;
     }

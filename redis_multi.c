@@ -129,7 +129,8 @@ static void close_block(struct client *c)
     slice_release(&c->multi.block);
     c->multi_state = MULTI_NONE;
     c->multi.count = 0;
-    c->multi.keyed = c->multi.writes = c->multi.replicates = c->multi.scripts = c->multi.all = c->multi.ending = false;
+    c->multi.keyed = c->multi.writes = c->multi.replicates = c->multi.scripts = false;
+    c->multi.publishes = c->multi.all = c->multi.ending = false;
 }
 
 void multi_reset(struct client *c)
@@ -194,6 +195,7 @@ static void note(struct client *c, const struct request *q, int32_t slot)
     c->multi.writes = c->multi.writes || (q->command->flags & CMD_READONLY) == 0;
     c->multi.replicates = c->multi.replicates || (q->command->flags & (CMD_WRITE | CMD_MAY_REPLICATE)) != 0;
     c->multi.all = c->multi.all || (q->command->route == ROUTE_ALL && !service_is_one(c->service));
+    c->multi.publishes = c->multi.publishes || q->command->route == ROUTE_PUBSUB;
     c->multi.scripts = c->multi.scripts || q->command->group == GROUP_SCRIPTING;
     if (slot >= 0) {
         c->multi.keyed = true;
@@ -338,6 +340,9 @@ static enum verdict exec(struct client *c, const struct request *q)
     }
     if (watched ? c->unsettled > 0 : client_must_wait(c, c->multi.all ? -1 : c->multi.slot) || client_awaits_turn(c, q->command)) {
         return VERDICT_WAIT; /* the lease is another connection than that of its earlier requests */
+    }
+    if (c->multi.publishes && req_ahead(c, c->multi.keyed ? c->multi.slot : -1)) {
+        return VERDICT_WAIT;
     }
     sent = (c->multi.block.len > 0 || slice_extend(&c->multi.block, client_use(c), multi_line, sizeof multi_line - 1)) &&
            exec_send(c, q->command, watched);

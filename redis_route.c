@@ -75,6 +75,25 @@ static bool behind_its_own(const struct req *r, const struct upstream *u)
     return false;
 }
 
+/* Goes to the node by which messages come, whichever has its slot. */
+static bool is_publish(const struct req *r)
+{
+    return r->command != NULL && r->command->route == ROUTE_PUBSUB && r->command->keys == KEYS_NONE;
+}
+
+bool req_ahead(const struct client *c, int32_t slot)
+{
+    for (const struct req *e = c->unsettled > 0 ? c->head : NULL; e != NULL; e = e->client_next) {
+        bool shard = e->command != NULL && e->command->route == ROUTE_PUBSUB && !is_publish(e);
+        bool along = is_publish(e) ? e->state == REQ_PARTS || service_owner(e->service, e->slot) == e->service->primary :
+                     shard || e->slot == slot;
+        if (e->state != REQ_DONE && (e->fan != NULL || !along)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* The way of a client that owns its connections. What is only asked to learn which node serves a key, or goes over a lease,
  * needs none. */
 static struct upstream *own_way(const struct req *r, struct backend *b)
@@ -88,8 +107,14 @@ static struct upstream *own_way(const struct req *r, struct backend *b)
 
 void req_send(struct req *r, struct backend *b)
 {
-    struct upstream *u = r->client != NULL && r->client->owns ? own_way(r, b) : req_upstream(r, b);
-    bool away = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
+    struct upstream *u;
+    bool away;
+    if (r->client != NULL && r->service->switching && is_publish(r)) {
+        req_again(r); /* there those that it is for would not hear it yet */
+        return;
+    }
+    u = r->client != NULL && r->client->owns ? own_way(r, b) : req_upstream(r, b);
+    away = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
     if (u == NULL) {
         stats.lease_refused++;
         req_error(r, "ERR not executed: no connection of its own is left for this client (max_own)");
@@ -130,7 +155,9 @@ void req_send(struct req *r, struct backend *b)
 void req_route(struct req *r)
 {
     struct service *s = r->service;
-    struct backend *b = service_owner(s, r->slot);
+    struct backend *b;
+    r->slot = is_publish(r) ? s->primary_slot : r->slot;
+    b = service_owner(s, r->slot);
     r->flags &= ~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK);
     if (b == NULL) {
         health_refresh(s);
@@ -223,7 +250,7 @@ static void retry(struct req *r)
             req_error(r, "CLUSTERDOWN not executed: no node served slot %u within %u ms: %s", (unsigned)r->slot,
                       limit, r->service->trouble);
         }
-    } else if (overtakes(r) || req_later_under_way(r, NULL) || awaits_map(r)) {
+    } else if ((!is_publish(r) && overtakes(r)) || req_later_under_way(r, NULL) || awaits_map(r)) {
         req_again(r);
     } else {
         r->flags &= ~REQ_UNNAMED;
@@ -412,7 +439,7 @@ static void reroute_unsent(struct upstream *u)
         r = r->next;
     }
     for (struct req *next; r != NULL; r = next) {
-        struct backend *owner = service_owner(r->service, r->slot);
+        struct backend *owner = service_owner(r->service, is_publish(r) ? r->service->primary_slot : r->slot);
         next = r == last ? NULL : r->next;
         if (r->client != NULL && owner != NULL && owner != u->backend && (r->flags & REQ_ASKING) == 0 &&
             !leaves_behind(u, r) && !req_later_under_way(r, u)) {
@@ -439,6 +466,16 @@ static void on_map(struct service *s)
         }
     }
     pubsub_on_map(s);
+}
+
+void req_reroute(const struct service *s)
+{
+    struct upstream *u;
+    for (uint32_t i = 0; (u = upstream_at(i)) != NULL; i++) {
+        if (u->backend != NULL && u->backend->service == s && u->queued > 0 && !upstream_ready(u)) {
+            reroute_unsent(u);
+        }
+    }
 }
 
 static void on_backend_of(const struct backend *b, struct upstream *u)
