@@ -401,6 +401,7 @@ bool upstream_in_use(const struct backend *b);     /* something is queued for it
 void upstream_buffers(struct upstream *list, uint32_t count, unsigned char *block, size_t size);
 void upstream_close(struct upstream *u);           /* ends its connection, on which nothing is under way */
 void upstream_lost(struct upstream *u, const char *why); /* its connection has gone, or is not to be: its records are seen to */
+void lease_break(struct upstream *u, const char *why); /* ends its connection: what is half said cannot be said on */
 void upstream_connect(struct upstream *u);         /* dials, if its node can be dialled now */
 bool upstream_ready(const struct upstream *u);     /* dialled, logged in, not held */
 void upstream_dirty(struct upstream *u);           /* it may send in this turn */
@@ -434,7 +435,6 @@ struct upstream *lease_at(uint32_t i);
 uint32_t lease_index(const struct upstream *u);
 /* The one of that kind whose client has asked nothing for longest, and for `ms` at least; NULL when there is none. */
 struct upstream *lease_idle(enum lease_kind kind, uint64_t ms);
-void lease_break(struct upstream *u, const char *why); /* ends its connection: what is half said cannot be said on */
 void lease_send(struct upstream *u, struct req *r);
 void lease_sent(struct upstream *u);         /* the last byte of a streamed request has been put out */
 bool lease_in_use(const struct backend *b);  /* somebody has one to it */

@@ -160,15 +160,6 @@ void lease_release(struct upstream *u)
 }
 
 /* Ends a lease in whatever state it is: what is half said on the connection cannot be said on for anybody else. */
-void lease_break(struct upstream *u, const char *why)
-{
-    if (u->conn != NULL) {
-        conn_fail(u->conn, why);
-    } else {
-        upstream_lost(u, why);
-    }
-}
-
 void lease_send(struct upstream *u, struct req *r)
 {
     upstream_put(u, r);

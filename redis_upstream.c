@@ -645,6 +645,15 @@ void upstream_lost(struct upstream *u, const char *why)
     }
 }
 
+void lease_break(struct upstream *u, const char *why)
+{
+    if (u->conn != NULL) {
+        conn_fail(u->conn, why);
+    } else {
+        upstream_lost(u, why);
+    }
+}
+
 static void on_close(struct conn *conn, const char *why)
 {
     upstream_lost(conn->owner, why);

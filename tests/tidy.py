@@ -9,7 +9,7 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 19500
+WHOLE_BUDGET = 19700
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
@@ -35,11 +35,11 @@ ROOMS = {
     "parent.c": (3, "parent", 450),
     "health.c": (4, "health", 620),
     "redis_greet.c": (4, "redis", 120),
-    "redis_upstream.c": (4, "redis", 800),
+    "redis_upstream.c": (4, "redis", 820),
     "redis_lend.c": (4, "redis", 220),
     "redis_own.c": (4, "redis", 100),
     "redis_req.c": (4, "redis", 600),
-    "redis_route.c": (4, "redis", 500),
+    "redis_route.c": (4, "redis", 520),
     "redis_redirect.c": (4, "redis", 230),
     "redis_script.c": (4, "redis", 280),
     "redis_channel.c": (4, "redis", 600),
@@ -67,7 +67,7 @@ ROOMS = {
     "redis_monitor.c": (4, "redis", 350),
     "redis_local.c": (4, "redis", 700),
     "redis.c": (4, "redis", 500),
-    "redis_client.c": (4, "redis", 510),
+    "redis_client.c": (4, "redis", 520),
     "users.c": (4, "users", 400),
     "mongo_pool.c": (4, "mongo", 700),
     "mongo.c": (4, "mongo", 800),
