@@ -519,6 +519,18 @@ static void check_memory(struct reader *r, int section)
                  "shared_reply_limit is more than upstream_buffer");
 }
 
+/* Three numbers with dots between them: what clients can compare. */
+static bool is_version(const char *s)
+{
+    for (int i = 0; i < 3; i++) {
+        size_t n = strspn(s, "0123456789");
+        if (n == 0 || s[n] != (i < 2 ? '.' : '\0'))
+            return false;
+        s += n + 1;
+    }
+    return true;
+}
+
 static void check_servers(struct reader *r, int section)
 {
     const struct conf_service *s = &r->conf->services[section - 1];
@@ -551,6 +563,8 @@ static void check_redis(struct reader *r, int section)
     if (s->announce[0] != '\0' && !host_port_split(s->announce, strlen(s->announce), host, &port, &why))
         complain(r, line_of(r, section, "announce"), s->announce, "write HOST:PORT, as clients reach Puerta",
                  "not an address (%s)", why);
+    if (!is_version(s->redis_version))
+        complain(r, line_of(r, section, "redis_version"), s->redis_version, "write the servers' own, such as 7.4.2", "not a version");
     for (int i = 0; i < s->node_count && !s->single; i++)
         if (s->nodes[i].port == 0)
             complain(r, nodes, s->nodes[i].host, "give HOST:PORT, or set topology = single",

@@ -81,6 +81,8 @@ const struct option options[] = {
       "servers to learn the cluster from: HOST or HOST:PORT (6379); any one of them alive is enough" },
     { R(announce), "announce", TEXT, 0, 0, "", NULL,
       "HOST:PORT that CLUSTER SLOTS and the like tell clients; none: the address by which the client came" },
+    { R(redis_version), "redis_version", TEXT, 0, 0, "7.0.15", NULL,
+      "the version of Redis that HELLO and INFO tell clients, some of which do or refuse something by it" },
     { R(single), "topology", ENUM, 0, 1, "cluster", "cluster|single",
       "whether the nodes form a Redis Cluster or are one plain server (HOST:PORT or unix:/path)" },
     { R(upstream_user), "upstream_user", TEXT, 0, 0, "", NULL,

@@ -483,6 +483,7 @@ struct service {
     struct backend *primary;    /* where what is published comes from: redis_feed.c */
     uint16_t primary_slot;      /* one of its slots */
     uint64_t switched_ms;       /* when it became that in the place of another; 0 = not lately */
+    bool switching;             /* that one has not been asked for all channels yet: nothing is published */
     bool misplaced;             /* subscriptions may stand at the wrong nodes */
     char trouble[SLOTMAP_ERROR_CAP]; /* why there is no map, for the client's error */
     uint32_t gains;             /* how often nodes gained slots */
@@ -544,6 +545,7 @@ struct conf_service {
     /* Redis */
     int single;                          /* topology: 0 = cluster, 1 = single */
     char announce[HOST_CAP + 8];         /* "HOST:PORT"; "" = the address that a client came by */
+    char redis_version[16];              /* that clients are told */
     char upstream_user[SECRET_CAP], upstream_password[SECRET_CAP];
     char password[SECRET_CAP];           /* of clients; "" = they need none */
     int protect, allow_admin, client_logins; /* yes / no */

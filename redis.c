@@ -6,7 +6,7 @@
  *      in one piece -> name -> row: route, keys
  *        |
  *      local        one slot        several slots         no key          needs state
- *   redis_local.c  redis_req.c   redis_fan.c / CROSSSLOT  any master   redis_multi.c, redis_block.c, or an error, for now
+ *   redis_local.c  redis_route.c redis_fan.c / CROSSSLOT  any master   redis_multi.c, redis_block.c, or an error, for now
  *
  * A request that must not overtake an earlier one of its client on another connection is put off, not refused.
  */
@@ -48,7 +48,7 @@ static enum verdict forward_for(struct client *c, const struct request *q, uint1
 {
     struct backend *b = service_owner(c->service, slot);
     struct req *r;
-    if (client_must_wait(c, slot)) {
+    if (client_must_wait(c, slot) || client_awaits_turn(c, q->command)) {
         return VERDICT_WAIT;
     }
     if (b == NULL && c->service->map.served == 0) {
@@ -323,6 +323,7 @@ static bool is_browsers(const struct request *q)
 /* Subscriptions are Puerta's own matter; what is published goes to a node, and its answer counts our own receivers. */
 static enum verdict pubsub(struct client *c, const struct request *q)
 {
+    uint16_t slot;
     if (!command_arity_ok(q->command, q->argc)) {
         return wrong_count(c, q);
     }
@@ -332,7 +333,11 @@ static enum verdict pubsub(struct client *c, const struct request *q)
         }
         return pubsub_change(c, q);
     }
-    return forward_for(c, q, pubsub_slot(c->service, q), false, pubsub_published, pubsub_receivers(c->service, q));
+    slot = pubsub_slot(c->service, q);
+    if (req_ahead(c, q->command->keys != KEYS_NONE ? slot : -1)) {
+        return VERDICT_WAIT; /* whoever hears of what its client has just written must find it */
+    }
+    return forward_for(c, q, slot, false, pubsub_published, pubsub_receivers(c->service, q));
 }
 
 /* A client of RESP2 that subscribes to something cannot tell answers from messages. */
@@ -341,8 +346,9 @@ static enum verdict subscribed(struct client *c, const struct request *q)
     if (!command_arity_ok(q->command, q->argc)) {
         return wrong_count(c, q);
     }
-    return say(c, client_error(c, "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
-                               "are allowed in this context", q->command->name));
+    return say(c, client_error(c, "%sCan't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
+                               "are allowed in this context", strcmp(q->command->name, "exec") == 0 ?
+                               "EXECABORT Transaction discarded because of: " : "ERR ", q->command->name));
 }
 
 static enum verdict decide(struct client *c, struct request *q)
@@ -356,7 +362,8 @@ static enum verdict decide(struct client *c, struct request *q)
         return user_refuse(c);
     }
     if (command == NULL) {
-        if (c->service->conf->unknown_commands == 0 || q->argc < 2 || (c->subscribed && !c->resp3)) {
+        if (c->service->conf->unknown_commands == 0 || q->argc < 2 || (c->subscribed && !c->resp3) ||
+            c->multi_state != MULTI_NONE) { /* there a server says at once whether it knows it */
             return multi_poison(c, unknown(c, q));
         }
         q->command = command = &unknown_command;
@@ -375,11 +382,12 @@ static enum verdict decide(struct client *c, struct request *q)
             return VERDICT_WAIT;
         }
     }
+    if (c->monitor != MONITOR_OFF && command_arity_ok(command, q->argc) &&
+        (command->flags & (CMD_READONLY | CMD_WRITE | CMD_MAY_REPLICATE)) != 0) {
+        return multi_poison(c, say(c, client_error(c, "ERR Replica can't interact with the keyspace")));
+    }
     if (c->service->pause_until_ms != 0 && command_arity_ok(command, q->argc) && client_is_stopped(c, command)) {
         return VERDICT_WAIT;
-    }
-    if (c->monitor != MONITOR_OFF && command->keys != KEYS_NONE) {
-        return say(c, client_error(c, "ERR Replica can't interact with the keyspace"));
     }
     if (c->multi_state != MULTI_NONE && multi_holds(c, command)) {
         return multi_queue(c, q);

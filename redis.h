@@ -9,9 +9,11 @@
  *   redis_scan.c         |                 |  \_____________  redis_info.c  redis_command.c  redis_virtual.c
  *        |               |               redis_say.c _______/   what is said of itself, of the table, of the cluster
  *        |   ___________/________________/
- *      redis_req.c      request records, the order of answers, replay; redis_redirect.c: what a node's error means
+ *      redis_route.c    where a request goes, and goes again; redis_redirect.c: what a node's error means
  *        |
- *      redis_upstream.c one connection to a node: pairs replies with requests; leases
+ *      redis_req.c      request records, the order of answers
+ *        |
+ *      redis_upstream.c one connection to a node: pairs replies with requests; redis_lend.c: which are lent to whom; redis_greet.c
  *        |
  *      conn.c  buf.c  health.c
  *
@@ -31,6 +33,8 @@
 #include "puerta.h"
 #include "resp.h"
 #include "slotmap.h"
+
+#include <string.h>
 
 #define REDIS_COPY_MAX 2048    /* a request up to this size is copied next to others; a longer one stays where it was
                                   received, since the chunk it pins is then mostly its own */
@@ -69,6 +73,7 @@ enum req_state {
 #define REQ_RESP3 131072u /* its client speaks RESP3: so must the connection that it goes over */
 #define REQ_UNNAMED 262144u /* a script, sent to a node that no map names: it waits for a map asked for since then (since_ms) */
 #define REQ_CACHED 524288u /* CLIENT CACHING goes ahead of it */
+#define REQ_EARLY 1048576u /* its answer has come in part, before its turn: `parked` has that part */
 #define REQ_MUTE 1024u   /* its client does not want to hear the answer (CLIENT REPLY) */
 #define REQ_LEASE 4096u  /* goes over a lease of the kind `lease`, wherever it goes */
 #define REQ_BLOCKS 8192u /* its answer may take as long as it likes */
@@ -113,8 +118,8 @@ struct req {
     uint32_t flags;
     uint8_t state, hops;
     uint8_t lease;              /* enum lease_kind, with REQ_LEASE */
-    uint16_t to;                /* waiting for a lease: to this node (its index + 1); 0 = to the owner of its slot */
-    uint32_t ahead;             /* of a transaction: answers still to come before its own */
+    uint16_t to;                /* waiting for a lease: to this node (its index + 1); 0 = to the owner of its slot; published: the node */
+    uint32_t ahead;             /* of a transaction: answers still to come before its own; published: redis_pubsub.c */
     uint64_t since_ms;          /* of a SCAN or a script that waits for the map */
     struct req *whom;           /* of an errand: the request that it is for */
 };
@@ -208,6 +213,8 @@ struct client {
     size_t request_bytes;       /* of unsettled ones, kept for replay */
     uint32_t reply_bytes;       /* how long its replies are: a running mean */
     uint32_t window;            /* how many may be unsettled: grows with each reply, as their length becomes known */
+    const struct command *early; /* what it asked when an answer before its turn was too long to be parked */
+    uint8_t cautious;           /* so many more of those are asked only when their turn has come */
     struct upstream *lease;     /* for a long transfer, or a blocking command */
     struct req *block;          /* its request that blocks it: what it asks meanwhile waits in its input */
     struct upstream *watch;     /* the one on which it WATCHes */
@@ -216,6 +223,7 @@ struct client {
     struct own_login *trial;        /* the one that a server is being asked about */
     uint64_t login_id;          /* what connections in its name bear; 0 = no login */
     struct tracking *tracking;  /* what it said by CLIENT TRACKING ON (redis_tracking.c); NULL: nothing */
+    const char *doom;           /* why it is closed at its next tick, being in somebody's hands now; NULL: it is not */
     bool tracks;                /* and so it owns its connections */
     bool asked;                 /* something over those connections, since it last heard that all it keeps is void */
     bool ears;                  /* each of them with another that listens, for whom it redirects to */
@@ -230,7 +238,7 @@ struct client {
         struct slice block;     /* MULTI and what has been queued behind it */
         uint32_t count;         /* commands queued */
         uint16_t slot;          /* of its keys, or of what is watched */
-        bool keyed, writes, replicates, scripts, all;
+        bool keyed, writes, replicates, scripts, publishes, all;
         bool ending;            /* its EXEC or DISCARD is the request at hand, and waits */
     } multi;
     struct client *next;        /* free list, or the list of those to be resumed */
@@ -312,6 +320,21 @@ static inline bool client_must_wait(const struct client *c, int32_t slot)
            (c->fences > 0 && (slot < 0 || c->fence_slot < 0 || c->fence_slot == slot));
 }
 
+/* Whether a request of k is not sent before its turn has come: lately the answer to such a one was too long to be parked until
+ * then, and a node's other clients had to wait. */
+static inline bool client_awaits_turn(const struct client *c, const struct command *k)
+{
+    return c->cautious > 0 && c->unsettled > 0 && c->early == k;
+}
+
+/* Whether CLIENT PAUSE keeps its request waiting. */
+static inline bool client_is_stopped(const struct client *c, const struct command *k)
+{
+    bool writes = (k->flags & (CMD_WRITE | CMD_MAY_REPLICATE)) != 0 ||
+                  (strcmp(k->name, "exec") == 0 && c->multi_state == MULTI_OPEN && c->multi.replicates);
+    return c->monitor == MONITOR_OFF && c->service->pause_until_ms > loop_ms() && (c->service->pause_all || writes);
+}
+
 /* A request of a transaction was refused: it will be discarded, and its block is needed no more. */
 static inline void client_poison(struct client *c)
 {
@@ -344,6 +367,22 @@ const char *service_busy(const struct service *s);        /* what a node says th
 /* The AUTH request for a node's login, at most 2 * SECRET_CAP + 64 bytes; 0 when there is no password. */
 size_t node_login(const struct conf_service *conf, unsigned char *out);
 
+/* --------------------------------------------------- redis_greet.c */
+
+/* What is said on a new lease of a kind before all else: one request, and who takes its answer. NULL: nothing. */
+struct lease_greeting {
+    size_t (*greet)(struct upstream *u, unsigned char *out, size_t cap); /* 0: nothing, for u */
+    bool (*take)(struct upstream *u, const unsigned char *p, size_t n); /* false: the connection is of no use */
+};
+extern const struct lease_greeting *lease_greetings[LEASE_KINDS];
+extern const struct lease_greeting *upstream_login; /* before that, on one that bears a login_id; nothing: it has none */
+/* u's connection is open: it is told all that comes before the first request, or closed if that cannot be. */
+void greet_open(struct upstream *u);
+/* The node's answer [p, p + n) to the oldest part of that. False: a refusal, which is logged; u->refused: it will say so again. */
+bool greet_answered(struct upstream *u, const unsigned char *p, size_t n);
+const char *greet_refusal(void);              /* the last one, in the node's words */
+void upstream_greet_late(struct upstream *u); /* what its kind says first can be said by now: it is held no more */
+
 /* ------------------------------------------------- redis_upstream.c */
 
 /* What a connection tells the room above. A record given to one of these has left its queue and is that room's. */
@@ -358,6 +397,7 @@ struct upstream_events {
     void (*late)(struct req *r, const struct backend *b);     /* no reply within request_timeout */
     void (*expired)(struct req *r, const struct backend *b, uint32_t limit_ms); /* nothing of it could be sent */
     void (*refused)(struct req *r, const struct backend *b, const char *words); /* nor will be: of HELLO 3, by the node */
+    void (*too_early)(struct req *r);              /* its answer, before its turn, is dropped: others wait behind it */
     struct req *(*nobody)(const struct req *r);    /* a record for the place of a late one; NULL: none left */
     void (*owner_room)(struct client *c);          /* its lease is open, has room again, or is gone */
     void (*lease_free)(void);
@@ -369,7 +409,12 @@ struct upstream *upstream_at(uint32_t i);          /* the shared ones of all nod
 uint32_t upstream_classes(void);                   /* to a node: 2, one a protocol; with resp3 = no 1 */
 void upstream_attach(struct backend *b);
 void upstream_detach(struct backend *b);
-bool upstream_in_use(const struct backend *b);
+bool upstream_in_use(const struct backend *b);     /* something is queued for it */
+/* Gives each of `list` its receive buffer: `count` times `size` bytes at `block`; NULL: nothing yet (the arena is measured). */
+void upstream_buffers(struct upstream *list, uint32_t count, unsigned char *block, size_t size);
+void upstream_close(struct upstream *u);           /* ends its connection, on which nothing is under way */
+void upstream_lost(struct upstream *u, const char *why); /* its connection has gone, or is not to be: its records are seen to */
+void lease_break(struct upstream *u, const char *why); /* ends its connection: what is half said cannot be said on */
 void upstream_connect(struct upstream *u);         /* dials, if its node can be dialled now */
 bool upstream_ready(const struct upstream *u);     /* dialled, logged in, not held */
 void upstream_dirty(struct upstream *u);           /* it may send in this turn */
@@ -382,19 +427,18 @@ bool upstream_pending(void);
 /* Replies find no chunk: redis_fan.c lets go of what the largest merge has kept. */
 extern void (*upstream_on_shortage)(void);
 
-/* What is said on a new lease of a kind before all else: one request, and who takes its answer. NULL: nothing. */
-struct lease_greeting {
-    size_t (*greet)(struct upstream *u, unsigned char *out, size_t cap); /* 0: nothing, for u */
-    bool (*take)(struct upstream *u, const unsigned char *p, size_t n); /* false: the connection is of no use */
-};
-extern const struct lease_greeting *lease_greetings[LEASE_KINDS];
 /* redis_tracking.c: a push has come on a connection that its client owns (p NULL: too long to be told); one was lost. */
 extern void (*upstream_on_push)(struct upstream *u, const unsigned char *p, size_t n);
 extern void (*upstream_on_own_lost)(struct client *c);
-void upstream_greet_late(struct upstream *u); /* what its kind says first can be said by now: it is held no more */
-extern const struct lease_greeting *upstream_login; /* before that, on one that bears a login_id; nothing: it has none */
 
+/* redis_lend.c: what a lease was lent for has been answered; its connection is lost, and it is its client's no more. */
+extern void (*lease_on_done)(struct upstream *u);
+extern void (*lease_on_lost)(struct upstream *u);
 
+/* ---------------------------------------------------- redis_lend.c */
+
+void redis_lend_tables(const struct conf *conf);
+void redis_lend_open(void);
 /* A lease is an upstream connection that serves one client. c NULL: for one request; NULL: none of that kind is free. */
 struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind kind, bool resp3);
 void lease_return(struct upstream *u);
@@ -406,7 +450,8 @@ uint32_t lease_index(const struct upstream *u);
 struct upstream *lease_idle(enum lease_kind kind, uint64_t ms);
 void lease_send(struct upstream *u, struct req *r);
 void lease_sent(struct upstream *u);         /* the last byte of a streamed request has been put out */
-void lease_break(struct upstream *u, const char *why); /* ends its connection: what is half said cannot be said on */
+bool lease_in_use(const struct backend *b);  /* somebody has one to it */
+void lease_forget(const struct backend *b);  /* its entry becomes free: all connections to it end */
 
 /* ------------------------------------------------------ redis_own.c */
 
@@ -442,14 +487,6 @@ enum buf_use client_use(const struct client *c);
 void req_commit(struct req *r);
 /* Puts r at the end of its client's answers. */
 void req_enqueue(struct req *r);
-/* Sends r, whose bytes are set, to a node, behind all that is queued there. If the node has been away too long or
- * too many wait for it, r is answered with an error instead. */
-void req_send(struct req *r, struct backend *b);
-/* Sends r to the owner of its slot, or makes it wait for there to be one. */
-void req_route(struct req *r);
-/* Turned away unexecuted: tried again after REDIS_RETRY_MS. */
-void req_again(struct req *r);
-void req_again_not(struct req *r); /* takes it off that list */
 /* Gives r, which is in no queue, its last word: a whole reply. */
 void req_answer(struct req *r, const char *line, size_t n);
 /* Answers r, in whatever queue it is, with an error line made here ("-ERR ...", without CRLF). */
@@ -475,11 +512,9 @@ bool client_error(struct client *c, const char *fmt, ...) __attribute__((format(
 size_t client_credit(const struct client *c);
 /* Sends on what is answered and next in turn. */
 void client_advance(struct client *c);
+void req_forget_parked(struct req *r); /* what is parked of its answer is not passed on (REQ_EARLY) */
 /* The client has gone: its records go on without it. */
 void req_orphan(struct client *c);
-/* Copies or keeps the first `len` bytes of the client's input (contiguous at `p`, or elsewhere if `copied`) as the
- * bytes of r, which will go to b. False: no chunk now. */
-bool req_bytes(struct req *r, struct backend *b, struct client *c, const unsigned char *p, size_t len, bool copied);
 /* Client wants to be looked at again when this turn ends. */
 void client_resume(struct client *c);
 extern void (*client_on_resume)(struct client *c);
@@ -490,8 +525,32 @@ bool redis_req_pending(void);
 void redis_req_relieve(void); /* those that starve try again in this turn */
 /* Whether a request of such a command is unanswered, of whomever. It looks at all records: not for every request. */
 bool req_any(const struct service *s, bool (*such)(const struct command *));
+/* Whether anything that c asked earlier is still to be done, but for what it publishes, and what is on `slot` (-1: none) and so
+ * keeps its place anyway. */
+bool req_ahead(const struct client *c, int32_t slot);
+/* Messages come by another node: what is to be published, and waits for the one before, goes there. */
+void req_reroute(const struct service *s);
 /* Unanswered requests of all clients, for a stop that finishes what is in flight. */
 size_t redis_req_in_flight(void);
+/* A lease became free. */
+extern void (*lease_on_free)(void);
+/* redis_fan.c: the client of a split request has gone. */
+extern void (*fan_orphan)(struct req *whole);
+
+/* --------------------------------------------------- redis_route.c */
+
+void redis_route_open(void);
+/* Sends r, whose bytes are set, to a node, behind all that is queued there. If the node has been away too long or
+ * too many wait for it, r is answered with an error instead. */
+void req_send(struct req *r, struct backend *b);
+/* Sends r to the owner of its slot, or makes it wait for there to be one. */
+void req_route(struct req *r);
+/* Turned away unexecuted: tried again after REDIS_RETRY_MS. */
+void req_again(struct req *r);
+void req_again_not(struct req *r); /* takes it off that list */
+/* Copies or keeps the first `len` bytes of the client's input (contiguous at `p`, or elsewhere if `copied`) as the
+ * bytes of r, which will go to b. False: no chunk now. */
+bool req_bytes(struct req *r, struct backend *b, struct client *c, const unsigned char *p, size_t len, bool copied);
 
 #define FUNCTION_NOT_FOUND "ERR Function not found"
 
@@ -503,8 +562,6 @@ bool req_later_under_way(const struct req *r, const struct upstream *u);
 void req_blocked_no_more(struct req *r);  /* what it has waited for so far was no trouble: that begins now */
 /* A reply that only reads is too long for the shared connection: redis_large.c asks again on a lease. */
 extern void (*req_on_large)(struct req *r);
-/* A lease became free. */
-extern void (*lease_on_free)(void);
 /* redis_lease.c: r goes over a lease, to b. */
 extern void (*req_on_lease)(struct req *r, struct backend *b);
 /* redis_block.c: r, which blocks, is about to be sent. False: there is no room for it now. */
@@ -525,9 +582,8 @@ extern bool (*req_function_missing)(const struct req *r, struct backend *b);
 /* redis_pubsub.c: slots changed their owner; a node changed its state. */
 extern void (*pubsub_on_map)(struct service *s);
 extern void (*pubsub_on_backend)(struct backend *b);
-/* redis_fan.c: the request that a part is a part of; the client of a split request has gone. */
+/* redis_fan.c: the request that a part is a part of. */
 extern const struct req *(*fan_whole)(const struct fan *f);
-extern void (*fan_orphan)(struct req *whole);
 extern void (*fan_anew)(struct req *part); /* its answer broke off: what was kept of it is let go */
 extern bool (*fan_under_way)(const struct fan *f, const struct req *r, const struct upstream *u); /* a part of it */
 void service_set_owner(struct service *s, uint16_t slot, struct backend *b);
@@ -556,6 +612,8 @@ void redis_large_tables(const struct conf *conf);
 void redis_large_open(void);
 /* Room for one request of retain_bytes in one piece. */
 unsigned char *large_scratch(size_t *cap);
+/* r is to carry c's message, longer than retain_bytes, to a channel of this name. */
+extern void (*large_on_publish)(const struct client *c, struct req *r, const void *name, size_t n);
 bool large_wants_input(const struct client *c);
 /* c's request under way is larger than retain_bytes: its head is in c->in, framed so far by c->framing. */
 void large_begin(struct client *c);
@@ -731,6 +789,7 @@ const char *tracking_flags(const struct client *c); /* of CLIENT LIST */
 uint32_t tracking_count(const struct service *s, uint32_t *prefixes); /* clients that track; their prefixes, unless NULL */
 bool tracking_speaks(struct client *c);     /* its protocol has changed: so do its connections, if it tracks; else false */
 void tracking_end(struct client *c);        /* CLIENT TRACKING OFF, RESET: nothing of it is under way */
+void tracking_undo(struct client *c);       /* its CLIENT TRACKING is given up, half done */
 void tracking_gone(struct client *c);       /* its connection has ended */
 
 /* --------------------------------------------------- redis_pubsub.c */
@@ -790,14 +849,11 @@ void redis_monitor_open(struct client *clients, uint32_t count);
 void monitor_see(struct client *c, const struct request *q); /* c's request is shown to those that monitor */
 enum verdict monitor_command(struct client *c);              /* MONITOR */
 void monitor_end(struct client *c);                          /* RESET, or it has gone */
-/* Whether a pause keeps c's request waiting; say_writers of CLIENT PAUSE and UNPAUSE. */
-bool client_is_stopped(const struct client *c, const struct command *k);
+/* say_writers of CLIENT PAUSE and UNPAUSE. */
 void pause_answer(struct client *c, const struct request *q);
 void unpause_answer(struct client *c, const struct request *q);
 
 /* ---------------------------------------------------- redis_local.c */
-
-#define REDIS_VERSION "7.0.15" /* the server that Puerta behaves like */
 
 /* The table of all clients, for those who ask about each other. */
 void redis_local_open(struct client *clients, uint32_t count);

@@ -201,7 +201,8 @@ static bool in_class(const unsigned char *pattern, size_t len, size_t *p, unsign
     bool not = i < len && pattern[i] == '^', match = false;
     for (i += not; i < len && pattern[i] != ']'; i++) {
         if (pattern[i] == '\\' && i + 1 < len) {
-            match = match || pattern[++i] == byte;
+            i++;
+            match = match || pattern[i] == byte;
         } else if (i + 2 < len && pattern[i + 1] == '-') {
             unsigned char from = pattern[i], to = pattern[i + 2];
             match = match || (from <= to ? byte >= from && byte <= to : byte >= to && byte <= from);
@@ -217,6 +218,9 @@ static bool in_class(const unsigned char *pattern, size_t len, size_t *p, unsign
 bool channel_glob(const unsigned char *pattern, size_t len, const unsigned char *text, size_t n)
 {
     size_t p = 0, t = 0, star = SIZE_MAX, from = 0; /* behind the last '*'; what of the text it has not taken */
+    if (n == 0) {
+        return len == 0; /* as servers have it: not even '*' matches an empty name */
+    }
     while (t < n || p < len) {
         bool fits = false;
         size_t next = p;

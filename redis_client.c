@@ -257,6 +257,10 @@ static void on_tick(struct conn *conn)
 {
     struct client *c = conn->owner;
     uint64_t limit = c->service->conf->client_idle_ms, idle = loop_ms() - conn->watch.active_ms;
+    if (c->doom != NULL) {
+        conn_fail(conn, c->doom);
+        return;
+    }
     if (c->mode != 0 || c->guess_ms != 0 || c->trial != NULL || c->tracking != NULL || c->sub.since_ms != 0) {
         client_resume(c);
     }
@@ -271,11 +275,12 @@ static void on_tick(struct conn *conn)
 }
 
 /* The answers of a pipeline come from several nodes a moment apart. Those that are there wait for the rest, since one
- * send costs more than all else that a request costs here; but not for long, and never for a client's last answer. */
+ * send costs more than all else that a request costs here; but not for long, and never for a client's last answer.
+ * Nor does a message wait, of which those know nothing. */
 static bool waits(struct conn *conn)
 {
     struct client *c = conn->owner;
-    if (c->unsettled == 0 || conn->out.len >= PATIENCE_BYTES || c->ended) {
+    if (c->unsettled == 0 || conn->out.len >= PATIENCE_BYTES || c->ended || c->sub.pending != NULL) {
         c->patient_us = 0;
         return false;
     }
@@ -376,6 +381,7 @@ static void give_up_request(struct client *c)
     }
     multi_give_up(c);
     pubsub_undo(c);
+    tracking_undo(c);
     chain_drop(&c->in, (size_t)c->framing.used);
     resp_request_start(&c->framing);
     c->ready = false;
@@ -473,6 +479,7 @@ void redis_tables(const struct conf *conf)
     rd.all = arena_take("clients", rd.total, sizeof *rd.all);
     redis_map_tables(conf);
     redis_upstream_tables(conf);
+    redis_lend_tables(conf);
     redis_req_tables(conf);
     redis_fan_tables(conf);
     redis_script_tables(conf);
@@ -495,7 +502,9 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
         const struct conf_command *c = &conf->commands[i];
         must(command_declare(c->name, c->keys, c->flags) == 0); /* conf.c has checked it */
     }
+    redis_lend_open();
     redis_req_open();
+    redis_route_open();
     redis_redirect_open();
     redis_fan_open();
     redis_script_open();

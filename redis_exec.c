@@ -112,7 +112,9 @@ static void send_to_others(const struct req *r)
 
 static bool on_done(struct req *r, const unsigned char *p, size_t n, bool last)
 {
-    slice_release(&r->parked); /* why a command of it was refused: its answer comes there now */
+    if ((r->flags & REQ_EARLY) == 0) {
+        slice_release(&r->parked); /* why a command of it was refused: its answer comes there now */
+    }
     return req_to_client(r, p, n, last);
 }
 

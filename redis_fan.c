@@ -5,7 +5,7 @@
  *     |
  *    fan    plan: a->0 b->1 c->0 d->2        which part answers which key
  *     |
- *   parts   MGET a c | MGET b | MGET d       each an ordinary record: routed, redirected, replayed by redis_req.c
+ *   parts   MGET a c | MGET b | MGET d       each an ordinary record: routed, redirected, replayed by redis_route.c
  *           DBSIZE | DBSIZE | DBSIZE         to all masters: as it came, by a slot of each
  *
  * A part holds the keys of one slot, never less, so a wrong type stays nil as in one server's MGET. All parts are

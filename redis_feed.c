@@ -66,6 +66,36 @@ static bool put_link(struct chain *out, const struct link *l)
 
 static void feed_connect(struct feed *f);
 
+/* One PING a turn is enough for all that want to know how far the node's messages have come. False: no chunk for it now. */
+static bool say_ping(struct feed *f)
+{
+    static const char line[] = "*1\r\n$4\r\nPING\r\n";
+    if (!chain_put(&f->conn->out, BUF_REPLY, line, sizeof line - 1)) {
+        feed_talk(f);
+        return false;
+    }
+    f->sounds = false;
+    conn_dirty(f->conn);
+    return true;
+}
+
+uint32_t feed_sound(struct backend *b)
+{
+    struct feed *f = feed_of(b);
+    if (!f->sounds) {
+        f->sounds = true;
+        f->pings++;
+        feed_talk(f);
+    }
+    return f->pings;
+}
+
+bool feed_has_told(struct backend *b, uint32_t number)
+{
+    const struct feed *f = feed_of(b);
+    return f->conn == NULL || f->conn->state != CONN_OPEN || f->stuck || (int32_t)(f->pongs - number) >= 0;
+}
+
 /* Without a connection nothing has been said, and what nobody wants any more need not be. */
 static void forget_unwanted(struct feed *f)
 {
@@ -90,7 +120,7 @@ static void say_on(struct feed *f)
     if (f->conn == NULL && f->unsaid.head != NULL) {
         feed_connect(f);
     }
-    if (f->conn == NULL || f->conn->state != CONN_OPEN || f->greeting) {
+    if (f->conn == NULL || f->conn->state != CONN_OPEN || f->greeting || (f->sounds && !say_ping(f))) {
         return;
     }
     while (f->unsaid.head != NULL && f->conn->out.len < SAY_BYTES) {
@@ -112,6 +142,7 @@ static void say_on(struct feed *f)
         }
         line_take(&f->unsaid);
         l->state = LINK_SAID;
+        l->behind = f->pings;
         line_put(&f->said, l);
         conn_dirty(f->conn);
     }
@@ -139,6 +170,7 @@ static void on_answer(struct feed *f, const unsigned char *error, size_t n)
     }
     ch = line_take(&f->said)->channel;
     l->state = LINK_RESTS;
+    feed_switched(f->backend->service);
     if (error == NULL) {
         l->on = l->asked;
         f->lost_ms = 0;
@@ -264,6 +296,7 @@ static void set_stuck(struct feed *f)
 {
     if (!f->stuck) {
         f->stuck = true;
+        feed_events->told();
         f->stuck_next = fd.stuck;
         fd.stuck = f;
         conn_read(f->conn, false);
@@ -337,6 +370,13 @@ static void take_greeting(struct feed *f, const unsigned char *p, size_t n)
     feed_talk(f);
 }
 
+/* Whether a PING was said before all else that is still to be answered: an error would be its answer. */
+static bool pong_is_next(const struct feed *f)
+{
+    uint32_t said = f->said.head != NULL ? f->said.head->behind : f->pings - f->sounds;
+    return (int32_t)(said - f->pongs) > 0;
+}
+
 /* A whole push or answer. False: no room now, or the connection has gone. */
 static bool take_push(struct feed *f)
 {
@@ -350,8 +390,9 @@ static bool take_push(struct feed *f)
         if (push.channel != NULL && push.channel->told > 0) {
             return take_message(f, &push, p) && f->conn == conn;
         }
-    } else if (f->pinged && (*p != '*' || (n > 12 && memcmp(p + 4, "$4\r\npong", 8) == 0))) {
-        f->pinged = false;
+    } else if (pong_is_next(f) && (*p != '*' || (n > 12 && memcmp(p + 4, "$4\r\npong", 8) == 0))) {
+        f->pongs++;
+        feed_events->told();
     } else if (*p == '-') {
         on_answer(f, p, n);
     } else {
@@ -449,7 +490,9 @@ static void begin_anew(struct feed *f)
     f->framed = 0;
     next_push(f);
     pen_close(&f->pen);
-    f->greeting = f->pinged = false;
+    f->greeting = f->sounds = false;
+    f->pongs = f->pings;
+    feed_events->told();
 }
 
 static void feed_lost(struct feed *f)
@@ -524,16 +567,13 @@ static void feed_connect(struct feed *f)
 /* A node that says nothing for long is asked whether it is there: what it was to send us may be lost on the way. */
 static void ask_whether_there(struct feed *f)
 {
-    static const char line[] = "*1\r\n$4\r\nPING\r\n";
     uint64_t silent = loop_ms() - f->heard_ms;
     if (f->stuck || f->conn->state != CONN_OPEN) {
         f->heard_ms = f->stuck ? loop_ms() : f->heard_ms; /* it is we who do not listen */
     } else if (silent >= HEARD_MS + f->backend->service->conf->request_timeout_ms) {
         conn_fail(f->conn, "it says nothing (request_timeout)");
-    } else if (silent >= HEARD_MS && !f->pinged && f->said.head == NULL && !f->greeting &&
-               chain_put(&f->conn->out, BUF_REPLY, line, sizeof line - 1)) {
-        f->pinged = true;
-        conn_dirty(f->conn);
+    } else if (silent >= HEARD_MS && f->pongs == f->pings && f->said.head == NULL && !f->greeting) {
+        feed_sound(f->backend);
     }
 }
 
@@ -604,6 +644,7 @@ void feed_turn(void)
         if (f->talk) {
             f->talk = false;
             say_on(f);
+            feed_switched(f->backend->service); /* whoever wanted a channel may have gone */
         }
     }
 }

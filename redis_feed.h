@@ -22,6 +22,7 @@ struct link {
     uint8_t state;
     bool on;                            /* the node sends it */
     bool asked;                         /* what has been said: that it should */
+    uint32_t behind;                    /* PINGs of its feed that were said before that */
 };
 
 struct line { struct link *head, *tail; };
@@ -42,7 +43,8 @@ struct feed {
     uint32_t backoff_ms;
     struct timer timer;
     bool greeting;                      /* the answer to our login is to come first */
-    bool pinged;
+    uint32_t pings, pongs;              /* PINGs said, or to be said when the turn ends; answers to them */
+    bool sounds;                        /* the last of them is to be said */
     bool talk;                          /* there may be something to say */
     bool whole;
     bool stuck;
@@ -57,6 +59,10 @@ struct feed *feed_at(uint32_t i);                /* NULL past the last */
 struct feed *feed_of(struct backend *b);
 /* The node by which what is published to all comes: NULL when there is none. */
 struct backend *feed_primary(struct service *s);
+/* A new primary may just have done all that it was asked: what is to be published goes to it from then on. */
+void feed_switched(struct service *s);
+/* One of its slots, by which what is published finds it. */
+uint16_t feed_primary_slot(struct service *s);
 /* Whether the node is the one, or one of those, that should send us the channel. */
 bool feed_carries(const struct backend *b, const struct channel *ch);
 /* Has said, as soon as may be, what has to be said about the channel: to whom it belongs and to whom not. */
@@ -84,8 +90,13 @@ struct feed_events {
     void (*settled)(struct channel *ch);                       /* it may be on now, or refused */
     void (*message)(struct channel *ch, struct slice *bytes);  /* takes them over; there is room for one */
     void (*lost)(struct channel *ch);                          /* a message longer than can be held was dropped */
+    void (*told)(void);                                        /* feed_has_told() may have changed */
 };
 extern const struct feed_events *feed_events;
+
+/* Whatever the node has published so far will have come once feed_has_told() of this number. */
+uint32_t feed_sound(struct backend *b);
+bool feed_has_told(struct backend *b, uint32_t number); /* or it cannot be waited for: it is lost, or not read now */
 
 void redis_feed_open(void);
 const char *feed_refusal(void);  /* what a node said that refused a channel last */

@@ -95,7 +95,7 @@ static void server(const struct client *c)
     }
     clock_gettime(CLOCK_REALTIME, &now);
     say_format("redis_version:%s\r\nredis_git_sha1:00000000\r\nredis_git_dirty:0\r\nredis_build_id:0\r\n"
-               "redis_mode:standalone\r\n", REDIS_VERSION);
+               "redis_mode:standalone\r\n", c->service->conf->redis_version);
     say_format("os:%.64s %.64s %.64s\r\narch_bits:%u\r\nmonotonic_clock:POSIX clock_gettime\r\n"
                "multiplexing_api:poll\r\n", system.sysname, system.release, system.machine,
                (unsigned)(8 * sizeof(void *)));

@@ -13,12 +13,14 @@
  * A long request is not kept, so it cannot follow a slot that moves while it is sent: its client then gets an error
  * that says it was not executed.
  */
-#include "redis.h"
+#include "redis_feed.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #define LEASE_TICK_MS 50
+
+void (*large_on_publish)(const struct client *c, struct req *r, const void *name, size_t n);
 
 enum client_mode { MODE_ORDINARY, MODE_DRAIN, MODE_ASK, MODE_LEASE, MODE_SEND, MODE_REPLY, MODE_SKIP };
 
@@ -94,12 +96,18 @@ static bool by_slot(const struct command *command)
     return command->route == ROUTE_SLOT || (command->route == ROUTE_PUBSUB && command->keys == KEYS_FIRST);
 }
 
+/* PUBLISH: its channel is no key, and stands where one would. */
+static bool is_to_all(const struct command *command)
+{
+    return command->route == ROUTE_PUBSUB && command->keys == KEYS_NONE && (command->flags & CMD_FAST) != 0;
+}
+
 /* Which of the kept arguments is the first key; 0 when the request's head does not tell. */
 static uint32_t first_key(const struct command *command, const struct client *c)
 {
     const struct resp_request *f = &c->framing;
     uint32_t i = 1;
-    if (command == NULL || !by_slot(command) || command->keys == KEYS_NONE) {
+    if (command == NULL || (!is_to_all(command) && (!by_slot(command) || command->keys == KEYS_NONE))) {
         return 0;
     }
     if (command->keys == KEYS_SECOND || command->keys == KEYS_FROM_SECOND || command->keys == KEYS_COUNT_AT_1 ||
@@ -113,25 +121,60 @@ static uint32_t first_key(const struct command *command, const struct client *c)
     return i < f->args_known && f->arg[i].off + (uint64_t)f->arg[i].len <= f->used ? i : 0;
 }
 
+/* A PUBLISH needs to ask nobody. */
+static bool to_primary(struct client *c)
+{
+    c->large_to = feed_primary(c->service);
+    if (c->large_to == NULL) {
+        return refuse(c, "CLUSTERDOWN not executed: no node takes a message longer than retain_bytes");
+    }
+    c->large_ask = false;
+    c->large_slot = c->service->primary_slot;
+    c->starved_ms = loop_ms();
+    become(c, MODE_LEASE);
+    return true;
+}
+
+/* The head of the request, as much as is there and has room, in one piece; its length. */
+static uint64_t copy_head(const struct client *c)
+{
+    uint64_t have = c->framing.used < lg.head_cap ? c->framing.used : lg.head_cap;
+    chain_copy(&c->in, lg.head, (size_t)have);
+    return have;
+}
+
+/* Why a request of any length is not taken now; NULL: it is. */
+static const char *unwelcome(struct client *c)
+{
+    if (c->multi_state != MULTI_NONE) {
+        client_poison(c);
+        return "ERR not executed: a request longer than retain_bytes cannot be part of a transaction";
+    }
+    if (!c->admitted) {
+        return "NOAUTH Authentication required.";
+    }
+    if (c->subscribed && !c->resp3) {
+        return "ERR Can't execute a request longer than retain_bytes: only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / "
+               "RESET are allowed in this context";
+    }
+    return NULL;
+}
+
 /* Asks who serves the key of the request whose head is in c->in. */
 static bool ask_owner(struct client *c)
 {
     static const char exists[] = "*2\r\n$6\r\nEXISTS\r\n";
     const struct resp_slice *name = &c->framing.arg[0], *key;
     const struct command *command = NULL;
+    const char *why = unwelcome(c);
     unsigned char header[24];
     struct backend *b;
     struct req *r;
     uint32_t i;
-    uint64_t have = c->framing.used < lg.head_cap ? c->framing.used : lg.head_cap;
-    if (c->multi_state != MULTI_NONE) {
-        client_poison(c);
-        return refuse(c, "ERR not executed: a request longer than retain_bytes cannot be part of a transaction");
+    uint64_t have = copy_head(c);
+    if (why != NULL) {
+        return refuse(c, why);
     }
-    if (!c->admitted) {
-        return refuse(c, "NOAUTH Authentication required.");
-    }
-    chain_copy(&c->in, lg.head, (size_t)have);
     if (c->framing.args_known > 0 && name->off + (uint64_t)name->len <= have) {
         command = command_find(lg.head + name->off, name->len);
     }
@@ -139,6 +182,14 @@ static bool ask_owner(struct client *c)
     key = &c->framing.arg[i];
     if (i == 0 || key->off + (uint64_t)key->len > have) {
         return refuse(c, "ERR not executed: the request is longer than retain_bytes, and its head does not tell its key");
+    }
+    if (client_is_stopped(c, command)) {
+        return false;
+    }
+    if (is_to_all(command)) {
+        c->large_command = c->last = command;
+        stats_command(command)->calls++;
+        return to_primary(c);
     }
     r = req_take(c, command_find((const unsigned char *)"exists", 6), on_asked);
     if (r == NULL) {
@@ -199,6 +250,10 @@ static bool take_lease(struct client *c)
         req_free(r);
         client_starve(c);
         return false;
+    }
+    if (c->large_command->route == ROUTE_PUBSUB) {
+        copy_head(c);
+        large_on_publish(c, r, lg.head + c->framing.arg[1].off, c->framing.arg[1].len);
     }
     u->kept = true;
     r->slot = c->large_slot;

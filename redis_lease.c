@@ -7,7 +7,7 @@
  *                     waiting[kind]  --- a lease became free, or a tick ---> once more, the oldest first
  *                        `- lease_wait is over: an error that names the option
  *
- * The leases themselves are redis_upstream.c's. The kinds wait apart: those that wait to block stand in nobody's way. A lease that
+ * The leases themselves are redis_lend.c's. The kinds wait apart: those that wait to block stand in nobody's way. A lease that
  * a client has been watching on, and been silent, goes to one who waits to WATCH.
  */
 #include "redis.h"

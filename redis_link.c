@@ -87,10 +87,19 @@ struct backend *feed_primary(struct service *s)
         log_info("messages come by another node", "service=%s node=%s:%u", s->conf->name, found->host,
                  (unsigned)found->port);
         s->switched_ms = s->primary != NULL ? loop_ms() : 0;
+        s->switching = s->primary != NULL;
         s->primary = found;
         s->misplaced = lk.misplaced = true;
     }
     return found != NULL ? found : s->primary;
+}
+
+uint16_t feed_primary_slot(struct service *s)
+{
+    for (uint32_t i = 0; s->primary != NULL && i < SLOTMAP_SLOTS && service_owner(s, s->primary_slot) != s->primary; i++) {
+        s->primary_slot = (uint16_t)((s->primary_slot + 1u) % SLOTMAP_SLOTS);
+    }
+    return s->primary_slot;
 }
 
 /* Whether the node is the one, or one of those, that should send us the channel. */
@@ -243,10 +252,20 @@ void feed_place(struct channel *ch)
     }
 }
 
+void feed_switched(struct service *s)
+{
+    const struct feed *f = s->primary != NULL ? feed_of(s->primary) : NULL;
+    if (s->switching && (f == NULL || (f->unsaid.head == NULL && f->said.head == NULL))) {
+        s->switching = false;
+        req_reroute(s);
+    }
+}
+
 static void place_all(struct service *s)
 {
     s->misplaced = false;
     feed_primary(s);
+    feed_primary_slot(s);
     for (int kind = 0; kind < CHANNEL_KINDS; kind++) {
         for (struct channel *ch = channel_first((enum channel_kind)kind), *next; ch != NULL; ch = next) {
             next = ch->next;
@@ -256,6 +275,7 @@ static void place_all(struct service *s)
             }
         }
     }
+    feed_switched(s);
 }
 
 void feed_misplaced(struct service *s)

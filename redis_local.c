@@ -115,7 +115,7 @@ static void time_now(struct client *c, const struct request *q)
 
 static void lolwut(struct client *c, const struct request *q)
 {
-    (void)c, (void)q;
+    (void)q;
     say_as_text();
     say_text("   _____________\n"
              "  |  _________  |\n"
@@ -125,7 +125,8 @@ static void lolwut(struct client *c, const struct request *q)
              "  | |    |   o| |\n"
              "  | |____|____| |\n"
              " _|_|_________|_|_\n\n"
-             "Puerta " PUERTA_VERSION ", as Redis ver. " REDIS_VERSION "\n");
+             "Puerta " PUERTA_VERSION ", as Redis ver. ");
+    say_format("%s\n", c->service->conf->redis_version);
 }
 
 static void role(struct client *c, const struct request *q)
@@ -267,7 +268,7 @@ static void hello(struct client *c, const struct request *q)
     }
     say_map(7);
     say_text("$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n");
-    say_name(REDIS_VERSION);
+    say_name(c->service->conf->redis_version);
     say_format("$5\r\nproto\r\n:%d\r\n$2\r\nid\r\n", c->resp3 ? 3 : 2);
     say_header(':', (int64_t)c->conn->id);
     say_text("$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n");

@@ -45,6 +45,14 @@ void redis_monitor_tables(const struct conf *conf)
 
 /* ------------------------------------------------------------- to clients */
 
+/* A line comes at once, ahead of answers that are still to come; but never in the midst of one that has begun. */
+static bool put_line(struct client *c, const char *line, size_t n)
+{
+    struct iovec part = { (void *)(uintptr_t)line, n };
+    return c->conn->out.len + c->parked_bytes + n <= c->service->conf->client_window &&
+           (c->halfway ? client_push(c, NULL, &part, 1) : chain_put(&c->conn->out, BUF_REPLY, line, n));
+}
+
 static void tell(const struct service *s, const struct client *but, const char *line, size_t n)
 {
     for (uint32_t i = 0; i < mn.client_count; i++) {
@@ -52,7 +60,7 @@ static void tell(const struct service *s, const struct client *but, const char *
         if (c->monitor != MONITOR_ON || c == but || c->conn == NULL || c->service != s) {
             continue;
         }
-        if (c->conn->out.len + n > s->conf->client_window || !chain_put(&c->conn->out, BUF_REPLY, line, n)) {
+        if (!put_line(c, line, n)) {
             conn_fail(c->conn, "it does not read what it monitors (client_window)");
         } else {
             conn_dirty(c->conn);
@@ -322,13 +330,6 @@ static void pause_over(struct timer *t)
             client_resume(&mn.clients[i]);
         }
     }
-}
-
-bool client_is_stopped(const struct client *c, const struct command *k)
-{
-    bool writes = (k->flags & (CMD_WRITE | CMD_MAY_REPLICATE)) != 0 ||
-                  (strcmp(k->name, "exec") == 0 && c->multi_state == MULTI_OPEN && c->multi.replicates);
-    return c->service->pause_until_ms > loop_ms() && (c->service->pause_all || writes);
 }
 
 void pause_answer(struct client *c, const struct request *q)

@@ -129,7 +129,8 @@ static void close_block(struct client *c)
     slice_release(&c->multi.block);
     c->multi_state = MULTI_NONE;
     c->multi.count = 0;
-    c->multi.keyed = c->multi.writes = c->multi.replicates = c->multi.scripts = c->multi.all = c->multi.ending = false;
+    c->multi.keyed = c->multi.writes = c->multi.replicates = c->multi.scripts = false;
+    c->multi.publishes = c->multi.all = c->multi.ending = false;
 }
 
 void multi_reset(struct client *c)
@@ -194,6 +195,7 @@ static void note(struct client *c, const struct request *q, int32_t slot)
     c->multi.writes = c->multi.writes || (q->command->flags & CMD_READONLY) == 0;
     c->multi.replicates = c->multi.replicates || (q->command->flags & (CMD_WRITE | CMD_MAY_REPLICATE)) != 0;
     c->multi.all = c->multi.all || (q->command->route == ROUTE_ALL && !service_is_one(c->service));
+    c->multi.publishes = c->multi.publishes || q->command->route == ROUTE_PUBSUB;
     c->multi.scripts = c->multi.scripts || q->command->group == GROUP_SCRIPTING;
     if (slot >= 0) {
         c->multi.keyed = true;
@@ -202,11 +204,12 @@ static void note(struct client *c, const struct request *q, int32_t slot)
 }
 
 /* Those that Puerta answers itself, or that hold a connection elsewhere, and that do no harm in a block. */
-static bool may_pass(const struct client *c, const struct command *k)
+static bool may_pass(const struct client *c, const struct request *q)
 {
     static const char *const names[] = { "ping", "echo", "time", "wait", "waitaof", "unwatch", "pubsub" };
-    if (strcmp(k->name, "select") == 0) {
-        return !c->service->conf->single; /* nodes of a cluster have only one database */
+    const struct command *k = q->command;
+    if (strcmp(k->name, "select") == 0) { /* nodes of a cluster have only one database, others must stay in theirs */
+        return !c->service->conf->single || (q->argc == 2 && q->arg[1].len == 1 && q->p[q->arg[1].off] == '0');
     }
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(k->name, names[i]) == 0) {
@@ -235,7 +238,7 @@ static const char *impossible(const struct client *c, const struct request *q)
     if (k->route == ROUTE_PUBSUB && (k->flags & CMD_FAST) == 0) {
         return "ERR subscriptions cannot change inside a transaction";
     }
-    if ((k->route == ROUTE_LOCAL || k->route == ROUTE_SESSION) && k->keys == KEYS_NONE && !may_pass(c, k)) {
+    if ((k->route == ROUTE_LOCAL || k->route == ROUTE_SESSION) && k->keys == KEYS_NONE && !may_pass(c, q)) {
         return "ERR a command that this proxy answers itself cannot be part of a transaction";
     }
     return NULL;
@@ -335,8 +338,11 @@ static enum verdict exec(struct client *c, const struct request *q)
     if (!c->multi.keyed && !watched) {
         c->multi.slot = c->service->primary_slot; /* where PUBLISH goes: in a block it keeps its place among others */
     }
-    if (watched ? c->unsettled > 0 : client_must_wait(c, c->multi.all ? -1 : c->multi.slot)) {
+    if (watched ? c->unsettled > 0 : client_must_wait(c, c->multi.all ? -1 : c->multi.slot) || client_awaits_turn(c, q->command)) {
         return VERDICT_WAIT; /* the lease is another connection than that of its earlier requests */
+    }
+    if (c->multi.publishes && req_ahead(c, c->multi.keyed ? c->multi.slot : -1)) {
+        return VERDICT_WAIT;
     }
     sent = (c->multi.block.len > 0 || slice_extend(&c->multi.block, client_use(c), multi_line, sizeof multi_line - 1)) &&
            exec_send(c, q->command, watched);

@@ -3,7 +3,7 @@
  *
  *   client.owns    own -> u (node 3) -> u (node 0)      one for each node that it speaks to, dialled when it first does
  *                         |
- *                  a LEASE_OWN of redis_upstream.c: pipelined like a shared one, but nobody else's requests are on it
+ *                  a LEASE_OWN of redis_lend.c: pipelined like a shared one, but nobody else's requests are on it
  *
  * A client comes to that by asking for what is a connection's own matter (WAITAOF), or by a login of its own. It is the caller's to see that nothing
  * of it is under way then. What is said on a new one before all else is lease_greetings[LEASE_OWN]. None is handed on to
@@ -11,18 +11,46 @@
  */
 #include "redis.h"
 
-struct upstream *own_find(const struct client *c, const struct backend *b)
+static struct upstream *find(const struct client *c, const struct backend *b, bool ear)
 {
     struct upstream *u = c->own;
-    while (u != NULL && (u->backend != b || u->ear)) {
+    while (u != NULL && (u->backend != b || u->ear != ear)) {
         u = u->own_next;
     }
     return u;
 }
 
+struct upstream *own_find(const struct client *c, const struct backend *b)
+{
+    return find(c, b, false);
+}
+
+/* One of c's own is to a node that has lost all its slots, and nothing is under way there: it goes. False: there is none. */
+static bool drop_useless(struct client *c)
+{
+    struct upstream *u = c->own;
+    while (u != NULL && (u->backend->slots > 0 || u->head != NULL)) {
+        u = u->own_next;
+    }
+    if (u != NULL) {
+        c->aside |= c->wrote; /* WAITAOF can tell nothing of it on other connections */
+        lease_break(u, "its node has no slots, and its client needs it elsewhere (max_own)");
+    }
+    return u != NULL;
+}
+
+static struct upstream *take(struct client *c, struct backend *b, bool resp3)
+{
+    struct upstream *u;
+    do {
+        u = lease_take(b, c, LEASE_OWN, resp3);
+    } while (u == NULL && drop_useless(c));
+    return u;
+}
+
 bool own_ear(struct client *c, struct backend *b)
 {
-    struct upstream *u = lease_take(b, c, LEASE_OWN, true);
+    struct upstream *u = take(c, b, true);
     if (u == NULL) {
         return false;
     }
@@ -33,16 +61,20 @@ bool own_ear(struct client *c, struct backend *b)
 
 struct upstream *own_upstream(struct client *c, struct backend *b)
 {
-    struct upstream *u = own_find(c, b);
+    struct upstream *u = own_find(c, b), *ear;
+    bool deaf = c->ears && find(c, b, true) == NULL;
     if (u != NULL) {
         return u;
     }
-    if (c->ears && !own_ear(c, b)) {
+    if (deaf && !own_ear(c, b)) {
         return NULL;
     }
-    u = lease_take(b, c, LEASE_OWN, c->resp3);
+    u = take(c, b, c->resp3);
     if (u != NULL) {
         own_adopt(c, u);
+    } else if (deaf && (ear = find(c, b, true)) != NULL) {
+        lease_release(ear); /* it has nothing to listen for */
+        lease_break(ear, "no connection is left beside it (max_own)");
     }
     return u;
 }

@@ -19,9 +19,14 @@
 #define LOOK_MS 250           /* who waits for nodes looks so often whether it still has to, and for how long */
 #define GREEDY_MS 1000        /* nodes are not read for so long for want of room: who holds most of it is closed */
 
+#define HOLD_MS 100           /* the answer to a PUBLISH does not wait longer for its message */
+
 static struct {
     uint32_t mark;            /* of the answer being written */
     struct timer tick;
+    struct req *published, *published_tail; /* answered by their nodes, but not by us: their messages are to come first */
+    struct timer hold;
+    bool told, tell;          /* some of them may be answered: when this turn ends, when the next one does */
 } ps;
 
 static enum channel_kind kind_of(const struct command *command)
@@ -476,38 +481,21 @@ static void on_tick(struct timer *t)
     loop_timer(t, loop_ms() + GREEDY_MS / 4);
 }
 
-void pubsub_turn(void)
-{
-    feed_turn();
-}
-
-bool pubsub_pending(void)
-{
-    return feed_pending();
-}
-
 /* ---------------------------------------------------------------- publish */
 
 /* Everybody's go through one node, the one that messages come from: so they come in the order in which one client sent
  * them, whatever their channels. */
 uint16_t pubsub_slot(struct service *s, const struct request *q)
 {
-    const struct backend *b;
     if (q->command->keys != KEYS_NONE) {
         return slotmap_slot(q->p + q->arg[1].off, q->arg[1].len);
     }
-    b = feed_primary(s);
-    for (uint32_t i = 0; b != NULL && i < SLOTMAP_SLOTS && service_owner(s, s->primary_slot) != b; i++) {
-        s->primary_slot = (uint16_t)((s->primary_slot + 1u) % SLOTMAP_SLOTS);
-    }
-    return s->primary_slot;
+    feed_primary(s);
+    return feed_primary_slot(s);
 }
 
-uint32_t pubsub_receivers(const struct service *s, const struct request *q)
+static uint32_t receivers(const struct service *s, bool shard, const void *name, size_t n)
 {
-    const unsigned char *name = q->p + q->arg[1].off;
-    size_t n = q->arg[1].len;
-    bool shard = q->command->keys != KEYS_NONE;
     const struct channel *ch = channel_find(s, shard ? CHANNEL_SHARD : CHANNEL_PLAIN, name, n);
     uint32_t count = ch == NULL ? 0 : ch->told;
     for (ch = shard ? NULL : channel_first(CHANNEL_PATTERN); ch != NULL; ch = ch->next) {
@@ -518,15 +506,81 @@ uint32_t pubsub_receivers(const struct service *s, const struct request *q)
     return count;
 }
 
+uint32_t pubsub_receivers(const struct service *s, const struct request *q)
+{
+    return receivers(s, q->command->keys != KEYS_NONE, q->p + q->arg[1].off, q->arg[1].len);
+}
+
 /* The node counts us once, for however many clients: r->mark says how many. */
-bool pubsub_published(struct req *r, const unsigned char *p, size_t n, bool last)
+static bool answer_published(struct req *r)
 {
     unsigned char line[RESP_HEADER_CAP];
-    if (n > 0 && *p == ':' && last) {
-        n = resp_put_header(line, ':', (int64_t)r->mark);
-        p = line;
+    return req_to_client(r, line, resp_put_header(line, ':', (int64_t)r->mark), true);
+}
+
+static void hold(struct req *r)
+{
+    r->next = NULL;
+    *(ps.published != NULL ? &ps.published_tail->next : &ps.published) = r;
+    ps.published_tail = r;
+}
+
+/* A message comes by another connection than its PUBLISH's answer, and may come later. The answer waits for it, so that who
+ * subscribes or leaves after that gets what it would get of one server: r->to is the node, r->ahead the number of a PING there. */
+bool pubsub_published(struct req *r, const unsigned char *p, size_t n, bool last)
+{
+    if (n == 0 || *p != ':' || !last || r->client == NULL) {
+        return req_to_client(r, p, n, last);
     }
-    return req_to_client(r, p, n, last);
+    if (r->mark == 0 || r->upstream == NULL) {
+        return answer_published(r);
+    }
+    slice_release(&r->bytes);
+    req_settle(r); /* what its client asks next need not wait as well */
+    r->state = REQ_PARTS;
+    r->to = r->upstream->backend->index;
+    r->ahead = feed_sound(r->upstream->backend);
+    r->due_ms = (uint32_t)loop_ms() + HOLD_MS;
+    if (ps.published == NULL) {
+        loop_timer(&ps.hold, loop_ms() + HOLD_MS);
+    }
+    hold(r);
+    ps.told = ps.told || feed_has_told(r->upstream->backend, r->ahead);
+    return true;
+}
+
+static void on_told(void)
+{
+    ps.told = ps.told || ps.published != NULL;
+}
+
+static void on_hold(struct timer *t)
+{
+    ps.told = ps.published != NULL;
+    if (ps.told) {
+        loop_timer(t, loop_ms() + HOLD_MS / 4);
+    }
+}
+
+/* Answers those whose messages have come. */
+static void answer_told(void)
+{
+    struct req *r = ps.published, *last = ps.published_tail;
+    ps.published = ps.published_tail = NULL;
+    for (struct req *next; r != NULL; r = next) {
+        struct backend *b = backend_at(r->to);
+        bool due = (int32_t)(r->due_ms - (uint32_t)loop_ms()) <= 0 || b == NULL || feed_has_told(b, r->ahead);
+        next = r == last ? NULL : r->next;
+        if (!due || !answer_published(r)) {
+            hold(r);
+        }
+    }
+}
+
+static void on_large_publish(const struct client *c, struct req *r, const void *name, size_t n)
+{
+    r->take = pubsub_published;
+    r->mark = receivers(c->service, r->command->keys != KEYS_NONE, name, n);
 }
 
 /* ----------------------------------------------------------------- PUBSUB */
@@ -603,9 +657,27 @@ void pubsub_answer(struct client *c, const struct request *q)
     }
 }
 
+/* ------------------------------------------------------------- the turn */
+
+/* Answers go a turn later than the messages that they have waited for, and so behind them also to who publishes to itself. */
+void pubsub_turn(void)
+{
+    if (ps.tell) {
+        answer_told();
+    }
+    ps.tell = ps.told;
+    ps.told = false;
+    feed_turn();
+}
+
+bool pubsub_pending(void)
+{
+    return ps.tell || ps.told || feed_pending();
+}
+
 /* -------------------------------------------------------------- the tables */
 
-static const struct feed_events events = { .settled = on_settled, .message = on_message, .lost = on_lost };
+static const struct feed_events events = { .settled = on_settled, .message = on_message, .lost = on_lost, .told = on_told };
 
 void redis_pubsub_tables(const struct conf *conf)
 {
@@ -619,6 +691,8 @@ void redis_pubsub_open(void)
     redis_channel_open();
     redis_link_open();
     redis_feed_open();
+    large_on_publish = on_large_publish;
+    ps.hold.on_due = on_hold;
     ps.tick.on_due = on_tick;
     loop_timer(&ps.tick, loop_ms() + GREEDY_MS / 4);
 }

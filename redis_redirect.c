@@ -7,7 +7,7 @@
  *   NOSCRIPT, no function the node is given it, then once more
  *   all others            are the answer: they are counted, and go on to the client
  *
- * The node has run nothing, which is why another try does no harm. Owns nothing; redis_req.c sends the record on.
+ * The node has run nothing, which is why another try does no harm. Owns nothing; redis_route.c sends the record on.
  */
 #include "redis.h"
 

@@ -52,14 +52,21 @@ uint32_t tracking_count(const struct service *s, uint32_t *prefixes)
 
 /* ---------------------------------------------------------------- messages */
 
+/* It is closed, but not before all who have it in their hands now have done with it. */
+static void doom(struct client *c, const char *why)
+{
+    c->doom = why;
+    conn_deadline(c->conn, loop_ms());
+}
+
 /* Behind all that c is still to hear, or ahead of the answer to `before`. */
 static void push(struct client *c, struct req *before, const struct iovec *parts, int count)
 {
-    if (c->conn == NULL || c->conn->state != CONN_OPEN || c->ended) {
+    if (c->conn == NULL || c->conn->state != CONN_OPEN || c->ended || c->doom != NULL) {
         return;
     }
     if (c->conn->out.len + c->parked_bytes > c->service->conf->client_window || !client_push(c, before, parts, count)) {
-        conn_fail(c->conn, "it does not read its invalidations (client_window, chunks)");
+        doom(c, "it does not read its invalidations (client_window, chunks)");
     }
 }
 
@@ -273,7 +280,7 @@ static void before_cached(struct upstream *u)
     struct tracking *t = u->owner != NULL ? u->owner->tracking : NULL;
     bool in = t != NULL && (t->now.options & OPTIN) != 0;
     if (t != NULL && !send_line(u, in ? yes : no, in ? sizeof yes - 1 : sizeof no - 1)) {
-        conn_fail(u->owner->conn, "no room for its CLIENT CACHING (chunks, max_requests)");
+        doom(u->owner, "no room for its CLIENT CACHING (chunks, max_requests)");
     }
 }
 
@@ -313,6 +320,10 @@ bool tracking_reach_all(struct client *c, bool *ready)
         if (b == NULL || b->service != c->service || b->slots == 0) {
             continue;
         }
+        if (b->state == BACKEND_DOWN) {
+            *ready = false; /* another may take its place, and need the connection */
+            continue;
+        }
         if ((u = own_upstream(c, b)) == NULL) {
             return false;
         }
@@ -348,8 +359,8 @@ static void look(struct tracking *t)
     if (c->ears) {
         end_deaf(c);
     }
-    if (c->tracks && (t->now.options & BCAST) != 0 && !tracking_reach_all(c, &ready)) {
-        conn_fail(c->conn, "no connection of its own is left for its CLIENT TRACKING (max_own)");
+    if (t->since_ms == 0 && (t->now.options & BCAST) != 0 && !tracking_reach_all(c, &ready)) {
+        doom(c, "no connection of its own is left for its CLIENT TRACKING (max_own)");
     }
 }
 
@@ -401,6 +412,13 @@ void tracking_end(struct client *c)
         own_let_go(c);
         tracking_renew(c);
         c->caching = 0;
+    }
+}
+
+void tracking_undo(struct client *c)
+{
+    if (c->tracking != NULL && c->tracking->since_ms != 0) {
+        tracking_end(c);
     }
 }
 

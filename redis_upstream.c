@@ -9,7 +9,7 @@
  *
  *   shared   two a node, one for all clients that speak RESP2 and one for those that speak RESP3, pipelined; its queue
  *            outlives the connection, so what was not sent waits in it
- *   lease    lent to one client: long transfers, read at that client's pace; in the protocol of that client
+ *   lease    lent to one client (redis_lend.c): long transfers, read at that client's pace; in the protocol of that client
  *
  * It pairs replies with requests and knows no more of either: what a reply means for its request is said by the
  * upstream_events of the room above.
@@ -22,39 +22,32 @@
 #define READ_MAX 65536        /* bytes of one node in one turn */
 #define STUCK_POOL_MS 3000    /* a reply that finds no chunk so long costs its client the connection */
 #define STUCK_MERGE_MS 1000   /* before that, the largest merge is given up: it may hold what they all wait for */
-#define STUCK_SHARED_MS 1000  /* so does a streamed one that others wait behind, summed over its pauses */
+#define STUCK_SHARED_MS 1000  /* so does a streamed one that others wait behind, summed over its pauses; before its turn, only the reply */
 #define KEEPALIVE_IDLE_MS 15000
 
-#define SESSION_BUFFER_MIN 4096 /* receive buffer of a lease that is not for long transfers; longer answers pass through it */
-
-#define GREETING_CAP (SECRET_CAP + LOGIN_PASSWORD_CAP + 2200) /* what a lease says first: its client's login, and what its kind says */
-
 static struct {
-    struct upstream *shared, *leases; /* shared: of all nodes those of RESP2, then those of RESP3 */
-    uint32_t shared_count, lease_count, nodes;
-    uint32_t begin[LEASE_KINDS + 1];  /* of each kind, in `leases` */
-    char refusal[160];                /* of HELLO 3, in the node's words: the last one */
+    struct upstream *shared;          /* of all nodes those of RESP2, then those of RESP3 */
+    uint32_t shared_count, nodes;
     struct upstream *stuck;
     bool again;
 } up;
 
 const struct upstream_events *upstream_events;
 void (*upstream_on_shortage)(void);
-const struct lease_greeting *lease_greetings[LEASE_KINDS];
-const struct lease_greeting *upstream_login;
 void (*upstream_on_push)(struct upstream *u, const unsigned char *p, size_t n);
 void (*upstream_on_own_lost)(struct client *c);
+void (*lease_on_done)(struct upstream *u);
+void (*lease_on_lost)(struct upstream *u);
 
 static const unsigned char asking_line[] = "*1\r\n$6\r\nASKING\r\n";
 #define ASKING_LEN (sizeof asking_line - 1)
-static const char hello_line[] = "*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n";
 
 static void on_room(struct conn *conn);
 static void on_tick(struct timer *t);
 
-static void give_buffers(struct upstream *list, uint32_t count, unsigned char *block, size_t size)
+void upstream_buffers(struct upstream *list, uint32_t count, unsigned char *block, size_t size)
 {
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count && block != NULL; i++) {
         list[i].buf = block + i * size;
         list[i].cap = size;
     }
@@ -62,32 +55,13 @@ static void give_buffers(struct upstream *list, uint32_t count, unsigned char *b
 
 void redis_upstream_tables(const struct conf *conf)
 {
-    const uint32_t most[LEASE_KINDS] = { conf->max_leases, conf->max_blocked, conf->max_watching, conf->max_own };
-    size_t size = conf->upstream_buffer / 8 > SESSION_BUFFER_MIN ? conf->upstream_buffer / 8 : SESSION_BUFFER_MIN;
-    unsigned char *large, *small;
     up.nodes = conf->max_backends;
     up.shared_count = up.nodes * (conf->resp3 ? 2 : 1);
-    up.lease_count = (uint32_t)conf_leases(conf);
     up.shared = arena_take("upstreams", up.shared_count, sizeof *up.shared);
-    up.leases = arena_take("leases", up.lease_count, sizeof *up.leases);
-    large = arena_take("upstream buffers", (size_t)up.shared_count + conf->max_leases, conf->upstream_buffer);
-    small = arena_take("session buffers", up.lease_count - conf->max_leases, size);
-    if (large == NULL) {
-        return;
-    }
-    give_buffers(up.shared, up.shared_count, large, conf->upstream_buffer);
-    give_buffers(up.leases, conf->max_leases, large + up.shared_count * conf->upstream_buffer, conf->upstream_buffer);
-    give_buffers(up.leases + conf->max_leases, up.lease_count - conf->max_leases, small, size);
-    for (uint32_t i = up.nodes; i < up.shared_count; i++) {
+    upstream_buffers(up.shared, up.shared_count, arena_take("upstream buffers", up.shared_count, conf->upstream_buffer),
+                     conf->upstream_buffer);
+    for (uint32_t i = up.nodes; up.shared != NULL && i < up.shared_count; i++) {
         up.shared[i].resp3 = true;
-    }
-    for (uint32_t kind = 0, at = 0; kind < LEASE_KINDS; kind++) {
-        up.begin[kind] = at;
-        for (uint32_t n = most[kind]; n > 0; n--, at++) {
-            up.leases[at].leased = true;
-            up.leases[at].kind = (uint8_t)kind;
-        }
-        up.begin[kind + 1] = at;
     }
 }
 
@@ -177,9 +151,17 @@ static void queue_back(struct upstream *u, struct req *r)
     u->queued++;
 }
 
+/* A client's own connection rests while its node does not answer, as the shared ones do: what is not sent is not lost. */
+static bool rests(const struct upstream *u)
+{
+    const struct backend *b = u->backend;
+    bool suspect = b->state == BACKEND_SUSPECT && b->heard_ms <= b->troubled_ms;
+    return u->kind == LEASE_OWN && (suspect || b->state == BACKEND_DOWN);
+}
+
 bool upstream_ready(const struct upstream *u)
 {
-    return u->conn != NULL && u->conn->state == CONN_OPEN && u->greeting == 0 && !u->held;
+    return u->conn != NULL && u->conn->state == CONN_OPEN && u->greeting == 0 && !u->held && !rests(u);
 }
 
 void upstream_dirty(struct upstream *u)
@@ -217,11 +199,7 @@ static void set_stuck(struct upstream *u)
 static void lease_done(struct upstream *u)
 {
     if (u->leased && !u->kept && u->head == NULL && !u->dropping) {
-        if (u->kind == LEASE_OWN) {
-            lease_break(u, "its client has gone");
-        } else {
-            lease_return(u);
-        }
+        lease_on_done(u);
     }
 }
 
@@ -330,6 +308,19 @@ static bool too_large(const struct upstream *u)
     return resp_reply_least(&u->reply) > (limit < u->cap ? limit : u->cap) || (u->from == 0 && u->len == u->cap);
 }
 
+/* Nobody takes the rest of the reply under way: it is dropped as it comes. Gives its record, which has left the queue. */
+static struct req *abandon_reply(struct upstream *u)
+{
+    struct req *r = u->head;
+    upstream_cut(u, r);
+    u->streaming = false;
+    u->held = u->held && u->leased;
+    u->dropping = true;
+    u->from = u->at; /* the buffer may be full of it */
+    upstream_dirty(u);
+    return r;
+}
+
 /* Passes on what has come of a long reply. False: stuck, or the connection is gone. */
 static bool reply_piece(struct upstream *u)
 {
@@ -350,13 +341,8 @@ static bool reply_piece(struct upstream *u)
         return true;
     }
     if (req_is_nobodys(r)) {
-        upstream_cut(u, r);
+        abandon_reply(u);
         r->take(r, NULL, 0, true);
-        u->streaming = false;
-        u->held = u->held && u->leased;
-        u->dropping = true;
-        u->from = u->at; /* the buffer may be full of it */
-        upstream_dirty(u);
         return true;
     }
     if (!r->take(r, u->buf + u->from, n, false)) {
@@ -368,46 +354,12 @@ static bool reply_piece(struct upstream *u)
     return true;
 }
 
-/* Whether the error means HELLO 3 and will be the same next time; others come and go, such as that of too many clients. */
-static bool is_refusal(const char *p, size_t n)
-{
-    static const char *const texts[] = { "-ERR unknown command", "-NOPROTO ", "-NOPERM ", "-NOAUTH " };
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-        if (n >= strlen(texts[i]) && memcmp(p, texts[i], strlen(texts[i])) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* A node has refused part of the greeting; whether it is that of a client's login. */
-static bool greeting_refused(struct upstream *u, const char *p, size_t n, bool login)
-{
-    bool hello = u->resp3 && u->greeting == 1u + u->greets_kind + (u->login_id != 0);
-    u->refused = login || (hello && is_refusal(p, n));
-    log_quote(p, n, up.refusal, sizeof up.refusal);
-    if (login) {
-        log_info("a node refuses the login of a client", "node=%s:%u error=%s", u->backend->host,
-                 (unsigned)u->backend->port, up.refusal);
-    } else {
-        log_error(u->refused ? "a node refuses HELLO 3" : "a node refuses our login", "node=%s:%u error=%s",
-                  u->backend->host, (unsigned)u->backend->port, up.refusal);
-    }
-    conn_fail(u->conn, "login refused");
-    return false;
-}
-
-/* The answer to our own login, behind that to HELLO 3, behind that to its client's login, and behind that to what a lease of
- * its kind says first. */
 static bool reply_greeting(struct upstream *u)
 {
-    const unsigned char *p = u->buf + u->from;
-    size_t n = u->at - u->from;
-    bool kind = u->greets_kind && u->greeting == 1, login = u->login_id != 0 && u->greeting == 1u + u->greets_kind;
-    if (!(kind ? lease_greetings[u->kind]->take(u, p, n) : login ? upstream_login->take(u, p, n) : !reply_is_error(*p))) {
-        return greeting_refused(u, (const char *)p, n, login);
+    if (!greet_answered(u, u->buf + u->from, u->at - u->from)) {
+        conn_fail(u->conn, "login refused");
+        return false;
     }
-    u->greeting--;
     reply_next(u);
     upstream_dirty(u);
     on_room(u->conn);
@@ -532,6 +484,8 @@ static void on_bytes(struct conn *conn)
             u->held = false;
             health_alive(u->backend);
             upstream_dirty(u);
+        } else if (rests(u)) {
+            health_alive(u->backend);
         }
         if (u->backend->busy) {
             health_look(u->backend); /* the script that held it up may be done */
@@ -616,6 +570,14 @@ static void begin_anew(struct upstream *u)
     reply_next(u);
 }
 
+void upstream_close(struct upstream *u)
+{
+    if (u->conn != NULL) {
+        conn_close(u->conn);
+    }
+    begin_anew(u);
+}
+
 /* Whether the node serves the clients of the other protocol: then it is well, whatever keeps this connection away. */
 static bool serves_elsewhere(const struct upstream *u)
 {
@@ -628,27 +590,7 @@ static bool serves_elsewhere(const struct upstream *u)
     return false;
 }
 
-/* A lease is its client's no more. */
-static void disown(struct upstream *u)
-{
-    if (u->owner != NULL && u->kind == LEASE_WATCH) {
-        u->owner->watch = NULL;
-        u->owner->watch_lost = u->owner->watch_lost || u->kept;
-    } else if (u->owner != NULL && u->kind == LEASE_OWN) {
-        struct upstream **link = &u->owner->own;
-        while (*link != NULL && *link != u) {
-            link = &(*link)->own_next;
-        }
-        *link = *link != NULL ? u->own_next : NULL;
-    } else if (u->owner != NULL) {
-        u->owner->lease = NULL;
-    }
-    u->owner = NULL;
-    u->kept = false;
-    pen_close(&u->pen); /* unlike a shared one's, its rest may stay unused for ever */
-}
-
-static void upstream_lost(struct upstream *u, const char *why)
+void upstream_lost(struct upstream *u, const char *why)
 {
     struct req *list = u->head, *unsent = u->unsent;
     struct backend *b = u->backend;
@@ -667,7 +609,7 @@ static void upstream_lost(struct upstream *u, const char *why)
     u->unsent_off = 0;
     u->queued = 0;
     if (was_lease) {
-        disown(u);
+        lease_on_lost(u);
         begin_anew(u);
     } else {
         begin_anew(u);
@@ -686,7 +628,7 @@ static void upstream_lost(struct upstream *u, const char *why)
         r->next = r->prev = NULL;
         sent = sent && r != unsent;
         if (refused) {
-            upstream_events->refused(r, b, up.refusal);
+            upstream_events->refused(r, b, greet_refusal());
         } else {
             upstream_events->lost(r, sent, given, b);
         }
@@ -703,6 +645,15 @@ static void upstream_lost(struct upstream *u, const char *why)
     }
 }
 
+void lease_break(struct upstream *u, const char *why)
+{
+    if (u->conn != NULL) {
+        conn_fail(u->conn, why);
+    } else {
+        upstream_lost(u, why);
+    }
+}
+
 static void on_close(struct conn *conn, const char *why)
 {
     upstream_lost(conn->owner, why);
@@ -711,47 +662,9 @@ static void on_close(struct conn *conn, const char *why)
 static void on_open(struct conn *conn)
 {
     struct upstream *u = conn->owner;
-    const struct conf_service *conf = u->backend->service->conf;
-    unsigned char line[2 * SECRET_CAP + 64 + sizeof hello_line + GREETING_CAP];
-    size_t n = 0, more;
-    os_keepalive(conn->fd, KEEPALIVE_IDLE_MS, conf->request_timeout_ms);
+    os_keepalive(conn->fd, KEEPALIVE_IDLE_MS, u->backend->service->conf->request_timeout_ms);
     u->progress_ms = loop_ms();
-    n = node_login(conf, line);
-    u->greeting = (uint8_t)((n > 0) + u->resp3);
-    memcpy(line + n, hello_line, sizeof hello_line - 1);
-    n += u->resp3 ? sizeof hello_line - 1 : 0;
-    if (u->login_id != 0) {
-        if ((more = upstream_login->greet(u, line + n, sizeof line - n)) == 0) {
-            conn_fail(conn, "nobody is left to log it in");
-            return;
-        }
-        n += more;
-        u->greeting++;
-    }
-    more = u->leased && lease_greetings[u->kind] != NULL ? lease_greetings[u->kind]->greet(u, line + n, sizeof line - n) : 0;
-    u->greets_kind = more > 0;
-    u->greeting = (uint8_t)(u->greeting + u->greets_kind);
-    n += more;
-    if (n > 0 && !chain_put(&conn->out, BUF_REPLY, line, n)) {
-        conn_fail(conn, "no chunk left for its login (chunks)");
-    }
-}
-
-void upstream_greet_late(struct upstream *u)
-{
-    unsigned char line[GREETING_CAP];
-    size_t n;
-    u->held = false;
-    if (u->conn == NULL || u->conn->state != CONN_OPEN || (n = lease_greetings[u->kind]->greet(u, line, sizeof line)) == 0) {
-        return;
-    }
-    if (!chain_put(&u->conn->out, BUF_REPLY, line, n)) {
-        conn_fail(u->conn, "no chunk left for its login (chunks)");
-        return;
-    }
-    u->greets_kind = true;
-    u->greeting++;
-    conn_dirty(u->conn);
+    greet_open(u);
 }
 
 /* A client that streams to its lease waits for room there. */
@@ -848,6 +761,16 @@ static void check_unsent(struct upstream *u, const struct conf_service *conf)
     lease_done(u); /* its only request may just have expired */
 }
 
+/* A long answer waits for its turn, which another node keeps from coming, and others wait behind it. */
+static void give_up_early(struct upstream *u)
+{
+    if ((u->head->flags & REQ_READONLY) == 0) {
+        note_write(u->head->client, u);
+    }
+    upstream_events->too_early(abandon_reply(u));
+    upstream_unstick_soon();
+}
+
 static void check_stuck(struct upstream *u, const struct conf_service *conf)
 {
     uint64_t since = loop_ms() - u->stuck_ms, sum = since + u->stuck_sum_ms;
@@ -862,7 +785,11 @@ static void check_stuck(struct upstream *u, const struct conf_service *conf)
     } else if (pool && (since >= STUCK_MERGE_MS || since >= conf->request_timeout_ms / 8)) {
         upstream_on_shortage();
     } else if (!pool && !u->leased && u->head->next != NULL && sum >= STUCK_SHARED_MS) {
-        conn_fail(c->conn, "it does not read a long answer while others wait behind it (shared_reply_limit)");
+        if (u->head == c->head) {
+            conn_fail(c->conn, "it does not read a long answer while others wait behind it (shared_reply_limit)");
+        } else {
+            give_up_early(u);
+        }
     }
 }
 
@@ -873,7 +800,7 @@ static bool is_blocked(const struct upstream *u)
 }
 
 /* A lease to a node that has said nothing for suspect_after and has lost all its slots is given up as a shared connection
- * is (on_map in redis_req.c), but here: the map may have come before the silence was long. A client that has been given
+ * is (on_map in redis_route.c), but here: the map may have come before the silence was long. A client that has been given
  * part of an answer would be closed then, so for it the node has until request_timeout to wake. The silence of one that
  * blocks says nothing before its own time is over: of its node the probes must say that it is down. */
 static bool taken_over(const struct upstream *u, uint64_t idle)
@@ -885,6 +812,12 @@ static bool taken_over(const struct upstream *u, uint64_t idle)
     }
     return u->leased && u->backend->slots == 0 && idle >= u->backend->service->conf->suspect_after_ms &&
            !(u->given && u->owner != NULL);
+}
+
+/* A client's own connection of which nothing can be sent: its node is away, or it waits for another one (redis_tracking.c). */
+static bool waits_in_vain(const struct upstream *u, uint64_t idle)
+{
+    return u->kind == LEASE_OWN && !upstream_ready(u) && idle >= u->backend->service->conf->suspect_after_ms;
 }
 
 /* Whether the node has lately given a byte to its other clients: then it is not the node that is silent. */
@@ -936,140 +869,15 @@ static void on_tick(struct timer *t)
     } else if ((sent || blocked || u->greeting > 0) && u->conn == conn && taken_over(u, idle)) {
         conn_fail(u->conn, "its slots were taken over while it did not answer");
     }
-    if (u->queued > 0 && u->conn == NULL && u->leased && u->backend->slots == 0) {
-        upstream_lost(u, "its slots were taken over");
+    if (u->queued > 0 && !sent && u->leased && u->backend->slots == 0 && (u->conn == NULL || waits_in_vain(u, idle))) {
+        lease_break(u, "its slots were taken over");
     }
     if (u->queued > 0) {
         loop_timer(&u->timer, loop_ms() + TICK_MS);
         if (u->conn == NULL) {
             upstream_connect(u);
         }
-    }
-}
-
-/* ---------------------------------------------------------------- leases */
-
-static bool is_free(const struct upstream *u)
-{
-    return u->owner == NULL && u->head == NULL && !u->dropping && u->pinned == 0;
-}
-
-struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind kind, bool resp3)
-{
-    struct upstream *found = NULL;
-    uint64_t login_id = c != NULL ? c->login_id : 0;
-    for (uint32_t i = up.begin[kind]; i < up.begin[kind + 1]; i++) {
-        struct upstream *u = &up.leases[i];
-        if (!is_free(u)) {
-            continue;
-        }
-        if (u->conn != NULL && u->backend == b && u->resp3 == resp3 && u->login_id == login_id) {
-            found = u;
-            break;
-        }
-        if (found == NULL || (found->conn != NULL && u->conn == NULL)) {
-            found = u;
-        }
-    }
-    if (found == NULL) {
-        return NULL;
-    }
-    if (found->conn != NULL && (found->backend != b || found->resp3 != resp3 || found->login_id != login_id)) {
-        conn_close(found->conn);
-        begin_anew(found);
-    }
-    found->backend = b;
-    found->resp3 = resp3;
-    found->login_id = login_id;
-    found->ear = false;
-    found->node_id = found->conn != NULL ? found->node_id : 0;
-    found->owner = c;
-    found->held = false;
-    if (c != NULL && kind != LEASE_OWN) {
-        *(kind == LEASE_WATCH ? &c->watch : &c->lease) = found;
-    }
-    upstream_connect(found);
-    return found;
-}
-
-struct upstream *lease_at(uint32_t i)
-{
-    return &up.leases[i];
-}
-
-uint32_t lease_index(const struct upstream *u)
-{
-    return (uint32_t)(u - up.leases);
-}
-
-bool lease_free_of(enum lease_kind kind)
-{
-    for (uint32_t i = up.begin[kind]; i < up.begin[kind + 1]; i++) {
-        if (is_free(&up.leases[i])) {
-            return true;
-        }
-    }
-    return false;
-}
-
-struct upstream *lease_idle(enum lease_kind kind, uint64_t ms)
-{
-    struct upstream *longest = NULL;
-    for (uint32_t i = up.begin[kind]; i < up.begin[kind + 1]; i++) {
-        struct upstream *u = &up.leases[i];
-        uint64_t since = u->owner != NULL && u->head == NULL ? u->owner->conn->watch.active_ms : UINT64_MAX;
-        if (since != UINT64_MAX && since + ms <= loop_ms() &&
-            (longest == NULL || since < longest->owner->conn->watch.active_ms)) {
-            longest = u;
-        }
-    }
-    return longest;
-}
-
-void lease_return(struct upstream *u)
-{
-    struct client *owner = u->owner;
-    u->kept = false;
-    disown(u);
-    if (owner != NULL && owner->paused) {
-        upstream_events->owner_room(owner);
-    }
-    upstream_events->lease_free();
-}
-
-void lease_release(struct upstream *u)
-{
-    u->kept = false;
-    disown(u);
-}
-
-/* Ends a lease in whatever state it is: what is half said on the connection cannot be said on for anybody else. */
-void lease_break(struct upstream *u, const char *why)
-{
-    if (u->conn != NULL) {
-        conn_fail(u->conn, why);
-    } else {
-        upstream_lost(u, why);
-    }
-}
-
-void lease_send(struct upstream *u, struct req *r)
-{
-    upstream_put(u, r);
-    if (u->conn == NULL) {
-        upstream_connect(u);
-    } else {
-        upstream_dirty(u);
-    }
-}
-
-void lease_sent(struct upstream *u)
-{
-    must(u->unsent == u->head);
-    u->unsent = NULL;
-    u->progress_ms = loop_ms();
-    if (u->head != NULL) {
-        u->head->started_ms = now32();
+        upstream_dirty(u); /* it may have rested */
     }
 }
 
@@ -1110,14 +918,8 @@ bool upstream_pending(void)
     return up.again;
 }
 
-/* A backend whose entry may be used again must have no lease and nothing queued. */
 bool upstream_in_use(const struct backend *b)
 {
-    for (uint32_t i = 0; i < up.lease_count; i++) {
-        if (up.leases[i].backend == b && up.leases[i].owner != NULL) {
-            return true;
-        }
-    }
     for (uint32_t i = 0; i < upstream_classes(); i++) {
         if (b->shared[i]->queued > 0) {
             return true;
@@ -1137,17 +939,9 @@ void upstream_attach(struct backend *b)
 /* The entry of b becomes free: nothing of it may stay behind. */
 void upstream_detach(struct backend *b)
 {
-    for (uint32_t i = 0; i < up.lease_count; i++) {
-        if (up.leases[i].backend == b && up.leases[i].conn != NULL) {
-            lease_break(&up.leases[i], "its node was forgotten");
-        }
-    }
     for (uint32_t i = 0; i < upstream_classes(); i++) {
         struct upstream *u = b->shared[i];
-        if (u->conn != NULL) {
-            conn_close(u->conn);
-        }
-        begin_anew(u);
+        upstream_close(u);
         loop_timer_stop(&u->timer);
         pen_close(&u->pen);
         b->shared[i] = NULL;

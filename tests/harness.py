@@ -92,6 +92,17 @@ def children_of(pid):
     return [int(line.split()[0]) for line in lines if int(line.split()[1]) == pid]
 
 
+def memory_of(pid):
+    """Of a process: bytes of its largest mapping, which is the worker's one block, and what is resident of all others; (0, 0) where
+    the system does not tell."""
+    try:
+        maps = re.findall(r"^Size:\s+(\d+) kB$.*?^Rss:\s+(\d+) kB$", read_file("/proc/%d/smaps" % pid), re.M | re.S)
+    except OSError:
+        return 0, 0
+    block = max(range(len(maps)), key=lambda i: int(maps[i][0]))
+    return int(maps[block][0]) * 1024, sum(int(m[1]) for i, m in enumerate(maps) if i != block) * 1024
+
+
 def read_file(path):
     with open(path, "rb") as f:
         return f.read().decode("utf-8", "replace")
@@ -614,6 +625,7 @@ class Puerta:
         else:
             arguments = [binary, "redis", seeds, "listen=127.0.0.1:%d" % self.port] + ["%s=%s" % o for o in sorted(options.items())]
         environment = dict(os.environ, **(env or {}))
+        self.arguments = arguments
         self.process = start(arguments, self.log, cwd=self.folder, env=environment, nofile=nofile)
         try:
             if wait:
@@ -651,6 +663,15 @@ class Puerta:
 
     def alive(self):
         return self.process.poll() is None
+
+    def worker(self):
+        """The process that serves: the one that has the block, not its parent or helper."""
+        return max(children_of(self.process.pid) + [self.process.pid], key=lambda pid: memory_of(pid)[0])
+
+    def promised(self):
+        """Bytes that `puerta -t` says it takes, with the options that it was started with."""
+        told = subprocess.run([self.arguments[0], "-t"] + self.arguments[1:], stdout=subprocess.PIPE, check=True).stdout.decode()
+        return int(re.search(r"^# total +(\d+)$", told, re.M).group(1))
 
     def stop(self, check=True, timeout=15.0):
         if self.process.poll() is None:

@@ -1,10 +1,17 @@
-"""Clients that people use, plain and as a cluster's clients: each runs the same operations (tests/clients), and the examples run too."""
+"""Clients that people use, plain and as a cluster's clients: each runs the same operations (tests/clients), and the examples run too.
+
+    script --> Puerta --> three masters         plain, cluster: with and without a password
+    script --> Puerta --> one plain server      single: topology = single
+    script --------------> one plain server     single: the reference. What a script wants is what this server says to this client.
+"""
 import os
 import shutil
 import subprocess
 import sys
 
 import pytest
+import redis
+from redis.cache import CacheConfig
 
 import harness
 from harness import Puerta, RespClient
@@ -13,7 +20,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 EXAMPLES = os.path.join(harness.ROOT, "examples")
 NODE_MODULES = os.path.join(harness.ROOT, "build", "node", "node_modules")
 SECRET = "s3cr3t"
-OPERATIONS = 77  # of each script
+DRIVERS = [("redis_py.py", None), ("redis_py.py", "2"), ("redis_py.py", "3"), ("ioredis.js", None), ("node_redis.js", "2"), ("node_redis.js", "3")]
+OPERATIONS = 124  # of each script
+OPERATIONS_OF_REDIS_CLI = 77  # it keeps no connection for what a connection holds
 OPERATIONS_OF_PASSWORDS = 3
 
 
@@ -48,16 +57,55 @@ def run(script, *arguments, resp=None):
     return done.returncode, done.stdout.decode("utf-8", "replace")
 
 
+def check(port, client, script, resp, mode, password=None):
+    """Runs the script there, looks whether all its operations were right, and whether it leaves nothing behind."""
+    code, said = run(os.path.join(HERE, "clients", script), "127.0.0.1:%d" % port, mode, *([password] if password else []), resp=resp)
+    count = OPERATIONS_OF_REDIS_CLI if script.endswith(".sh") else OPERATIONS
+    assert (code, said) == (0, "ok %d operations\n" % (count + (OPERATIONS_OF_PASSWORDS if password else 0))), said
+    assert client.ask("KEYS", "*%s:*" % script.split(".")[0]) == [], "it leaves nothing behind"
+
+
 @pytest.mark.parametrize("password", [None, SECRET], ids=["open", "password"])
 @pytest.mark.parametrize("mode", ["plain", "cluster"])
-@pytest.mark.parametrize("script, resp", [("redis_py.py", None), ("redis_py.py", "2"), ("redis_py.py", "3"), ("ioredis.js", None),
-                                          ("node_redis.js", "2"), ("node_redis.js", "3"), ("redis_cli.sh", None), ("redis_cli.sh", "3")])
+@pytest.mark.parametrize("script, resp", DRIVERS + [("redis_cli.sh", None), ("redis_cli.sh", "3")])
 def test_common_operations(puerta, guarded, script, resp, mode, password):
-    p = guarded if password else puerta
-    code, said = run(os.path.join(HERE, "clients", script), "127.0.0.1:%d" % p.port, mode, *([password] if password else []), resp=resp)
-    assert (code, said) == (0, "ok %d operations\n" % (OPERATIONS + (OPERATIONS_OF_PASSWORDS if password else 0)))
     with puerta.client() as c:
-        assert c.ask("KEYS", "*%s:*" % script.split(".")[0]) == [], "it leaves nothing behind"
+        check((guarded if password else puerta).port, c, script, resp, mode, password)
+
+
+@pytest.fixture(scope="module")
+def server():
+    """One server that is no cluster: what it says is right."""
+    node = harness.RedisNode(harness.temporary_folder("puerta-plain-"), harness.free_port(), {"save": "", "appendonly": "no"})
+    node.start()
+    try:
+        yield node
+    finally:
+        node.stop()
+
+
+@pytest.mark.parametrize("through_puerta", [False, True], ids=["direct", "through Puerta"])
+@pytest.mark.parametrize("script, resp", DRIVERS)
+def test_the_same_operations_with_one_server(server, script, resp, through_puerta):
+    """Without Puerta they tell whether what the scripts want is right; with it, that one server behind Puerta is as good."""
+    with RespClient(server.port) as c:
+        if not through_puerta:
+            return check(server.port, c, script, resp, "single")
+        with Puerta([server.address], topology="single") as p:
+            check(p.port, c, script, resp, "single")
+
+
+def test_redis_pys_cache_wants_a_version(cluster, puerta):
+    """Which redis_version tells it; nothing of redis-py is changed here, as its script must do for the old servers of these tests."""
+    with pytest.raises(redis.ConnectionError, match="7.4 or later"):
+        redis.Redis(port=puerta.port, protocol=3, cache_config=CacheConfig()).ping()
+    with Puerta(cluster, redis_version="7.4.0") as p, redis.Redis(port=p.port) as other, \
+            redis.Redis(port=p.port, protocol=3, cache_config=CacheConfig()) as r:
+        for value in (b"one", b"two"):
+            other.set("cached", value)
+            harness.wait_for("the new value", lambda value=value: r.get("cached") == value)
+            assert r.get_cache().size == 1
+        other.delete("cached")
 
 
 @pytest.mark.parametrize("script", ["redis_py.py", "ioredis.js", "node_redis.js", "redis_cli.sh"])

@@ -447,6 +447,14 @@ def test_the_announced_address(cluster):
     assert done.returncode == 78 and "announce" in done.stderr
 
 
+def test_the_version_that_clients_are_told(cluster):
+    with Puerta(cluster, redis_version="8.2.1") as p, p.client() as c:
+        hello = c.ask("HELLO", "2")
+        assert hello[hello.index(b"version") + 1] == b"8.2.1"
+        assert info_of(c, "server")["redis_version"] == "8.2.1"
+        assert c.ask("LOLWUT").endswith(b", as Redis ver. 8.2.1\n")
+
+
 def test_the_id_follows_from_the_sections_name(cluster):
     conf = "[puerta]\nsupervise = no\n[redis %s]\nlisten = 127.0.0.1:{port}\nnodes = {seeds}\n"
     ids = []

@@ -1,15 +1,25 @@
 """MONITOR and CLIENT PAUSE: what one client does to see or to stop all others. Only with allow_admin."""
+import random
 import time
 
 import pytest
 
-from harness import Puerta, wait_for
+from harness import Puerta, RedisNode, RespClient, RespError, free_port, wait_for
 
 
 @pytest.fixture(scope="module")
 def admin(cluster):
     with Puerta(cluster, allow_admin="yes", client_window="64k") as p:
         yield p
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A plain redis-server, to compare with."""
+    node = RedisNode(str(tmp_path_factory.mktemp("plain")), free_port(), {"save": "", "appendonly": "no", "databases": "1"})
+    node.start()
+    yield node
+    node.stop()
 
 
 def lines(client, count):
@@ -89,6 +99,44 @@ def test_a_monitor_cannot_use_keys(admin):
 
 # ---- CLIENT PAUSE ----
 
+@pytest.mark.parametrize("request_", [("KEYS", "*"), ("DBSIZE",), ("SCAN", 0), ("RANDOMKEY",), ("PUBLISH", "a", "b"), ("FLUSHALL",), ("EVAL", "return 1", 0),
+                                      ("GET", "a"), ("GET",), ("GET", "a", "b"), ("TOUCH", "a", "b"), ("WATCH", "a"),
+                                      ("CONFIG", "GET", "maxmemory-policy")])
+def test_a_monitor_may_ask_what_one_may_at_a_plain_server(admin, server, request_):
+    with watched(admin) as mine, RespClient(server.port) as theirs:
+        theirs.ask("MONITOR")
+        a, b = mine.try_ask(*request_), theirs.try_ask(*request_)
+        assert (a == b) if not isinstance(b, RespError) else (isinstance(a, RespError) and a.text == b.text), (a, b)
+        assert mine.ask("MULTI") == b"OK"
+        if isinstance(b, RespError):
+            assert mine.try_ask(*request_).text == b.text
+            assert mine.try_ask("EXEC").text.startswith("EXECABORT")
+
+
+def test_a_monitors_long_answer_stays_in_one_piece(admin, cluster):
+    body = "%0*x" % (3 << 20, random.Random(1).getrandbits(12 << 20))
+    for node in cluster.masters:
+        node.ask("FUNCTION", "LOAD", "#!lua name=long\n--" + body + "\nredis.register_function('long', function() return 1 end)")
+    try:
+        dump = cluster.masters[0].ask("FUNCTION", "DUMP")
+        with watched(admin) as first, admin.client() as c, admin.client(rcvbuf=4096) as monitor:
+            assert monitor.ask("MONITOR") == b"OK"
+            monitor.send("FUNCTION", "DUMP")
+            for i in range(50):
+                assert c.ask("ECHO", "between %d" % i) == b"between %d" % i
+                monitor._fill(time.monotonic() + 20)
+            got = [monitor.read()]
+            while got[-1] != dump:
+                got.append(monitor.read())
+            while got[-1].split(b"] ")[-1] != b'"ECHO" "between 49"':
+                got.append(monitor.read())
+            assert [g.split(b"] ", 1)[1] for g in got if g != dump] == [b'"ECHO" "between %d"' % i for i in range(50)]
+            assert first.read().endswith(b'"FUNCTION" "DUMP"')
+    finally:
+        for node in cluster.masters:
+            node.ask("FUNCTION", "FLUSH")
+
+
 def test_writes_wait_and_reads_go_on(admin):
     with admin.client() as c, admin.client() as other:
         c.ask("SET", "a", 1)
@@ -107,6 +155,19 @@ def test_everything_waits_until_the_pause_is_over(admin):
         begun = time.monotonic()
         assert c.ask("CLIENT", "PAUSE", 400) == b"OK"
         assert other.ask("PING") == b"PONG" and time.monotonic() - begun > 0.35
+
+
+def test_a_long_request_waits_as_well(admin):
+    with admin.client() as c, admin.client() as d, admin.client() as e:
+        d.ask("CLIENT", "PAUSE", 60000, "WRITE")
+        try:
+            c.send("SET", "paused", "x" * (1 << 20))
+            e.send("PUBLISH", "paused", "x" * (1 << 20))
+            assert c.silent(0.2) and e.silent(0.05) and d.ask("STRLEN", "paused") == 0
+        finally:
+            d.ask("CLIENT", "UNPAUSE")
+        assert c.read() == b"OK" and e.read() == 0 and d.ask("STRLEN", "paused") == 1 << 20
+        d.ask("DEL", "paused")
 
 
 def test_a_transaction_waits_as_its_writes_do(admin):

@@ -1,5 +1,6 @@
 """Transactions: MULTI, EXEC, DISCARD, WATCH, UNWATCH through Puerta, beside a plain server; while slots move and nodes die; by the hundred."""
 import re
+import select
 import socket
 import threading
 import time
@@ -112,6 +113,11 @@ def connections(cluster):
     return sum(int(n.info("clients")["connected_clients"]) - 1 for n in cluster.alive())
 
 
+def accepted(cluster):
+    """How many connections the nodes have accepted so far; this asks each on a new one."""
+    return sum(int(n.info("stats")["total_connections_received"]) for n in cluster.alive())
+
+
 class Move:
     """A slot half moved: begun, and its end when the block ends. It goes back to its owner then."""
 
@@ -141,7 +147,7 @@ def single(plain):
         yield p
 
 
-OF_ONE = dict({k: v for k, v in SEQUENCES.items() if k != "select"}, **{
+OF_ONE = dict(SEQUENCES, **{
     "several slots": [("MULTI",), ("SET", "a1", "1"), ("SET", "a2", "2"), ("MGET", "a1", "a2"), ("DEL", "a1", "a2"), ("EXEC",)],
     "watch several": [("WATCH", "a1", "a2"), ("WATCH", "a3"), ("SET", "a2", "2"), ("MULTI",), ("GET", "a1"), ("EXEC",), ("DEL", "a2")],
     "what concerns all keys": [("MULTI",), ("SET", "a1", "1"), ("FLUSHALL",), ("KEYS", "*"), ("DBSIZE",), ("SCAN", "0"), ("EXEC",)],
@@ -198,9 +204,18 @@ def test_what_cannot_be_part_of_a_transaction_is_refused_and_poisons(client, com
 
 def test_an_error_that_only_the_node_finds_stands_in_execabort(client):
     client.ask("DEL", A)
-    answers = said(client.pipeline([("MULTI",), ("SET", A, "1"), ("NOSUCH", A), ("EXEC",), ("GET", A)]))
+    answers = said(client.pipeline([("MULTI",), ("SET", A, "1"), ("OBJECT", "NOSUCH", A), ("EXEC",), ("GET", A)]))
     assert answers[:3] == [b"OK", b"QUEUED", b"QUEUED"] and answers[4] is None
-    assert answers[3].startswith("-EXECABORT Transaction discarded because of: ERR unknown command 'NOSUCH'")
+    assert answers[3].startswith("-EXECABORT Transaction discarded because of: ERR unknown subcommand 'NOSUCH'")
+
+
+@pytest.mark.parametrize("command", [("NOSUCH",), ("NOSUCH", A), ("NOSUCH", A, "b"), ("NOSUCH", "{b}1")])
+def test_an_unknown_command_is_refused_at_once(client, plain, command):
+    client.ask("DEL", A)
+    commands = [("MULTI",), ("SET", A, "1"), command, ("SET", A, "2"), ("EXEC",), ("GET", A)]
+    with RespClient(plain.port) as theirs:
+        theirs.ask("DEL", A)
+        assert said(client.pipeline(commands)) == said(theirs.pipeline(commands))
 
 
 def test_limits(cluster):
@@ -806,35 +821,79 @@ def test_a_script_cannot_name_a_node_where_multi_was_refused(cluster):
             m.ask("ACL", "DELUSER", "half")
 
 
-def test_transactions_need_no_new_connections(fresh_cluster):
-    """200 a second, plain and watched; meanwhile others watch and do nothing. The nodes see the same connections throughout."""
+class Blockers:
+    """Clients that block on one list, more than there are connections for: those beyond hear an error after lease_wait and ask again."""
+
+    refusal = "ERR not executed: no connection became free for a blocking command"
+
+    def __init__(self, p, count, key):
+        self.key, self.refused, self.worst = key, 0, 0.0
+        self.clients = {c.sock: c for c in (p.client() for _ in range(count))}
+        for c in self.clients.values():
+            c.send("BLPOP", key, 0)
+
+    def turn(self, pusher, value):
+        """One element is pushed; returns when one of them has popped it. Each that has heard something asks again."""
+        begun, popped = time.monotonic(), []
+        assert pusher.ask("RPUSH", self.key, value) == 1
+        while not popped:
+            ready = select.select(list(self.clients), [], [], 10 * harness.SLOW)[0]
+            assert ready, "nobody pops what was pushed"
+            for c in (self.clients[s] for s in ready):
+                popped += self._heard(c)
+                c.send("BLPOP", self.key, 0)
+        assert popped == [value]
+        self.worst = max(self.worst, time.monotonic() - begun)
+
+    def _heard(self, c):
+        reply = c.read()
+        if isinstance(reply, RespError):
+            assert reply.text.startswith(self.refusal), reply.text
+            self.refused += 1
+            return []
+        return [reply[1]]
+
+
+def test_transactions_and_blocked_clients_side_by_side_need_no_new_connections(fresh_cluster):
+    """200 transactions a second, plain and watched, and 20 blocking pops. All that WATCH can have is taken by others, who watch and do nothing;
+    all that may block does, and more want to. Neither waits for the other, and no node sees a new connection."""
     cluster = fresh_cluster  # nodes keep the connections of a MIGRATE for a while
-    with Puerta(cluster) as p:
-        watchers = [p.client() for _ in range(20)]
+    seconds, watching, blocking = 60 if LONG else 4, 20, 20
+    keys = [cluster.key_on(i, "rate") for i in range(3)]
+    # Of the connections to WATCH on, three are left: one to each node.
+    with Puerta(cluster, max_watching=watching + 3, max_blocked=blocking, lease_wait="200ms") as p:
+        watchers = [p.client() for _ in range(watching)]
         for i, c in enumerate(watchers):
             assert c.ask("WATCH", "{cw%d}k" % i) == b"OK"
-        keys = [cluster.key_on(i, "rate") for i in range(3)]
-        clients = [p.client() for _ in range(10)]
+        clients, pusher = [p.client() for _ in range(10)], p.client()
+        for k in keys:
+            clients[0].pipeline([("WATCH", k), ("MULTI",), ("GET", k), ("EXEC",)])
+        blockers = Blockers(p, 2 * blocking, cluster.key_on(0, "queue"))
+        wait_for("all to block that may", lambda: info(p)["blocked_clients"] >= blocking)
         worst, count, begun = 0.0, 0, None
-        end = time.monotonic() + (60 if LONG else 4)
-        for c in clients:
-            for k in keys:
-                c.pipeline([("WATCH", k), ("MULTI",), ("GET", k), ("EXEC",)])
-        while time.monotonic() < end:
-            tick = time.monotonic()
+        start = time.monotonic()
+        for tick in range(20 * seconds):
+            if tick == 20:
+                begun = connections(cluster), accepted(cluster)
             for i, c in enumerate(clients):
-                k = keys[(i + count) % 3]
+                k = keys[(i + tick) % 3]
                 at = time.monotonic()
                 answers = c.pipeline([("WATCH", k)] * (i % 2) + [("MULTI",), ("INCR", k), ("EXEC",)])
                 worst = max(worst, time.monotonic() - at)
                 assert isinstance(answers[-1], list), answers
                 count += 1
-            if begun is None and count >= 200:
-                begun = connections(cluster)
-            time.sleep(max(0.0, 0.05 - (time.monotonic() - tick)))
-        assert connections(cluster) == begun
-        assert worst < 0.5 * harness.SLOW
-        for i, c in enumerate(watchers):
+            blockers.turn(pusher, b"%d" % tick)
+            time.sleep(max(0.0, start + 0.05 * (tick + 1) - time.monotonic()))
+        took = time.monotonic() - start
+        print("%d transactions in %.1f s, the slowest %.0f ms; %d pops, the slowest %.0f ms, %d refused; connections %d" % (
+            count, took, 1000 * worst, tick + 1, 1000 * blockers.worst, blockers.refused, begun[0]))
+        assert took < seconds * 1.05 * harness.SLOW, "fewer than 200 a second"
+        assert (connections(cluster), accepted(cluster)) == (begun[0], begun[1] + 2 * len(cluster.masters)), "but for the questions themselves"
+        assert worst < 0.5 * harness.SLOW and blockers.worst < 0.5 * harness.SLOW
+        assert blockers.refused >= 4 * seconds, "the connections to block on were not all taken"
+        with p.client() as c:
+            assert sum(int(c.ask("GET", k)) for k in keys) == count
+        for c in watchers:
             assert said(c.pipeline([("MULTI",), ("PING",), ("EXEC",)]))[2] == [b"PONG"]
 
 

@@ -1,4 +1,6 @@
 """Publish and subscribe through Puerta: as one Redis server would do it, over all nodes, whoever dies, moves or does not read."""
+import os
+import random
 import re
 import selectors
 import socket
@@ -11,6 +13,7 @@ import harness
 from harness import LONG, Puerta, RedisCluster, RespClient, RespError, encode, slot_of, tag_for_slot, wait_for
 
 MB = 1 << 20
+PROGRAM_BYTES = 4 * MB  # a process without a block: its text, stack and libc
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ SAME = [
     "PUBSUB; PUBSUB NOSUCH; PUBSUB NUMSUB; PUBSUB NUMSUB a b; PUBSUB CHANNELS; PUBSUB CHANNELS x*; PUBSUB NUMPAT; PUBSUB SHARDCHANNELS; "
     "PUBSUB SHARDNUMSUB x; PUBSUB CHANNELS a b; PUBSUB NUMPAT x; PUBSUB HELP; PUBLISH; PUBLISH nobody x; SPUBLISH nobody x; SPUBLISH nobody",
     "CLIENT REPLY OFF; SUBSCRIBE a; UNSUBSCRIBE a; SUBSCRIBE b; PING; UNSUBSCRIBE; CLIENT REPLY ON; PING",
-    "CLIENT REPLY SKIP; SUBSCRIBE a; PING; UNSUBSCRIBE a; PING", "SUBSCRIBE a; QUIT", "SUBSCRIBE a; NOSUCH a; NOSUCH; EVAL x; CLIENT; PING",
+    "CLIENT REPLY SKIP; SUBSCRIBE a; PING; UNSUBSCRIBE a; PING", "SUBSCRIBE a; QUIT", "SUBSCRIBE a; EXEC; MULTI; PING", "SUBSCRIBE a; NOSUCH a; NOSUCH; EVAL x; CLIENT; PING",
     "CLIENT SETNAME q; SUBSCRIBE a; CLIENT GETNAME; UNSUBSCRIBE a; CLIENT GETNAME", "subscribe A; Ping; uNSUBSCRIBE A; ping",
 ]
 
@@ -131,6 +134,22 @@ def test_messages_are_those_of_a_plain_server(puerta, server):
     assert answers[0] == answers[1]
 
 
+def test_patterns_match_as_on_a_plain_server(puerta, server):
+    """Random patterns of the special bytes, against names of the same bytes, by which channels are listed and messages are counted."""
+    rnd = random.Random(5)
+    names = sorted({"".join(rnd.choice("ab[]^\\-*?c") for _ in range(rnd.randint(0, 5))) for _ in range(300)})
+    patterns = ["".join(rnd.choice("ab[]^\\-*?c") for _ in range(rnd.randint(0, 7))) for _ in range(6000)]
+    with puerta.client() as mine, puerta.client() as asks, RespClient(server.port) as theirs, RespClient(server.port) as server_asks:
+        subscribe(mine, "SUBSCRIBE", *names)
+        subscribe(theirs, "SUBSCRIBE", *names)
+        for at in range(0, len(patterns), 100):
+            commands = [("PUBSUB", "CHANNELS", p) for p in patterns[at:at + 100]]
+            for command, a, b in zip(commands, asks.pipeline(commands), server_asks.pipeline(commands)):
+                assert sorted(a) == sorted(b), command
+        subscribe(mine, "PSUBSCRIBE", "*")
+        assert publish(asks, "", "x") == [1] and mine.read() == [b"message", b"", b"x"]
+
+
 # ---- order, one subscription upstream, who gets what ----
 
 def test_many_clients_cost_one_subscription_and_all_get_all_in_order(puerta, cluster, other):
@@ -153,6 +172,28 @@ def test_what_a_transaction_publishes_keeps_its_place(puerta, other):
     with puerta.client() as c:
         c.pipeline(commands)
     assert [m[2] for m in messages(other, 200)] == [b"%d" % i for i in range(200)]
+
+
+@pytest.mark.parametrize("how", ("PUBLISH", "SPUBLISH", "MULTI", "MSET"))
+def test_who_hears_of_a_write_finds_it(puerta, cluster, how):
+    """SET and then PUBLISH in one pipeline, to different nodes: the first of them dawdles, and the message waits for it."""
+    hub = next(i for i, n in enumerate(cluster.masters) if n.port == primary_of(puerta))
+    slow = cluster.masters[(hub + 1) % 3]
+    key, channel = cluster.key_on((hub + 1) % 3, "heard"), cluster.key_on(hub, "heard")
+    with puerta.client() as c, puerta.client() as d, puerta.client() as free:
+        subscribe(c, "SSUBSCRIBE" if how == "SPUBLISH" else "SUBSCRIBE", channel)
+        slow.ask("CLIENT", "PAUSE", 60000, "WRITE")
+        try:
+            publishing = encode("SPUBLISH" if how == "SPUBLISH" else "PUBLISH", channel, "written")
+            d.send_raw(encode("MSET", key, "new", channel, "new") if how == "MSET" else encode("SET", key, "new"))
+            d.send_raw(encode("MULTI") + publishing + encode("EXEC") if how == "MULTI" else publishing + publishing)
+            assert c.silent(0.2)
+            assert publish(free, channel, "nobody else waits", shard=how == "SPUBLISH") == [1]
+            assert c.read()[2] == b"nobody else waits"
+        finally:
+            slow.ask("CLIENT", "UNPAUSE")
+        assert c.read()[2] == b"written" and slow.ask("GET", key) == b"new"
+        assert d.read() == b"OK" and messages(d, 3 if how == "MULTI" else 2)[-1] == ([1] if how == "MULTI" else 1)
 
 
 def test_one_publishers_messages_keep_their_order_over_channels_and_patterns(puerta, cluster, other):
@@ -244,6 +285,23 @@ def test_names_and_messages_of_any_length(puerta, cluster, other):
     nothing_left(cluster)
 
 
+@pytest.mark.parametrize("word", ("PUBLISH", "SPUBLISH"))
+def test_messages_longer_than_retain_bytes_keep_their_place_and_are_counted(puerta, cluster, other, word):
+    shard, name = word == "SPUBLISH", cluster.key_on(1, "long")
+    texts = [b"%d." % i + b"x" * (0, 300000, 100, 400000)[i % 4] for i in range(8)]
+    with puerta.client() as c, puerta.client() as d:
+        for s in (c, d):
+            subscribe(s, "SSUBSCRIBE" if shard else "SUBSCRIBE", name)
+        other.send_raw(b"".join(encode("SET", name, i) + encode(word, name, t) for i, t in enumerate(texts)))
+        for s in (c, d):
+            assert [m[2] for m in messages(s, 8)] == texts
+        assert messages(other, 16) == [b"OK", 2] * 8
+        c.send_raw(encode("SET", name, "y" * MB) + encode("PING"))
+        assert "only (P|S)SUBSCRIBE" in c.read().text and c.read() == [b"pong", b""] and other.ask("GET", name) == b"7"
+        reply = other.try_ask(word, "n" * MB, "x")
+        assert isinstance(reply, RespError) and "its head does not tell its key" in reply.text and other.ask("PING") == b"PONG"
+
+
 def test_a_message_longer_than_the_window_arrives_whole(puerta, cluster):
     text = b"0123456789abcdef" * (5 * MB // 16)
     with puerta.client() as c, puerta.client() as d:
@@ -265,6 +323,42 @@ def test_a_message_longer_than_the_pool_can_hold_closes_who_waits_for_it(cluster
         cluster.masters[1].ask("PUBLISH", "huge", b"x" * 300000)
         assert e.read()[2] == b"x" * 300000
         assert "longer than half of the pool" in p.log_text() and "option=chunks" in p.log_text()
+
+
+@pytest.mark.parametrize("shard", (False, True))
+def test_who_is_counted_has_the_message_before_the_answer(puerta, cluster, shard):
+    """Subscribed, published and unsubscribed in one pipeline: as of a plain server, the message comes, and before what came after it."""
+    s, name = "S" * shard, cluster.key_on(1, "self")
+    with puerta.client() as c, puerta.client() as d:
+        c.ask("HELLO", 3)
+        for i in range(100):
+            c.send_raw(encode(s + "SUBSCRIBE", name) + encode(s + "PUBLISH", name, i) + encode(s + "UNSUBSCRIBE", name) + encode("ECHO", i))
+            subscribed, message, count, unsubscribed, echo = messages(c, 5)
+            assert (subscribed[2], message[2], count, unsubscribed[2], echo) == (1, b"%d" % i, 1, 0, b"%d" % i)
+        # Who subscribes after the answer does not get it, though the channel is on for another one.
+        subscribe(d, s + "SUBSCRIBE", name)
+        for i in range(100):
+            c.send_raw(encode(s + "PUBLISH", name, i) + encode(s + "SUBSCRIBE", name) + encode(s + "UNSUBSCRIBE", name))
+            count, subscribed, unsubscribed = messages(c, 3)
+            assert (count, subscribed[2], unsubscribed[2]) == (1, 1, 0) and d.read()[2] == b"%d" % i
+
+
+def test_a_publisher_does_not_wait_for_a_node_that_does_not_tell(own_cluster):
+    """Its node's connection for messages is lost, or no room is left to read it: the answer comes all the same."""
+    with Puerta(own_cluster, max_messages=64, client_window="16m", send_buffer="16k") as p, p.client() as d:
+        slow = subscribe(p.client(rcvbuf=4096), "SUBSCRIBE", "slow")
+        begun = time.monotonic()
+        for i in range(80):  # more than its buffers and all entries hold
+            d.ask("PUBLISH", "slow", "x" * 5000)
+        assert time.monotonic() - begun < 3 * harness.SLOW
+        slow.close()
+        subscribe(d, "PSUBSCRIBE", "*") and d.ask("RESET")
+        hub = next(n for n in own_cluster.masters if n.port == primary_of(p))
+        with p.client() as c:
+            subscribe(c, "SUBSCRIBE", "lost")
+            for i in range(20):
+                hub.ask("CLIENT", "KILL", "TYPE", "pubsub")
+                assert d.ask("PUBLISH", "lost", i) == 1
 
 
 # ---- PUBSUB, CLIENT, INFO ----
@@ -484,6 +578,28 @@ def test_all_comes_back_after_a_failover(own_cluster, how):
                 s.stop()
         named = re.compile(r"outcome unknown|not executed")
         assert all(named.search(e) for s in streams for e in s.errors.values()), [s.errors for s in streams]
+
+
+def test_what_is_to_be_published_does_not_wait_for_a_failover():
+    """The node by which messages come freezes, and none takes over. What another client wants published meanwhile goes by another
+    node as soon as messages do; but not what a client says behind a message that the frozen one has got."""
+    with RedisCluster(masters=3, replicas=0, node_timeout_ms=60000) as cluster, Puerta(cluster, failover_wait="20s") as p, \
+            p.client(timeout=30) as c, p.client(timeout=30) as d, p.client(timeout=30) as e:
+        subscribe(c, "SUBSCRIBE", "a", "b")
+        publish(d, "a", "begin")
+        hub = next(n for n in cluster.masters if n.port == primary_of(p))
+        hub.freeze()
+        d.send("PUBLISH", "a", "frozen")
+        wait_for("the node to be suspect", lambda: re.search(r"node=127\.0\.0\.1:%d .*suspect" % hub.port, p.log_text()))
+        e.send_raw(b"".join(encode("PUBLISH", "ab"[n % 2], n) for n in range(20)))
+        d.send("PUBLISH", "a", "behind")
+        assert messages(e, 20) == [1] * 20
+        assert [m[2] for m in messages(c, 21)] == [b"begin"] + [b"%d" % n for n in range(20)]
+        assert d.silent(0.1)
+        hub.thaw()
+        assert messages(d, 2) == [1, 1]
+        got = [m[2] for m in messages(c, 1)]
+        assert got == [b"behind"] or (got == [b"frozen"] and c.read()[2] == b"behind")
 
 
 def test_a_lost_connection_for_messages_is_made_again(puerta, cluster, other):
@@ -752,5 +868,9 @@ def test_a_crowd_gets_every_message_once_and_in_order(cluster):
                 t.join()
             assert not failures, failures
             print("%d subscribers, %d messages delivered in %.1f s" % (2 * clients, 2 * clients * count, time.monotonic() - begun))
+            if os.path.exists("/proc/self/smaps") and harness.SLOW == 1:  # a sanitizer has a shadow beside the block
+                block, beside = harness.memory_of(p.worker())
+                print("memory: -t promised %d bytes, the block has %d, resident beside it %d" % (p.promised(), block, beside))
+                assert 0 <= block - p.promised() < 64 << 10 and beside < PROGRAM_BYTES
         finally:
             crowd.close()

@@ -1,4 +1,5 @@
 """CLIENT TRACKING through Puerta: who hears of which change, in which order, and what happens when nodes and slots go."""
+import re
 import time
 
 import pytest
@@ -295,3 +296,118 @@ def test_a_client_that_does_not_read_its_messages_is_closed(cluster):
                 writer.pipeline([("SET", "%s%d" % (name, n), "1") for n in range(100)])
                 assert b" flags=tB " in writer.ask("CLIENT", "LIST")
         writer.ask("FLUSHALL")
+
+
+def tracked_at(node):
+    """The node's numbers for connections that track."""
+    lines = node.ask("CLIENT", "LIST").decode().splitlines()
+    return [line.split()[0][3:] for line in lines if " flags=t" in line]
+
+
+def test_a_connection_that_is_lost_again_and_again_leaves_nothing_behind(cluster, writer):
+    key, node = cluster.key_on(0, "ears"), cluster.masters[0]
+    with Puerta(cluster, max_own=4) as p:
+        ear, number = listener(p)
+        with ear, tracker(p, "REDIRECT", number, hello="2") as c:
+            for _ in range(8):
+                assert c.ask("GET", key) is None
+                (mine,) = harness.wait_for("one connection that tracks", lambda: tracked_at(node))
+                assert node.ask("CLIENT", "KILL", "ID", mine) == 1
+                assert ear.read() == [b"message", b"__redis__:invalidate", None]
+            assert c.ask("GET", key) is None
+            writer.ask("SET", key, "1")
+            assert ear.read() == [b"message", b"__redis__:invalidate", [key.encode()]]
+
+
+def test_an_ear_without_its_connection_is_given_back(cluster):
+    with Puerta(cluster, max_own=3) as p:
+        ear, number = listener(p)
+        with ear, tracker(p, "REDIRECT", number, hello="2") as c:
+            assert c.ask("GET", cluster.key_on(0)) is None
+            assert c.try_ask("GET", cluster.key_on(1)).text == NONE_LEFT and c.ask("GET", cluster.key_on(0)) is None
+            with tracker(p) as other:
+                assert other.ask("GET", cluster.key_on(1)) is None
+
+
+def test_who_does_not_read_is_closed_when_a_slot_moves_and_nobody_else_notices(own_cluster):
+    key, slot = own_cluster.key_on(0, "long"), harness.SLOTS // 6
+    source, target = own_cluster.masters[:2]
+    with Puerta(own_cluster, max_own=3, client_window="64k", send_buffer="16k", refresh_interval="1s") as p, p.client() as w:
+        w.ask("SET", key, "x" * 60000)
+        c = p.client(rcvbuf=4096)
+        with c:
+            c.ask("HELLO", "3")
+            c.ask("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "none:")
+            c.send_raw(harness.encode("GET", key) * 30)
+            harness.wait_for("its window to be full", lambda: re.search(rb" obl=(?!0 )\d{5,} .* redir=0 ", w.ask("CLIENT", "LIST")))
+            own_cluster.migrate_slot(slot, source, target)
+            harness.wait_for("it to be closed", lambda: b" redir=0 " not in w.ask("CLIENT", "LIST"))
+        with tracker(p, "BCAST") as b:
+            w.ask("SET", key, "1")
+            assert b.read() == invalid([key])
+
+
+@pytest.mark.parametrize("how", ["kill", "freeze"])
+def test_a_failover_needs_no_more_connections_than_there_are_masters(own_cluster, how):
+    key = own_cluster.key_on(2, "exact")
+    with Puerta(own_cluster, max_own=3, failover_wait="20s") as p, tracker(p, "BCAST") as b, p.client() as w:
+        getattr(own_cluster.masters[2], how)()
+        w.try_ask("SET", key, "1", timeout=40)
+        own_cluster.wait_promoted(own_cluster.replicas[2][0])
+        harness.wait_for("the new master's word", lambda: w.try_ask("SET", key, "2", timeout=40) == b"OK")
+
+        def heard():
+            w.ask("SET", key, "3", timeout=40)
+            said = [b.read() for _ in iter(lambda: b.silent(0.2), True)]
+            return invalid([key]) in said
+
+        harness.wait_for("it to hear of changes there", heard)
+        assert b.ask("PING") == b"PONG"
+
+
+def test_messages_behind_a_frozen_node_take_nobodys_records(own_cluster):
+    """What waits for an answer that does not come lies in few records, so that other clients still find some."""
+    frozen, key = own_cluster.masters[2], own_cluster.key_on(2, "slow")
+    names = ["%s%d" % (own_cluster.key_on(0, "many"), i) for i in range(1000)]
+    with Puerta(own_cluster, max_requests=256, request_timeout="20s", suspect_after="10s") as p, p.client() as w, tracker(p, "BCAST") as b:
+        frozen.freeze()
+        try:
+            b.send("GET", key)
+            for name in names:
+                assert w.ask("SET", name, "1") == b"OK"
+        finally:
+            frozen.thaw()
+        said = [b.read() for _ in range(len(names) + 1)]
+        assert said[0] is None and [s for s in said[1:] if s != invalid(None)] == [invalid([n]) for n in names]
+        assert b"\r\nrequests_full:0\r\n" in w.ask("INFO", "puerta")
+
+
+def test_a_first_question_to_a_frozen_master_is_answered_by_the_next(own_cluster):
+    """Neither the connection that it would take nor the one that would listen beside it holds it back."""
+    with Puerta(own_cluster, failover_wait="20s") as p:
+        ear, number = listener(p)
+        with ear, tracker(p, "REDIRECT", number, hello="2") as c:
+            own_cluster.masters[2].freeze()
+            assert c.ask("GET", own_cluster.key_on(2, "first"), timeout=40) is None
+
+
+@pytest.mark.parametrize("kind", ["login", "tracking"])
+def test_what_is_written_while_a_node_is_suspect_waits_for_the_next_one(own_cluster, kind):
+    frozen, key = own_cluster.masters[2], own_cluster.key_on(2, "suspect")
+    for node in own_cluster.nodes:
+        node.ask("ACL", "SETUSER", "bob", "reset", "on", ">x", "+@all", "~*", "&*")
+    with Puerta(own_cluster, failover_wait="20s") as p, p.client() as c, p.client() as w:
+        c.ask("HELLO", "3", *(("AUTH", "bob", "x") if kind == "login" else ()))
+        assert kind == "login" or c.ask("CLIENT", "TRACKING", "ON", "NOLOOP") == b"OK"
+        assert c.ask("SET", key, "0") == b"OK"
+        frozen.freeze()
+        w.send("GET", key)
+        with p.client() as looks:
+            harness.wait_for("the node to be suspect", lambda: re.search(rb"address=%s,state=(suspect|down)" % frozen.address.encode(), looks.ask("INFO", "puerta")))
+        c.send("SET", key, "1")
+        c.send("INCR", key)
+        assert w.read(timeout=40) in (b"0", b"1", None)
+        said = [c.read(timeout=40) for _ in range(2)]
+        while any(isinstance(s, RespPush) for s in said):
+            said = [s for s in said if not isinstance(s, RespPush)] + [c.read(timeout=40)]
+        assert said == [b"OK", 2]

@@ -9,7 +9,7 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 22500
+WHOLE_BUDGET = 23000
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
@@ -37,13 +37,16 @@ ROOMS = {
     "parent.c": (3, "parent", 450),
     "health.c": (4, "health", 350),
     "redis_map.c": (4, "redis", 360),
-    "redis_upstream.c": (4, "redis", 1040),
+    "redis_greet.c": (4, "redis", 120),
+    "redis_upstream.c": (4, "redis", 820),
+    "redis_lend.c": (4, "redis", 220),
     "redis_own.c": (4, "redis", 100),
-    "redis_req.c": (4, "redis", 950),
+    "redis_req.c": (4, "redis", 600),
+    "redis_route.c": (4, "redis", 520),
     "redis_redirect.c": (4, "redis", 230),
     "redis_script.c": (4, "redis", 280),
     "redis_channel.c": (4, "redis", 600),
-    "redis_link.c": (4, "redis", 300),
+    "redis_link.c": (4, "redis", 320),
     "redis_feed.c": (4, "redis", 700),
     "redis_login.c": (4, "redis", 250),
     "redis_lease.c": (4, "redis", 210),
@@ -58,8 +61,8 @@ ROOMS = {
     "redis_unblock.c": (4, "redis", 250),
     "redis_scan.c": (4, "redis", 300),
     "redis_say.c": (4, "redis", 350),
-    "redis_pubsub.c": (4, "redis", 550),
-    "redis_tracking.c": (4, "redis", 420),
+    "redis_pubsub.c": (4, "redis", 600),
+    "redis_tracking.c": (4, "redis", 440),
     "redis_caching.c": (4, "redis", 300),
     "redis_virtual.c": (4, "redis", 250),
     "redis_command.c": (4, "redis", 500),
@@ -67,7 +70,7 @@ ROOMS = {
     "redis_monitor.c": (4, "redis", 350),
     "redis_local.c": (4, "redis", 700),
     "redis.c": (4, "redis", 500),
-    "redis_client.c": (4, "redis", 510),
+    "redis_client.c": (4, "redis", 520),
     "users.c": (4, "users", 400),
     "mongo_health.c": (4, "mongo", 330),
     "mongo_choose.c": (4, "mongo", 330),

@@ -1,54 +1,36 @@
-// The common set of operations, by ioredis: ioredis.js HOST:PORT plain|cluster [PASSWORD]
+// The common set of operations, by ioredis: ioredis.js HOST:PORT plain|cluster|single [PASSWORD]
 //
-// Prints "ok N operations" and exits with 0, or prints the first one that failed and exits with 1. redis_py.py and redis_cli.sh do the same, in
-// the same order. Its keys begin with a prefix of its own and are deleted in the end. ioredis is found by NODE_PATH.
+// plain: a plain client; cluster: a cluster's client; single: a plain client, and one server that is no cluster, where keys of several slots do
+// not matter. Prints "ok N operations" and exits with 0, or prints the first one that failed and exits with 1. redis_py.py and node_redis.js do
+// the same, in the same order. Its keys begin with a prefix of its own and are deleted in the end. ioredis is found by NODE_PATH.
 "use strict";
 
-const assert = require("assert");
 const Redis = require("ioredis");
-
-const PREFIX = `ioredis:${process.pid}:`;
-const MANY = Array.from({ length: 100 }, (_, i) => `${PREFIX}many:${i}`); // keys of many slots
-const TAG = `{${PREFIX}}`; // keys of one slot
-
-let count = 0;
-
-class Failed extends Error {}
-
-function check(what, got, wanted = true) {
-  try {
-    assert.deepStrictEqual(got, wanted);
-  } catch {
-    throw new Failed(`${what}: got ${String(JSON.stringify(got)).slice(0, 300)}, wanted ${String(JSON.stringify(wanted)).slice(0, 300)}`);
-  }
-  count++;
-}
-
-// The text of the error with which the promise is rejected.
-const errorOf = (promise) => promise.then((answer) => `no error but ${JSON.stringify(answer)}`, (e) => e.message);
-
-// Answers of commands on all the keys, one after the other.
-async function onAll(keys, call) {
-  const answers = [];
-  for (const k of keys) answers.push(await call(k));
-  return answers;
-}
+const { PREFIX, MANY, TAG, check, errorOf, onAll, until, whileBlocked, run } = require("./common.js").begin("ioredis");
 
 function connect(host, port, mode, password, more = {}) {
   const node = { host, port: Number(port) };
   const r = mode === "cluster"
-    ? new Redis.Cluster([node], { redisOptions: { password, ...more }, ...(more.retryStrategy && { clusterRetryStrategy: more.retryStrategy }) })
+    ? new Redis.Cluster([node], { redisOptions: { password, ...more }, shardedSubscribers: true,
+      ...(more.retryStrategy && { clusterRetryStrategy: more.retryStrategy }) })
     : new Redis({ ...node, password, ...more });
   r.on("error", () => {}); // what matters is what the commands say
+  r.isSingle = mode === "single";
+  r.another = async () => {
+    const own = connect(host, port, mode, password, more);
+    await own.ping();
+    return own;
+  };
   return r;
 }
 
-// SCAN to its end. Redis.Cluster has no scan of its own: it is asked of its nodes, of which Puerta shows one.
+// What is said of a connection is said to a node's: Puerta shows a cluster's client one node.
+const node = (r) => (r.isCluster ? r.nodes("master")[0] : r);
+
+// SCAN to its end. Redis.Cluster has no scan of its own.
 async function scan(r, options) {
   const keys = new Set();
-  for (const node of r.isCluster ? r.nodes("master") : [r]) {
-    for await (const some of node.scanStream(options)) some.forEach((k) => keys.add(k));
-  }
+  for await (const some of node(r).scanStream(options)) some.forEach((k) => keys.add(k));
   return keys;
 }
 
@@ -184,6 +166,149 @@ redis.register_function{function_name='${name}get', callback=function(k) return 
   check("FUNCTION DELETE", await r.function("DELETE", name), "OK");
 }
 
+// Answers of EXEC: errors as their texts.
+const ran = (answers) => answers && answers.map(([error, answer]) => (error ? error.message : answer));
+
+async function transactions(r) {
+  const key = TAG + "multi";
+  check("MULTI and EXEC", ran(await r.multi().set(key, 1).incr(key).get(key).exec()), ["OK", 2, "2"]);
+  check("an error within EXEC", ran(await r.multi().set(key, "x").incr(key).get(key).exec()),
+    ["OK", "ERR value is not an integer or out of range", "x"]);
+  check("EXEC after an error", await errorOf(r.multi().set(key, "y").call("GET", key, "z").exec()),
+    "EXECABORT Transaction discarded because of previous errors.");
+  check("nothing of it ran", await r.get(key), "x");
+  check("a script within MULTI", ran(await r.multi().set(key, 1).eval("return redis.call('INCRBY', KEYS[1], ARGV[1])", 1, key, 5).exec()), ["OK", 6]);
+  check("nothing blocks within MULTI", ran(await r.multi().blpop(TAG + "none", 0).get(key).exec()), [null, "6"]);
+  const own = await r.another();
+  const one = node(own);
+  check("DISCARD", [await one.multi({ pipeline: false }), await one.set(key, "z"), await one.discard(), await r.get(key)], ["OK", "QUEUED", "OK", "6"]);
+  await own.watch(key);
+  check("WATCH, untouched", ran(await own.multi().incr(key).exec()), [7]);
+  await own.watch(key);
+  await r.set(key, 10);
+  check("WATCH, touched by another", ran(await own.multi().incr(key).exec()), null);
+  let tries = 0;
+  let answers = null;
+  while (answers === null) {
+    await own.watch(key);
+    const value = Number(await own.get(key));
+    if (++tries === 1) await r.set(key, 20);
+    answers = await own.multi().set(key, 2 * value).exec();
+  }
+  check("WATCH, touched and tried again", [tries, ran(answers), await r.get(key)], [2, ["OK"], "40"]);
+  await own.watch(key);
+  await r.set(key, 50);
+  check("UNWATCH", [await node(own).unwatch(), ran(await own.multi().incr(key).exec())], ["OK", [51]]);
+  own.disconnect();
+}
+
+async function streams(r) {
+  const key = PREFIX + "stream:group";
+  const flat = (entries) => entries.map(([id, fields]) => [id, ...fields]);
+  const read = async (c, who, ...how) => {
+    const got = await c.xreadgroup("GROUP", "group", who, ...how);
+    return got && got.map(([name, entries]) => [name, flat(entries)]);
+  };
+  check("XADD", await onAll(["1-1", "2-1", "3-1"], (id) => r.xadd(key, id, "n", id[0])), ["1-1", "2-1", "3-1"]);
+  check("XGROUP CREATE", await r.xgroup("CREATE", key, "group", "0"), "OK");
+  check("XREADGROUP", await read(r, "alice", "COUNT", 2, "STREAMS", key, ">"), [[key, [["1-1", "n", "1"], ["2-1", "n", "2"]]]]);
+  check("XPENDING", await r.xpending(key, "group"), [2, "1-1", "2-1", [["alice", "2"]]]);
+  check("XACK", await r.xack(key, "group", "1-1"), 1);
+  check("XPENDING of a range", (await r.xpending(key, "group", "-", "+", 10)).map(([id, who, , times]) => [id, who, times]), [["2-1", "alice", 1]]);
+  const [next, claimed, gone] = await r.xautoclaim(key, "group", "bob", 0, "0");
+  check("XAUTOCLAIM", [next, flat(claimed), gone], ["0-0", [["2-1", "n", "2"]], []]);
+  check("XREADGROUP of what is one's own", await read(r, "bob", "STREAMS", key, "0"), [[key, [["2-1", "n", "2"]]]]);
+  check("XREADGROUP with BLOCK, of what is there", await read(r, "bob", "BLOCK", 0, "STREAMS", key, ">"), [[key, [["3-1", "n", "3"]]]]);
+  const own = await r.another();
+  const list = () => node(r).client("LIST");
+  check("XREADGROUP with BLOCK", await whileBlocked(list, read(own, "bob", "BLOCK", 0, "STREAMS", key, ">"), () => r.xadd(key, "4-1", "n", "4")),
+    [[key, [["4-1", "n", "4"]]]]);
+  check("XREADGROUP with BLOCK, in vain", await read(own, "bob", "BLOCK", 20, "STREAMS", key, ">"), null);
+  check("XGROUP DESTROY", await r.xgroup("DESTROY", key, "group"), 1);
+  own.disconnect();
+}
+
+async function blocking(r) {
+  const [key, to] = [TAG + "queue", TAG + "queue2"];
+  const own = await r.another();
+  const when = (begun, act) => whileBlocked(() => node(r).client("LIST"), begun, act);
+  await r.rpush(key, "a");
+  check("BLPOP of what is there", await own.blpop(to, key, 0), [key, "a"]);
+  check("BLPOP", await when(own.blpop(to, key, 0), () => r.rpush(key, "b")), [key, "b"]);
+  check("BLMOVE", [await when(own.blmove(key, to, "LEFT", "RIGHT", 0), () => r.rpush(key, "c")), await r.lpop(to)], ["c", "c"]);
+  check("BLMPOP", await when(own.blmpop(0, 2, to, key, "LEFT", "COUNT", 5), () => r.rpush(key, "d", "e")), [key, ["d", "e"]]);
+  check("BZPOPMIN", await when(own.bzpopmin(TAG + "zqueue", 0), () => r.zadd(TAG + "zqueue", 1.5, "m")), [TAG + "zqueue", "m", "1.5"]);
+  check("XREAD with BLOCK", await when(own.xread("BLOCK", 0, "STREAMS", TAG + "xqueue", "$"), () => r.xadd(TAG + "xqueue", "1-1", "f", "v")),
+    [[TAG + "xqueue", [["1-1", ["f", "v"]]]]]);
+  check("BLPOP in vain", await own.blpop(key, 0.02), null);
+  check("CLIENT UNBLOCK", await when(own.blpop(key, 0), (id) => node(r).client("UNBLOCK", id)), null);
+  check("the same connection afterwards", await own.get(MANY[0]), "10");
+  own.disconnect();
+}
+
+async function pubsub(r) {
+  const [channel, pattern, shard] = [PREFIX + "channel", PREFIX + "ch*", PREFIX + "shard"];
+  const own = await r.another();
+  let heard = [];
+  own.on("message", (name, text) => heard.push(["message", name, text]));
+  own.on("pmessage", (like, name, text) => heard.push(["pmessage", like, name, text]));
+  own.on("smessage", (name, text) => heard.push(["smessage", name, text]));
+  const hears = async (n) => {
+    await until("messages", () => heard.length >= n);
+    return heard.splice(0);
+  };
+  await own.subscribe(channel);
+  check("SUBSCRIBE, PUBLISH", [await r.publish(channel, "one"), await hears(1)], [1, [["message", channel, "one"]]]);
+  await own.psubscribe(pattern);
+  check("PSUBSCRIBE, PUBLISH", [await r.publish(channel, "two"), await hears(2)], [2, [["message", channel, "two"], ["pmessage", pattern, channel, "two"]]]);
+  check("PUBSUB NUMSUB, NUMPAT", [await node(r).pubsub("NUMSUB", channel), await node(r).pubsub("NUMPAT")], [[channel, 1], 1]);
+  await own.unsubscribe(channel);
+  check("UNSUBSCRIBE", [await r.publish(channel, "three"), await hears(1)], [1, [["pmessage", pattern, channel, "three"]]]);
+  const numbers = MANY.map((_, i) => String(i));
+  await Promise.all(numbers.map((i) => r.publish(channel, i)));
+  check("messages in order", (await hears(100)).map((m) => m[3]), numbers);
+  await own.punsubscribe(pattern);
+  check("PUNSUBSCRIBE", await r.publish(channel, "four"), 0);
+  await own.ssubscribe(shard);
+  check("SSUBSCRIBE, SPUBLISH", [await r.spublish(shard, "five"), await hears(1)], [1, [["smessage", shard, "five"]]]);
+  await own.sunsubscribe(shard);
+  check("SUNSUBSCRIBE", await r.spublish(shard, "six"), 0);
+  check("the client afterwards", [await own.get(MANY[0]), heard], ["10", []]);
+  own.disconnect();
+}
+
+// ioredis has no cache: a connection tracks, another hears what has become void.
+async function caching(r) {
+  const keys = MANY.map((k) => k + ":cached");
+  const [own, other] = [await r.another(), await r.another()];
+  const [tracks, hears] = [node(own), node(other)];
+  let heard = [];
+  const id = await hears.client("ID");
+  hears.on("message", (_, names) => heard.push(...names.split(",")));
+  await hears.subscribe("__redis__:invalidate");
+  const write = (k, value) => r.set(k, value);
+  const told = async (n) => {
+    await until("messages", () => heard.length >= n);
+    return heard.splice(0).sort();
+  };
+  check("CLIENT TRACKING", await tracks.client("TRACKING", "ON", "REDIRECT", id), "OK");
+  await write(keys[0], "one");
+  check("a value is read", await tracks.get(keys[0]), "one");
+  await write(keys[0], "two");
+  check("and is void when another writes it", await told(1), [keys[0]]);
+  await onAll(keys, (k) => write(k, "three"));
+  check("values of all nodes", await onAll(keys, (k) => tracks.get(k)), keys.map(() => "three"));
+  await onAll(keys, (k) => write(k, "four"));
+  check("and all are void", await told(100), [...keys].sort());
+  // What was not read again since is not told again.
+  await tracks.get(keys[0]);
+  await write(keys[1], "five");
+  await write(keys[0], "five");
+  check("only what was read", await told(1), [keys[0]]);
+  own.disconnect();
+  other.disconnect();
+}
+
 async function aboutTheServer(r) {
   check("INFO", /redis_version:[789]\./.test(await r.info("server")));
   await r.client("SETNAME", "ioredis");
@@ -206,7 +331,7 @@ async function largeValues(r) {
 
 async function errors(r) {
   check("WRONGTYPE", await errorOf(r.lpush(MANY[0], "x")), "WRONGTYPE Operation against a key holding the wrong kind of value");
-  check("CROSSSLOT", await errorOf(r.rename(MANY[0], MANY[1])), "CROSSSLOT Keys in request don't hash to the same slot");
+  check("CROSSSLOT", await errorOf(r.renamenx(MANY[0], MANY[1])), r.isSingle ? "no error but 0" : "CROSSSLOT Keys in request don't hash to the same slot");
   check("an unknown command", (await errorOf(r.call("NOSUCH", MANY[0]))).startsWith("ERR unknown command 'NOSUCH'"));
   check("a wrong number of arguments", (await errorOf(r.call("GET", MANY[0], "x"))).startsWith("ERR wrong number of arguments"));
 }
@@ -231,31 +356,10 @@ async function passwords(host, port, mode) {
 }
 
 const GROUPS = [strings, counters, expiry, hashes, lists, sets, zsets, otherTypes, manySlots, names, pipelines, wholeKeyspace, scripts, functions,
-  aboutTheServer, largeValues, errors, reconnect];
+  transactions, streams, blocking, pubsub, caching, aboutTheServer, largeValues, errors, reconnect];
 
 async function deleteAll(r) {
   for (const key of await scan(r, { match: `*${PREFIX}*`, count: 1000 })) await r.del(key);
 }
 
-async function main(address, mode, password) {
-  const [, host, port] = /^(.*):(\d+)$/.exec(address);
-  const r = connect(host, port, mode, password);
-  let group = connect;
-  let failure = null;
-  try {
-    for (group of GROUPS) await group(r);
-    group = passwords;
-    if (password) await passwords(host, port, mode);
-  } catch (e) {
-    failure = e;
-  }
-  console.log(failure ? `failed: ${group.name}: ${failure.message}` : `ok ${count} operations`);
-  await deleteAll(r).catch(() => {});
-  process.exit(failure ? 1 : 0); // not r.disconnect() alone: ioredis keeps a timer of 2 s
-}
-
-if (process.argv.length < 4 || !["plain", "cluster"].includes(process.argv[3])) {
-  console.error("usage: ioredis.js HOST:PORT plain|cluster [PASSWORD]");
-  process.exit(64);
-}
-main(...process.argv.slice(2));
+run({ connect, groups: GROUPS, passwords, deleteAll });

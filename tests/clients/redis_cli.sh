@@ -2,8 +2,8 @@
 # The common set of operations, by redis-cli: redis_cli.sh HOST:PORT plain|cluster [PASSWORD]     (cluster: with -c)
 #
 # Speaks RESP2, or with RESP=3 in the environment RESP3. Prints "ok N operations" and exits with 0, or prints the first one that failed and exits
-# with 1. redis_py.py, ioredis.js and node_redis.js do the same, in the
-# same order. Its keys begin with a prefix of its own and are deleted in the end. REDIS_CLI names another redis-cli.
+# with 1. redis_py.py, ioredis.js and node_redis.js do the same, in the same order, and more: what a connection holds. Its keys begin with a prefix
+# of its own and are deleted in the end. REDIS_CLI names another redis-cli.
 set -u
 
 if [ $# -lt 2 ] || [ $# -gt 3 ]; then echo "usage: redis_cli.sh HOST:PORT plain|cluster [PASSWORD]" >&2; exit 64; fi

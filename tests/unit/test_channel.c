@@ -42,11 +42,11 @@ static bool glob(const char *pattern, const char *text)
 static void test_patterns(void)
 {
     static const struct { const char *pattern, *text; bool fits; } rows[] = {
-        { "", "", true }, { "", "a", false }, { "*", "", true }, { "*", "abc", true }, { "a*", "a", true }, { "a*c", "abbc", true },
+        { "", "", true }, { "", "a", false }, { "*", "", false }, { "**", "", false }, { "*", "abc", true }, { "a*", "a", true }, { "a*c", "abbc", true },
         { "a*c", "abcd", false }, { "*a*b*", "xxaxxbxx", true }, { "*a*b*", "xxbxxa", false }, { "?", "", false }, { "?", "a", true },
         { "h?llo", "hello", true }, { "h?llo", "hllo", false }, { "h[ae]llo", "hallo", true }, { "h[ae]llo", "hillo", false },
         { "h[^e]llo", "hello", false }, { "h[^e]llo", "hallo", true }, { "[a-c]", "b", true }, { "[c-a]", "b", true }, { "[a-c]", "d", false },
-        { "[^a-c]x", "dx", true }, { "\\*", "*", true }, { "\\*", "a", false }, { "a\\", "a\\", true }, { "[\\]]", "]", true }, { "[]", "]", false },
+        { "[^a-c]x", "dx", true }, { "\\*", "*", true }, { "\\*", "a", false }, { "a\\", "a\\", true }, { "[\\]]", "]", true }, { "[a\\]]", "a", true }, { "[a\\]]", "a]", false }, { "[a\\]", "a", true }, { "[]", "]", false },
         { "[abc", "b", true }, { "[abc", "d", false }, { "[", "[", false }, { "a[", "a", false }, { "*[0-9]", "abc7", true }, { "**", "x", true },
         { "*?", "", false }, { "*?*", "a", true }, { "[a-]", "-", false }, { "[a-]", "_", true }, { "[-a]", "-", true }, { "__key*", "__keyspace@0__:x", true },
     };
