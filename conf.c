@@ -354,8 +354,8 @@ static void service_begin(struct reader *r, enum service_kind kind, const char *
         return;
     }
     for (int i = 0; i < conf->service_count; i++)
-        if (strcmp(conf->services[i].name, name) == 0) {
-            complain(r, r->line, header, "each section needs a name of its own", "a name used before");
+        if (conf->services[i].kind == kind && strcmp(conf->services[i].name, name) == 0) {
+            complain(r, r->line, header, "each section of a kind needs a name of its own", "a name used before");
             return;
         }
     if (conf->service_count == MAX_SERVICES) {

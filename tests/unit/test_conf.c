@@ -273,10 +273,10 @@ static void test_refused(void)
         { "nodes = h\n[redis a]\nnodes=h", ":1: a key before the first section: 'nodes'; put it below" },
         { "[redis a]\nnodes h", ":2: not a line of a configuration: 'nodes'; write key = value" },
         { "[redis a]\n= h", ":2: not a line of a configuration: '='" },
-        { "[redis a\nnodes=h", ":1: not the header of a section: '[redis a'; the sections are [puerta] and [redis NAME]" },
+        { "[redis a\nnodes=h", ":1: not the header of a section: '[redis a'; the sections are [puerta], [redis NAME] and [mongo NAME]" },
         { "[redis a] x\nnodes=h", ":1: not the header of a section" },
         { "[]\nnodes=h", ":1: an unknown section: '[]'" },
-        { "[mongo m]\nnodes=h", ":1: an unknown section: '[mongo m]'" },
+        { "[mysql m]\nnodes=h", ":1: an unknown section: '[mysql m]'" },
         { "[puerta x]\n", ":1: an unknown section: '[puerta x]'" },
         { "[puerta]\n[puerta]\n", ":2: a second section for the process" },
         { "[redis]\nnodes=h", ":1: a section without a name: '[redis]'; [redis NAME]" },
@@ -551,7 +551,10 @@ static bool example_has(const char *example, const struct option *o)
         return false;
     if (o->scope == REDIS) {
         p = end;
-        end = strstr(p, "\n#[puerta]\n"); /* the profile at the end does not count */
+        end = strstr(p, "\n[mongo main]\n");
+    } else if (o->scope == MONGO) {
+        p = strstr(end, "\n[mongo main]\n");
+        end = strstr(end, "\n#[puerta]\n"); /* the profile at the end does not count */
     }
     snprintf(header, sizeof header, "\n%s%s = ", o->type == SECRET_FILE || o->type == COMMAND ? "#" : "", o->key);
     snprintf(want, sizeof want, "%s%s", header, o->standard);
@@ -575,7 +578,8 @@ static void test_example(const char *path)
     example[n] = '\0';
     CHECK(reads(example) && caught[0] == '\0');
     memcpy(&other, &conf, sizeof other);
-    CHECK(reads("[redis main]\nnodes = 10.0.0.1:6379, 10.0.0.2:6379, 10.0.0.3:6379\n"));
+    CHECK(reads("[redis main]\nnodes = 10.0.0.1:6379, 10.0.0.2:6379, 10.0.0.3:6379\n"
+                "[mongo main]\nmongos = 10.0.0.1:27017, 10.0.0.2:27017, 10.0.0.3:27017\n"));
     CHECK(memcmp(&other, &conf, sizeof conf) == 0);
     for (size_t i = 0; i < option_count; i++) {
         unit_note = options[i].key;
