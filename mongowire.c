@@ -396,54 +396,6 @@ static enum going leave(struct wire *w, struct span *in)
     return w->header.opcode == WIRE_OP_MSG ? to(w, AT_SECTION) : skip(w, room(w, in));
 }
 
-static enum going at_type(struct wire *w, struct span *in)
-{
-    if (room(w, in) == 0)
-        return bad(w, WIRE_BAD_DOCUMENT);
-    if (in->at == in->end)
-        return WAIT;
-    w->type = *in->at++;
-    return w->type == 0 ? leave(w, in) : to(w, AT_NAME);
-}
-
-static void take_command(struct wire *w, const unsigned char *name, uint32_t len)
-{
-    const uint32_t keep = len < WIRE_COMMAND_CAP ? len : WIRE_COMMAND_CAP - 1;
-
-    memcpy(w->command, name, keep);
-    w->command[keep] = '\0';
-    w->hello = wire_is(w, "hello") || wire_is(w, "isMaster") || wire_is(w, "ismaster");
-    w->first = false;
-    w->word = &command_word;
-}
-
-static enum going at_name(struct wire *w, struct span *in)
-{
-    const enum context context = (enum context)w->context[w->depth];
-    const struct word *word = vocabularies[context].words;
-    const struct word *end = word + vocabularies[context].count;
-    const unsigned char *name;
-    uint32_t len;
-    enum going going = take_text(w, in, &name, &len);
-
-    if (going != ON)
-        return going == BAD ? bad(w, WIRE_BAD_NAME) : WAIT;
-    if (w->first) {
-        take_command(w, name, len);
-        return to(w, AT_VALUE);
-    }
-    w->word = NULL;
-    while (word < end && (word->len != len || memcmp(word->name, name, len) != 0))
-        word++;
-    if (word < end && (w->seen >> word->field & 1) == 0) {
-        w->seen |= UINT64_C(1) << word->field;
-        w->word = word;
-        if (word->take == TAKE_PRESENCE || word->take == TAKE_DOCUMENT)
-            w->fields |= UINT64_C(1) << word->field;
-    }
-    return to(w, AT_VALUE);
-}
-
 /* The length in front of a value has come; size bytes of it follow. */
 static enum going sized_value(struct wire *w, struct span *in, uint32_t size)
 {
@@ -491,6 +443,58 @@ static enum going at_value(struct wire *w, struct span *in)
         return bad(w, WIRE_BAD_TYPE);
     w->rest = 2;
     return to(w, AT_REGEX);
+}
+
+static void take_command(struct wire *w, const unsigned char *name, uint32_t len)
+{
+    const uint32_t keep = len < WIRE_COMMAND_CAP ? len : WIRE_COMMAND_CAP - 1;
+
+    memcpy(w->command, name, keep);
+    w->command[keep] = '\0';
+    w->hello = wire_is(w, "hello") || wire_is(w, "isMaster") || wire_is(w, "ismaster");
+    w->first = false;
+    w->word = &command_word;
+}
+
+static enum going at_name(struct wire *w, struct span *in)
+{
+    const enum context context = (enum context)w->context[w->depth];
+    const struct word *word = vocabularies[context].words;
+    const struct word *end = word + vocabularies[context].count;
+    const unsigned char *name;
+    uint32_t len;
+    enum going going = take_text(w, in, &name, &len);
+
+    if (going != ON)
+        return going == BAD ? bad(w, WIRE_BAD_NAME) : WAIT;
+    w->step = AT_VALUE;
+    if (w->first) {
+        take_command(w, name, len);
+        return at_value(w, in);
+    }
+    w->word = NULL;
+    while (word < end && (word->len != len || memcmp(word->name, name, len) != 0))
+        word++;
+    if (word < end && (w->seen >> word->field & 1) == 0) {
+        w->seen |= UINT64_C(1) << word->field;
+        w->word = word;
+        if (word->take == TAKE_PRESENCE || word->take == TAKE_DOCUMENT)
+            w->fields |= UINT64_C(1) << word->field;
+    }
+    return at_value(w, in);
+}
+
+static enum going at_type(struct wire *w, struct span *in)
+{
+    if (room(w, in) == 0)
+        return bad(w, WIRE_BAD_DOCUMENT);
+    if (in->at == in->end)
+        return WAIT;
+    w->type = *in->at++;
+    if (w->type == 0)
+        return leave(w, in);
+    w->step = AT_NAME;
+    return at_name(w, in);
 }
 
 static enum going at_number(struct wire *w, struct span *in)

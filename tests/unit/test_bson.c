@@ -93,6 +93,7 @@ static void test_reader(void)
     CHECK(bson_find(&r, "f", &e) && bson_number(&e, &v) && v == -1);
     CHECK(bson_find(&r, "t", &e) && bson_number(&e, &v) && v == 1);
     CHECK(bson_find(&r, "s", &e) && !bson_number(&e, &v) && bson_text(&e, &len) != NULL && len == 5);
+    CHECK(memcmp(bson_text(&e, &len), "caf\xc3\xa9", 6) == 0);
     CHECK(bson_find(&r, "e", &e) && bson_text(&e, &len) != NULL && len == 0);
     CHECK(bson_find(&r, "i", &e) && bson_text(&e, &len) == NULL && bson_enter(&e).bad);
     CHECK(bson_find(&r, "b", &e) && e.len == 8 && memcmp(e.value, "\3\0\0\0\4\0\1\2", 8) == 0);
@@ -149,6 +150,23 @@ static void test_no_bson(void)
         count += walk_all(bson_read(guarded(bytes, sizeof bytes), sizeof bytes), 5);
     }
     CHECK(count > 20000);
+
+    /* The last element begins too late for its value: its length, one of its two texts, the end of its text. */
+    {
+        static const struct { const char *doc; size_t n; bool good; } late[] = {
+            {"\x0B\0\0\0\x02" "a\0\1\0\0\0", 11, false}, {"\x0A\0\0\0\x02" "a\0\1\0\0", 10, false}, {"\x08\0\0\0\x02" "a\0\0", 8, false},
+            {"\x0A\0\0\0\x0B" "a\0b\0\0", 10, false}, {"\x0B\0\0\0\x0B" "a\0b\0\0\0", 11, true}, {"\x0B\0\0\0\x0B" "a\0b\0c\0", 11, false}, {"\x09\0\0\0\x0B" "a\0b\0", 9, false},
+            {"\x08\0\0\0\x0B" "a\0\0", 8, false}, {"\x08\0\0\0\x0A" "a\0\0", 8, true}, {"\x0D\0\0\0\x02" "a\0\1\0\0\0x\0", 13, true}};
+        struct bson_element e;
+        size_t len;
+
+        for (i = 0; i < sizeof late / sizeof late[0]; i++) {
+            struct bson_reader r = bson_read(guarded(late[i].doc, late[i].n), late[i].n);
+
+            CHECK(!r.bad && bson_next(&r, &e) == late[i].good && r.bad == !late[i].good);
+        }
+        CHECK(e.type == BSON_STRING && bson_text(&e, &len) == NULL); /* the last: a text without its NUL */
+    }
 
     /* Cut at any place, with its length put right, the last element is what is wrong. */
     for (n = 5; n < sizeof bytes; n++) {

@@ -360,6 +360,49 @@ static void test_questions(void)
     }
 }
 
+/* Texts that are nearly the ones that mean something, and texts that have no room. */
+static void test_near_misses(void)
+{
+    static const char *const msgs[] = {"isdbgriD", "isdb", "isdbgrid2", "", "isdbgrid"};
+    static const char *const spaces[] = {"admin.$cmx", "admin.$cmd2", "dmin.$cmd", "admin.$cmd"};
+    static const char letters[] = "aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeeeffffffffffgggggggggg";
+    unsigned char out[1024];
+    struct wire w;
+    struct bson b;
+    size_t i;
+
+    unit_note = "near misses";
+    for (i = 0; i < COUNT(msgs); i++) {
+        bson_start(&b, out, sizeof out);
+        bson_document(&b, NULL);
+        bson_string(&b, "msg", msgs[i]);
+        bson_close(&b);
+        walk_document(&w, &b, true);
+        CHECK(wire_has(&w, WIRE_ISDBGRID) == (i + 1 == COUNT(msgs)));
+    }
+    for (i = 0; i < COUNT(spaces); i++) {
+        const size_t n = WIRE_HEADER + 4 + strlen(spaces[i]) + 1 + 8 + 5;
+        const struct wire_header header = {(uint32_t)n, 1, 0, WIRE_OP_QUERY};
+
+        memset(out, 0, n);
+        wire_header_put(out, &header);
+        memcpy(out + WIRE_HEADER + 4, spaces[i], strlen(spaces[i]));
+        out[n - 5] = 5;
+        CHECK(walk(&w, false, out, n, n) == WIRE_WHOLE && w.admin == (i + 1 == COUNT(spaces)));
+        every_cut(false, out, n);
+    }
+    for (i = 60; i <= 70; i++) {
+        bson_start(&b, out, sizeof out);
+        bson_document(&b, NULL);
+        bson_int32(&b, letters + 70 - i / 2, 1); /* names of 30 to 35 bytes: the command has room for 31 */
+        bson_string_n(&b, "$db", letters, i);
+        bson_close(&b);
+        walk_document(&w, &b, false);
+        CHECK(strlen(w.db) == (i < WIRE_DB_CAP ? i : WIRE_DB_CAP - 1) && strncmp(w.db, letters, strlen(w.db)) == 0);
+        CHECK(strlen(w.command) == (i / 2 < WIRE_COMMAND_CAP ? i / 2 : WIRE_COMMAND_CAP - 1));
+    }
+}
+
 /* Feeds n bytes out of a small buffer; gives the number of calls. */
 static unsigned long feed_zeros(struct wire *w, size_t n, size_t piece, enum wire_status *status)
 {
@@ -431,6 +474,7 @@ int main(void)
     test_samples();
     test_duplicates();
     test_questions();
+    test_near_misses();
     test_longest();
     test_checksum();
     return unit_end();
