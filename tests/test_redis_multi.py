@@ -666,7 +666,7 @@ def test_answers_that_come_too_late(cluster):
             assert said(b.pipeline([("MULTI",), ("PING",), ("EXEC",)]))[2] == ([b"PONG"] if touched == key else None)
         other.ask("SET", key, "1")
         assert b.ask("WATCH", key) == b"OK"
-        node.ask("CLIENT", "PAUSE", "700", "ALL")
+        node.ask("CLIENT", "PAUSE", "2000", "ALL")
         assert said(b.pipeline([("MULTI",), ("INCR", key), ("EXEC",)]))[2].startswith("-ERR outcome unknown: no answer from ")
         assert said(a.pipeline([("MULTI",), ("INCR", key), ("EXEC",)]))[2].startswith("-ERR outcome unknown: no answer from ")
         value = wait_for("the node to answer again", lambda: (lambda r: None if isinstance(r, RespError) else r)(other.try_ask("GET", key)))
