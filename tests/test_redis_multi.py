@@ -931,3 +931,13 @@ def test_redis_py(puerta):
         add(keys=["{py}n"], args=[4], client=pipe)
         assert pipe.execute() == [45]
     r.close()
+
+
+def test_what_has_not_reached_all_nodes_is_logged():
+    with RedisCluster(masters=3, replicas=0, node_timeout_ms=60000) as cluster, Puerta(cluster, failover_wait="1s") as p, p.client() as c:
+        key = cluster.key_on(0)
+        assert c.ask("MULTI") == b"OK" and c.ask("SET", key, "x") == c.ask("FLUSHALL") == b"QUEUED" and c.ask("EXEC") == [b"OK", b"OK"]
+        assert "has not run on all nodes" not in p.log_text()
+        cluster.masters[2].kill()
+        assert c.ask("MULTI") == b"OK" and c.ask("SET", key, "x") == c.ask("FLUSHALL") == b"QUEUED" and c.ask("EXEC") == [b"OK", b"OK"]
+        wait_for("the log to tell", lambda: "a command of a transaction has not run on all nodes" in p.log_text())
