@@ -61,10 +61,27 @@ static const struct command *queued_at(const struct slice *block, size_t at)
     return inner != NULL ? inner : k;
 }
 
+static void warn_missing(const char *why, size_t n)
+{
+    char text[160];
+    log_warn("a command of a transaction has not run on all nodes", "why=%s", log_quote(why, n, text, sizeof text));
+}
+
+/* What a node says to such a command; n == 0: its connection was lost. Its client has been answered. */
+static bool on_other(struct req *r, const unsigned char *p, size_t n, bool last)
+{
+    if (n == 0) {
+        warn_missing("a node was lost", 15);
+    } else if (reply_is_error(*p)) {
+        warn_missing((const char *)p, n);
+    }
+    return req_drop(r, p, n, last);
+}
+
 /* The bytes [at, end) of a block go to a node, for nobody. */
 static void send_piece(const struct req *block, size_t at, size_t end, struct backend *b)
 {
-    struct req *r = req_take(NULL, NULL, req_drop);
+    struct req *r = req_take(NULL, NULL, on_other);
     size_t from = at, n;
     const unsigned char *p;
     bool fits = r != NULL;
@@ -79,8 +96,7 @@ static void send_piece(const struct req *block, size_t at, size_t end, struct ba
         r->service = block->service;
         req_send(r, b);
     } else {
-        log_warn("a command of a transaction has not reached all nodes (chunks, max_requests)", "node=%s:%u", b->host,
-                 (unsigned)b->port);
+        warn_missing("no room (chunks, max_requests)", 30);
         if (r != NULL) {
             req_free(r);
         }

@@ -20,6 +20,7 @@
 #define RECENT_MAX 4096       /* messages at most that are remembered for the moment when the primary changes */
 #define RECENT_MS 150         /* what is older the nodes have told each other, and how long that moment is: Nagle's delay between
                                  them, 40 ms, and some more */
+#define BUS_MS 60             /* for so long after a change nothing is published: that delay, and some more */
 #define RECENT_BYTES 256      /* of a message tell it from others, with its length */
 
 struct recent { uint64_t hash, at_ms; };
@@ -255,7 +256,9 @@ void feed_place(struct channel *ch)
 void feed_switched(struct service *s)
 {
     const struct feed *f = s->primary != NULL ? feed_of(s->primary) : NULL;
-    if (s->switching && (f == NULL || (f->unsaid.head == NULL && f->said.head == NULL))) {
+    if (s->switching && loop_ms() < s->switched_ms + BUS_MS) {
+        loop_timer(&lk.retry, s->switched_ms + BUS_MS); /* what the one before has told it overtakes nothing then */
+    } else if (s->switching && (f == NULL || (f->unsaid.head == NULL && f->said.head == NULL))) {
         s->switching = false;
         req_reroute(s);
     }

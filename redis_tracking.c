@@ -88,11 +88,23 @@ struct client *tracking_target(const struct client *c, uint64_t id)
     return to == NULL || to->ended || to->conn->state != CONN_OPEN ? NULL : to;
 }
 
+/* To whom c's messages go; NULL: REDIRECT leads nowhere. */
+static struct client *receiver(struct client *c)
+{
+    struct tracking *t = c->tracking;
+    if (t->now.redirect == 0) {
+        return c;
+    }
+    if (!t->broken && (t->to == NULL || t->to->conn == NULL || t->to->conn->id != t->now.redirect)) {
+        t->to = tracking_target(c, t->now.redirect);
+    }
+    return t->broken || t->to == NULL || t->to->ended ? NULL : t->to;
+}
+
 /* The keys, as a whole reply; NULL: all of them. */
 static void tell(struct client *c, struct req *before, const void *keys, size_t n)
 {
-    struct tracking *t = c->tracking;
-    struct client *to = t->now.redirect != 0 ? tracking_target(c, t->now.redirect) : c;
+    struct client *to = receiver(c);
     struct iovec parts[2];
     if (to == NULL) {
         redirect_broken(c);

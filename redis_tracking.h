@@ -29,7 +29,8 @@ struct tracking {
     uint64_t login_id;
     uint32_t epoch;                 /* of the map when it was last looked at */
     bool knows;                     /* it has been told that all is void */
-    bool broken;                    /* its REDIRECT leads nowhere */
+    bool broken;                    /* its REDIRECT leads nowhere, and ids do not come again */
+    struct client *to;              /* to whom it led last: not looked for in the whole table for each message */
 };
 
 struct client *tracking_target(const struct client *c, uint64_t id); /* to whom REDIRECT id leads; NULL: to nobody */

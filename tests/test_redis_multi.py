@@ -666,7 +666,7 @@ def test_answers_that_come_too_late(cluster):
             assert said(b.pipeline([("MULTI",), ("PING",), ("EXEC",)]))[2] == ([b"PONG"] if touched == key else None)
         other.ask("SET", key, "1")
         assert b.ask("WATCH", key) == b"OK"
-        node.ask("CLIENT", "PAUSE", "700", "ALL")
+        node.ask("CLIENT", "PAUSE", "2000", "ALL")
         assert said(b.pipeline([("MULTI",), ("INCR", key), ("EXEC",)]))[2].startswith("-ERR outcome unknown: no answer from ")
         assert said(a.pipeline([("MULTI",), ("INCR", key), ("EXEC",)]))[2].startswith("-ERR outcome unknown: no answer from ")
         value = wait_for("the node to answer again", lambda: (lambda r: None if isinstance(r, RespError) else r)(other.try_ask("GET", key)))
@@ -931,3 +931,13 @@ def test_redis_py(puerta):
         add(keys=["{py}n"], args=[4], client=pipe)
         assert pipe.execute() == [45]
     r.close()
+
+
+def test_what_has_not_reached_all_nodes_is_logged():
+    with RedisCluster(masters=3, replicas=0, node_timeout_ms=60000) as cluster, Puerta(cluster, failover_wait="1s") as p, p.client() as c:
+        key = cluster.key_on(0)
+        assert c.ask("MULTI") == b"OK" and c.ask("SET", key, "x") == c.ask("FLUSHALL") == b"QUEUED" and c.ask("EXEC") == [b"OK", b"OK"]
+        assert "has not run on all nodes" not in p.log_text()
+        cluster.masters[2].kill()
+        assert c.ask("MULTI") == b"OK" and c.ask("SET", key, "x") == c.ask("FLUSHALL") == b"QUEUED" and c.ask("EXEC") == [b"OK", b"OK"]
+        wait_for("the log to tell", lambda: "a command of a transaction has not run on all nodes" in p.log_text())

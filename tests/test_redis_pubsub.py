@@ -618,6 +618,25 @@ def test_a_lost_connection_for_messages_is_made_again(puerta, cluster, other):
         assert c.ask("PING") == [b"pong", b""]
 
 
+def test_order_holds_though_messages_come_by_one_node_after_the_other(puerta, cluster):
+    """What the one before has told the new one over the cluster's own ways is not overtaken by what is published there."""
+    with puerta.client() as c, puerta.client() as d:
+        subscribe(c, "SUBSCRIBE", "order")
+        sent = 0
+        for _ in range(12):
+            hub = next(n for n in cluster.masters if n.port == primary_of(puerta))
+            d.send_raw(b"".join(encode("PUBLISH", "order", n) for n in range(sent, sent + 100)))
+            hub.ask("CLIENT", "KILL", "TYPE", "pubsub")
+            d.send_raw(b"".join(encode("PUBLISH", "order", n) for n in range(sent + 100, sent + 200)))
+            sent += 200
+            assert messages(d, 200) == [1] * 200
+        publish(d, "order", sent)
+        got = [int(c.read()[2])]
+        while got[-1] != sent:
+            got.append(int(c.read()[2]))
+        assert got == sorted(set(got))
+
+
 def test_subscribe_without_a_node_gets_a_clear_error():
     with RedisCluster(masters=3, replicas=0, node_timeout_ms=1000, cluster_require_full_coverage="no") as cluster, \
             Puerta(cluster, failover_wait="1s") as p, p.client() as c, p.client() as d:

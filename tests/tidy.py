@@ -62,7 +62,7 @@ ROOMS = {
     "redis_scan.c": (4, "redis", 300),
     "redis_say.c": (4, "redis", 350),
     "redis_pubsub.c": (4, "redis", 600),
-    "redis_tracking.c": (4, "redis", 440),
+    "redis_tracking.c": (4, "redis", 460),
     "redis_caching.c": (4, "redis", 300),
     "redis_virtual.c": (4, "redis", 250),
     "redis_command.c": (4, "redis", 500),
