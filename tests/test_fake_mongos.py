@@ -1,6 +1,7 @@
 """The servers of MongoDB mode's tests, without Puerta: the scripted mongos does what a real one does, and fails as it is told to; the
 drivers' scripts pass before one mongos and fail behind a balancer that knows nothing of MongoDB."""
 import contextlib
+import json
 import os
 import struct
 import threading
@@ -13,6 +14,7 @@ from bson import Binary, Int64
 from pymongo.errors import AutoReconnect, OperationFailure
 
 import harness
+import pymongo_suite
 from fake import wire
 from mongo_harness import DRIVERS, HaProxy, MongoClient, proxy_v1, proxy_v2, run_driver
 
@@ -669,6 +671,32 @@ def test_what_was_seen(mongoses, clients, rows):
     assert len(front.commands("find")) == 1
 
 
+def test_what_is_recorded(mongoses, tmp_path):
+    front = mongoses[0]
+    front.set(record=str(tmp_path))
+    with MongoClient(front.port) as c:
+        c.hello()
+        ping(c)
+    number = front.everyone[0].number
+    for direction, names in (("in", ["hello", "ping"]), ("out", ["isWritablePrimary", "ok"])):
+        data, got = (tmp_path / ("%d.%s" % (number, direction))).read_bytes(), []
+        while data:
+            length = wire.header(data)[0]
+            got.append(wire.parse(data[:length]).name)
+            data = data[length:]
+        assert got == names
+
+
+def test_a_thousand_clients(mongoses):
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(MongoClient(mongoses[i % 3].port)) for i in range(1000)]
+        for i, c in enumerate(opened):
+            c.send({"hello": 1, "client": {"application": {"name": "app%d" % (i % 10)}}})
+        assert all(c.read().body["ok"] == 1 for c in opened)
+        assert sum(sum(front.app_names().values()) for front in mongoses) == 1000
+        assert mongoses[0].app_names()["app0"] == 34
+
+
 def test_the_database_goes_away_and_is_said_so(mongoses, clients, rows):
     database, mongoses.database = mongoses.database, ("127.0.0.1", harness.free_port())
     answers = []
@@ -680,6 +708,24 @@ def test_the_database_goes_away_and_is_said_so(mongoses, clients, rows):
     assert answers == [6, 6, 6]
     mongoses.database = database
     assert ping(clients[2]) == 1
+
+
+# ---- pymongo's own tests ----
+
+
+def test_two_runs_are_compared(tmp_path, capsys):
+    def write(name, **tests):
+        path = tmp_path / name
+        path.write_text(json.dumps({"version": "1", "modules": ["m"], "tests": tests}))
+        return str(path)
+
+    one = write("one", a="passed", b="failed", c="skipped", d="passed")
+    assert pymongo_suite.compare(one, write("same", a="passed", b="error", c="skipped", d="passed")) == 0
+    assert pymongo_suite.compare(one, write("worse", a="passed", b="failed", c="skipped", d="failed")) == 1
+    assert "d: passed here, failed there" in capsys.readouterr().out
+    assert pymongo_suite.compare(one, write("less", a="passed", b="failed", c="skipped")) == 1
+    assert pymongo_suite.compare(one, write("more", a="passed", b="passed", c="skipped", d="passed")) == 1
+    assert pymongo_suite.compare(write("none"), write("nothing")) == 1, "nothing passed: nothing is proved"
 
 
 # ---- the drivers' scripts ----
