@@ -39,3 +39,19 @@ def other(puerta):
     """A second client, to see that others notice nothing."""
     with puerta.client() as c:
         yield c
+
+
+@pytest.fixture(scope="session")
+def ferret():
+    """The database behind MongoDB mode."""
+    import mongo_harness
+    with mongo_harness.Ferret() as f:
+        yield f
+
+
+@pytest.fixture
+def mongoses(ferret):
+    """Three scripted mongos before it, new ones for each test, with the load balancer's port."""
+    import mongo_harness
+    with mongo_harness.fronts(ferret, 3, load_balancer=True) as fronts:
+        yield fronts

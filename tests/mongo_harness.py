@@ -73,16 +73,16 @@ def fronts(ferret, count=3, **toggles):
 
 
 class HaProxy:
-    """HAProxy as a TCP relay, round-robin over the addresses: one connection here, the next there."""
+    """HAProxy as a TCP relay, round-robin over the addresses: one connection here, the next there; with PROXY v2 headers if asked to."""
 
-    def __init__(self, addresses):
+    def __init__(self, addresses, send_proxy=False):
         self.folder = harness.temporary_folder("puerta-haproxy-")
         self.port = harness.free_port()
         conf = os.path.join(self.folder, "haproxy.cfg")
         with open(conf, "w") as f:
             f.write("defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 300s\n    timeout server 300s\n"
                     "listen mongo\n    bind 127.0.0.1:%d\n    balance roundrobin\n" % self.port)
-            f.writelines("    server m%d %s\n" % (i, address) for i, address in enumerate(addresses))
+            f.writelines("    server m%d %s%s\n" % (i, address, " send-proxy-v2" if send_proxy else "") for i, address in enumerate(addresses))
         self.log = os.path.join(self.folder, "log")
         self.process = harness.start([HAPROXY, "-db", "-f", conf], self.log)
         harness.wait_for("HAProxy to listen; its log: " + self.log, self._listens)
