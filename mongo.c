@@ -18,16 +18,17 @@
 #include <stdio.h>
 #include <string.h>
 
-#define HELD_MAX 65536         /* a hello that is longer is none */
+#define HELD_MAX 65536         /* a hello that is longer is none, nor is any other first message */
 #define FINISH_MS 2000         /* how long a client that is being closed may take to read its last answer */
 #define CARE_MS 20             /* how often those that find no chunk, or are to leave, are looked after */
-#define STARVING_MS 2000       /* nobody found a chunk for so long: who holds most of them gives them back */
+#define STARVING_MS 2000       /* one found no chunk for so long: who holds most of them gives them back */
+#define RELIEF_MS 200          /* what was given back gets this long to be of help */
 #define KEEPALIVE_IDLE_MS 60000
 #define PROXY_CAP 52           /* PROXY v2 with two IPv6 addresses */
 
 enum client_state {
     GREETING,   /* its first message is not whole */
-    WAITING,    /* no mongos has been heard of yet */
+    WAITING,    /* no mongos has been heard of yet, or no connection is free */
     DIALING,
     RELAYING
 };
@@ -39,7 +40,7 @@ struct flow {
     struct wire wire;
     struct chain held;          /* of a message that is held, or of which it is not known yet */
     uint8_t fate;
-    bool starved;               /* it found no chunk to be read into */
+    uint64_t starved_ms;        /* since when it finds no chunk to be read into; 0: it does */
 };
 
 struct client {
@@ -50,7 +51,7 @@ struct client {
     struct client *next;        /* free list */
     struct flow asks, answers;
     uint8_t state;
-    bool ended;                 /* it sends no more */
+    bool ended;                 /* it sends no more; its mongos is told so */
     bool rewrites;              /* the answer to its hello gains a serviceId */
     int32_t hello_id;           /* that hello */
     uint32_t unanswered;        /* requests whose answers are to come */
@@ -64,8 +65,8 @@ static struct {
     uint32_t total;
     struct service services[MAX_SERVICES];
     int service_count;          /* of MongoDB */
-    uint32_t waiting, starved;  /* clients */
-    uint64_t starved_ms;
+    uint32_t waiting, starved;  /* clients, flows */
+    uint64_t relieved_ms;       /* when a client was last closed for its chunks */
     int32_t last_id;
     bool stopping;
     struct timer care;
@@ -86,6 +87,13 @@ static void care_soon(void)
     }
 }
 
+static void set_state(struct client *c, enum client_state to)
+{
+    md.waiting += to == WAITING ? 1u : 0;
+    md.waiting -= c->state == WAITING ? 1u : 0;
+    c->state = (uint8_t)to;
+}
+
 static void up_let_go(struct client *c)
 {
     if (c->up != NULL) {
@@ -100,14 +108,13 @@ static void up_let_go(struct client *c)
 
 static void set_starved(struct flow *f, bool starved)
 {
-    if (starved && md.starved == 0) {
-        md.starved_ms = loop_ms();
-    }
-    md.starved += starved && !f->starved ? 1u : 0;
-    md.starved -= !starved && f->starved ? 1u : 0;
-    f->starved = starved;
-    if (starved) {
+    if (starved && f->starved_ms == 0) {
+        f->starved_ms = loop_ms();
+        md.starved++;
         care_soon();
+    } else if (!starved && f->starved_ms != 0) {
+        f->starved_ms = 0;
+        md.starved--;
     }
 }
 
@@ -143,18 +150,21 @@ static void client_finish(struct client *c)
     up_let_go(c);
     set_starved(&c->asks, false);
     set_starved(&c->answers, false);
+    chain_clear(&c->asks.held);
+    chain_clear(&c->answers.held);
     conn_finish(c->conn, FINISH_MS);
 }
 
-/* It is told what is wrong, in its protocol, and closed. */
+/* It is told what is wrong, in its protocol, and closed. While an answer is under way nothing can be said beside it. */
 static void client_refuse(struct client *c, enum mongo_code code, const char *text)
 {
     const struct wire *w = &c->asks.wire;
     size_t n = mongomsg_refuse(edited, sizeof edited, &w->header, ++md.last_id, code, text, NULL);
+    bool mute = w->header.length == 0 || wire_more_to_come(w) || c->unanswered > 0 || c->answers.wire.used > 0;
     char peer[ADDRESS_TEXT];
     log_warn("client refused", "client=%s why=\"%s\"", address_text(&c->conn->peer, peer), text);
-    stats.errors_sent++;
-    if (w->header.length != 0 && !wire_more_to_come(w) && !chain_put(&c->conn->out, BUF_REPLY, edited, n)) {
+    stats.errors_sent += !mute;
+    if (!mute && !chain_put(&c->conn->out, BUF_REPLY, edited, n)) {
         conn_fail(c->conn, "no chunk left to tell it what is wrong (chunks)");
         return;
     }
@@ -164,7 +174,7 @@ static void client_refuse(struct client *c, enum mongo_code code, const char *te
 /* Between two messages: nothing of it is under way in either direction, but perhaps a hello that waits for a change. */
 static bool client_rests(const struct client *c)
 {
-    bool waits = c->unanswered == 1 && c->asked.hello;
+    bool waits = c->unanswered == 1 && c->asked.waits;
     return c->state == RELAYING && (c->unanswered == 0 || waits) && c->asks.wire.used == 0 && c->answers.wire.used == 0 &&
            (c->up == NULL || c->up->out.len == 0);
 }
@@ -194,16 +204,21 @@ static bool hello_pass(struct client *c, size_t n)
 {
     static const char *const drop[] = { "compression", NULL }, *const drop_balanced[] = { "compression", "loadBalanced", NULL };
     const struct conf_service *conf = c->service->conf;
+    const struct wire *w = &c->asks.wire;
     bool balanced = conf->mode == MONGO_LOADBALANCED && !conf->upstream_proxy;
-    enum wire_error error;
-    chain_copy(&c->asks.held, whole, n);
-    n = mongomsg_edit(whole, n, balanced ? drop_balanced : drop, NULL, 0, edited, sizeof edited, &error);
+    enum wire_error error = WIRE_BAD_NONE;
+    if (wire_has(w, WIRE_COMPRESSION) || (balanced && wire_has(w, WIRE_LOAD_BALANCED))) {
+        chain_copy(&c->asks.held, whole, n);
+        n = mongomsg_edit(whole, n, balanced ? drop_balanced : drop, NULL, 0, edited, sizeof edited, &error);
+    } else {
+        chain_copy(&c->asks.held, edited, n); /* as it is, with its checksum */
+    }
     if (n == 0 || !chain_put(&c->up->out, BUF_REPLY, edited, n)) {
         conn_fail(c->conn, n == 0 ? wire_error_text(error) : "no chunk left for its hello (chunks)");
         return false;
     }
     c->rewrites = balanced;
-    c->hello_id = c->asks.wire.header.request_id;
+    c->hello_id = w->header.request_id;
     return true;
 }
 
@@ -254,7 +269,9 @@ static bool message_end(struct client *c, struct flow *f)
         stats.replies++;
         c->unanswered -= !wire_more_to_come(w) && c->unanswered > 0;
         pins_answer(&c->id, &c->asked, w);
-        mongos_served(c->backend);
+        if (!c->asked.greets) {
+            mongos_served(c->backend);
+        }
     }
     wire_start(&f->wire, f == &c->answers);
     f->fate = UNKNOWN;
@@ -299,7 +316,7 @@ static bool flow_take(struct client *c, struct flow *f, struct chain *to, const 
             return false;
         }
         if (f->fate == UNKNOWN) {
-            f->fate = (uint8_t)fate_of(c, f, status == WIRE_WHOLE || f->held.len > HELD_MAX / 2);
+            f->fate = (uint8_t)fate_of(c, f, status == WIRE_WHOLE || f->held.len + used > HELD_MAX / 2);
         }
         if (in_place && (f->fate != PASS || f->held.len > 0)) {
             memcpy(scratch, p, n); /* what is put elsewhere first would be written over it */
@@ -308,9 +325,11 @@ static bool flow_take(struct client *c, struct flow *f, struct chain *to, const 
         }
         if (in_place) {
             chain_commit(to, used);
-        } else if ((f->fate == PASS && !release(f, to)) || f->held.len + used > HELD_MAX ||
-                   !chain_put(f->fate == PASS ? to : &f->held, BUF_REPLY, p, used)) {
-            conn_fail(c->conn, f->held.len + used > HELD_MAX ? "a hello of more than 64 KiB" : "no chunk left for a message (chunks)");
+        } else if (f->fate != PASS && f->held.len + used > HELD_MAX) {
+            conn_fail(c->conn, "a hello of more than 64 KiB");
+            return false;
+        } else if ((f->fate == PASS && !release(f, to)) || !chain_put(f->fate == PASS ? to : &f->held, BUF_REPLY, p, used)) {
+            conn_fail(c->conn, "no chunk left for a message (chunks)");
             return false;
         }
         if (status == WIRE_WHOLE && !message_end(c, f)) {
@@ -328,7 +347,7 @@ static void up_open(struct conn *conn)
 {
     struct client *c = conn->owner;
     os_keepalive(conn->fd, KEEPALIVE_IDLE_MS, c->service->conf->client_stall_ms);
-    c->state = RELAYING;
+    set_state(c, RELAYING);
     c->tries = 0;
     relay_begin(c);
 }
@@ -344,9 +363,10 @@ static void up_bytes(struct conn *conn)
         conn_read(conn, false); /* until its client has taken that */
         return;
     }
-    if ((cap = chain_room(to, BUF_REPLY, &room)) == 0) {
+    cap = chain_room(to, BUF_REPLY, &room);
+    set_starved(&c->answers, cap == 0);
+    if (cap == 0) {
         conn_read(conn, false);
-        set_starved(&c->answers, true);
         return;
     }
     n = conn_receive(conn, room, cap);
@@ -358,11 +378,14 @@ static void up_bytes(struct conn *conn)
     }
 }
 
-/* All that its client asked has gone to it: more can be read. */
+/* All that its client asked has gone to it: more can be read, or there is no more. */
 static void up_room(struct conn *conn)
 {
     struct client *c = conn->owner;
-    if (c->state == RELAYING && !c->ended && !c->asks.starved) {
+    if (c->ended) {
+        net_shutdown(conn->fd);
+        settle(c);
+    } else if (c->state == RELAYING && c->asks.starved_ms == 0) {
         conn_read(c->conn, true);
     }
 }
@@ -381,7 +404,7 @@ static void up_close(struct conn *conn, const char *why)
         dial(c);
         return;
     }
-    if (c->unanswered > 0 || c->answers.wire.used > 0) {
+    if (!c->ended && (c->unanswered > 0 || c->answers.wire.used > 0)) {
         stats.upstream_lost++;
         mongos_broke(b);
     }
@@ -396,7 +419,14 @@ static const struct conn_ops up_ops = {
     .on_close = up_close,
 };
 
-/* Whether no mongos of the section has been heard of yet: just after the start. */
+static void client_unreachable(struct client *c)
+{
+    char text[SLOTMAP_ERROR_CAP + 64];
+    snprintf(text, sizeof text, "no mongos can be reached: %s", c->service->trouble);
+    client_refuse(c, MONGO_CODE_HOST_UNREACHABLE, text);
+}
+
+/* Whether some mongos of the section has not been heard of yet: just after the start. */
 static bool is_early(const struct service *s)
 {
     bool early = false;
@@ -409,44 +439,36 @@ static bool is_early(const struct service *s)
     return early;
 }
 
-static void set_state(struct client *c, enum client_state to)
-{
-    md.waiting += to == WAITING ? 1u : 0;
-    md.waiting -= c->state == WAITING ? 1u : 0;
-    c->state = (uint8_t)to;
-}
-
 /* Its first message is whole: to the mongos of its client, or to another that takes it. */
 static void dial(struct client *c)
 {
     const struct conf_service *conf = c->service->conf;
     struct net_sizes sizes = { conf->receive_buffer, conf->send_buffer };
-    char text[SLOTMAP_ERROR_CAP + 64];
     struct backend *b;
     while ((b = c->tries < MAX_SEEDS ? mongo_choose(&c->id, c->service, c->tried, c->tries) : NULL) != NULL) {
         const struct address *a = backend_address(b);
-        set_state(c, DIALING);
         c->up = a != NULL ? conn_take(CONN_UPSTREAM, &up_ops, c) : NULL;
-        if (c->up != NULL) {
-            c->backend = b;
-            mongos_of(b)->connections++;
-            c->up->stall_limit_ms = conf->client_stall_ms;
-            if (conn_dial(c->up, a, conf->dial_timeout_ms, &sizes)) {
-                return;
-            }
-            c->up = NULL;
-            up_let_go(c);
+        if (c->up == NULL) {
+            break; /* those of this turn become free when it ends */
         }
+        set_state(c, DIALING);
+        c->backend = b;
+        mongos_of(b)->connections++;
+        c->up->stall_limit_ms = conf->client_stall_ms;
+        if (conn_dial(c->up, a, conf->dial_timeout_ms, &sizes)) {
+            return;
+        }
+        c->up = NULL;
+        up_let_go(c);
         mongos_broke(b);
         c->tried[c->tries++] = b;
     }
-    if (is_early(c->service) && c->tries == 0) {
+    if (b != NULL || (is_early(c->service) && c->tries == 0)) {
         set_state(c, WAITING);
         care_soon();
-        return;
+    } else {
+        client_unreachable(c);
     }
-    snprintf(text, sizeof text, "no mongos can be reached: %s", c->service->trouble);
-    client_refuse(c, MONGO_CODE_HOST_UNREACHABLE, text);
 }
 
 /* ------------------------------------------------------------- the client */
@@ -454,19 +476,15 @@ static void dial(struct client *c)
 /* PROXY protocol, version 2: who the client is, and where it came. A unix socket is said to be local. */
 static size_t proxy_header(const struct client *c, unsigned char out[PROXY_CAP])
 {
-    static const unsigned char signature[12] = "\r\n\r\n\0\r\nQUIT\n";
     const struct address *from = &c->conn->peer;
     struct address to;
     bool six = from->u.sa.sa_family == AF_INET6;
-    size_t n = 16, each = six ? 16 : 4;
-    memcpy(out, signature, sizeof signature);
-    out[12] = 0x21;
+    size_t n = mongos_proxy_local(out), each = six ? 16 : 4;
     if ((!six && from->u.sa.sa_family != AF_INET) || !net_local(c->conn->fd, &to) || to.u.sa.sa_family != from->u.sa.sa_family) {
-        out[12] = 0x20, out[13] = 0, out[14] = 0, out[15] = 0;
         return n;
     }
+    out[12] = 0x21;
     out[13] = six ? 0x21 : 0x11;
-    out[14] = 0;
     out[15] = (unsigned char)(2 * each + 4);
     memcpy(out + n, six ? (const void *)&from->u.in6.sin6_addr : (const void *)&from->u.in4.sin_addr, each);
     memcpy(out + n + each, six ? (const void *)&to.u.in6.sin6_addr : (const void *)&to.u.in4.sin_addr, each);
@@ -525,11 +543,11 @@ static void greet(struct client *c, const unsigned char *p, size_t n)
         return;
     }
     chain_commit(&c->asks.held, n);
-    if (c->asks.held.len > HELD_MAX - buf_chunk_size()) {
-        client_refuse(c, MONGO_CODE_PROTOCOL_ERROR, "a first message of more than 32 KiB: a client begins with hello");
+    if (c->asks.wire.header.length > HELD_MAX) {
+        client_refuse(c, MONGO_CODE_PROTOCOL_ERROR, "a first message of more than 64 KiB: a client begins with hello");
     } else if (status == WIRE_WHOLE && agrees(c)) {
         conn_read(c->conn, false);
-        conn_deadline(c->conn, 0);
+        conn_deadline(c->conn, loop_ms() + c->service->conf->handshake_timeout_ms);
         mongo_identify(&c->id, c->service->conf, c->conn, &c->asks.wire);
         dial(c);
     }
@@ -541,8 +559,8 @@ static void client_ended(struct client *c)
     conn_read(c->conn, false);
     if (c->state != RELAYING || c->asks.wire.used > 0) {
         conn_fail(c->conn, "it left in the middle of a message");
-    } else {
-        settle(c);
+    } else if (c->up->out.len == 0) {
+        up_room(c->up);
     }
 }
 
@@ -557,9 +575,10 @@ static void client_bytes(struct conn *conn)
         conn_read(conn, false); /* until its mongos has taken that */
         return;
     }
-    if ((cap = chain_room(to, BUF_REQUEST, &room)) == 0) {
+    cap = chain_room(to, BUF_REQUEST, &room);
+    set_starved(&c->asks, cap == 0);
+    if (cap == 0) {
         conn_read(conn, false);
-        set_starved(&c->asks, true);
         return;
     }
     n = conn_receive(conn, room, cap);
@@ -576,7 +595,7 @@ static void client_bytes(struct conn *conn)
 static void client_room(struct conn *conn)
 {
     struct client *c = conn->owner;
-    if (c->up != NULL && c->up->state == CONN_OPEN && !c->answers.starved) {
+    if (c->up != NULL && c->up->state == CONN_OPEN && c->answers.starved_ms == 0) {
         conn_read(c->up, true);
     }
 }
@@ -587,6 +606,8 @@ static void client_tick(struct conn *conn)
     uint64_t limit = c->service->conf->client_idle_ms, idle = loop_ms() - conn->watch.active_ms;
     if (c->state == GREETING) {
         conn_fail(conn, "no hello within handshake_timeout");
+    } else if (c->state != RELAYING) {
+        client_unreachable(c);
     } else if (limit > 0 && idle >= limit && client_rests(c)) {
         conn_fail(conn, "idle (client_idle)");
     } else if (limit > 0) {
@@ -654,34 +675,39 @@ static struct client *holds_most(void)
     return found;
 }
 
+static bool starves(const struct flow *f)
+{
+    return f->starved_ms != 0 && loop_ms() - f->starved_ms > STARVING_MS;
+}
+
 static void relieve(void)
 {
-    struct client *c = md.starved > 0 && loop_ms() - md.starved_ms > STARVING_MS ? holds_most() : NULL;
+    struct client *most;
     char text[ADDRESS_TEXT];
-    if (c != NULL) {
-        log_warn("no chunks left: a client is closed (chunks)", "client=%s", address_text(&c->conn->peer, text));
-        conn_fail(c->conn, "it holds most of the pool and does not read");
-        md.starved_ms = loop_ms();
+    bool needed = false;
+    for (uint32_t i = 0; i < md.total && !needed; i++) {
+        needed = md.all[i].conn != NULL && (starves(&md.all[i].asks) || starves(&md.all[i].answers));
+    }
+    if (needed && loop_ms() - md.relieved_ms > RELIEF_MS && (most = holds_most()) != NULL) {
+        md.relieved_ms = loop_ms();
+        log_warn("no chunks left: a client is closed (chunks)", "client=%s", address_text(&most->conn->peer, text));
+        conn_fail(most->conn, "it holds most of the pool and does not read");
     }
 }
 
 static void look_after(struct client *c)
 {
-    if (c->asks.starved && c->conn->state == CONN_OPEN) {
-        set_starved(&c->asks, false);
+    if (c->asks.starved_ms != 0) {
         conn_read(c->conn, true);
     }
-    if (c->answers.starved && c->up != NULL) {
-        set_starved(&c->answers, false);
+    if (c->answers.starved_ms != 0 && c->up != NULL) {
         conn_read(c->up, true);
     }
-    if (c->state == WAITING && c->conn->state == CONN_OPEN) {
+    if (c->state == WAITING) {
         dial(c);
-        return;
-    }
-    if (c->backend != NULL && c->backend->state == BACKEND_DRAINING && loop_ms() >= mongos_of(c->backend)->drained_ms) {
+    } else if (c->backend != NULL && c->backend->state == BACKEND_DRAINING && loop_ms() >= mongos_of(c->backend)->drained_ms) {
         client_finish(c);
-    } else if (c->conn->state == CONN_OPEN) {
+    } else {
         settle(c);
     }
 }
@@ -699,7 +725,9 @@ static bool somebody_drains(void)
 
 static void on_care(struct timer *t)
 {
-    relieve();
+    if (md.starved > 0) {
+        relieve();
+    }
     for (uint32_t i = 0; i < md.total; i++) {
         if (md.all[i].conn != NULL && md.all[i].conn->state == CONN_OPEN) {
             look_after(&md.all[i]);

@@ -22,7 +22,7 @@ struct mongos {
     int32_t asked_id;
     struct conn *watcher;       /* on which a hello waits until something changes; NULL: none */
     struct wire notice;         /* its answer */
-    int32_t watched_id;
+    int32_t watched_id;         /* 0: nothing is asked on it now */
     struct timer watcher_timer; /* to dial it, or to give up waiting for its answer */
     bool has_version;           /* it has said a topologyVersion */
     unsigned char process_id[12];
@@ -47,6 +47,9 @@ void mongos_changed(struct backend *b);     /* its state: also when it is new in
 void mongos_broke(struct backend *b);
 void mongos_served(struct backend *b);      /* it has answered a client */
 bool mongos_ejected(const struct backend *b);
+#define PROXY_LOCAL 16
+/* A PROXY v2 header of PROXY_LOCAL bytes that names nobody (LOCAL). Gives its length. */
+size_t mongos_proxy_local(unsigned char *out);
 
 /* ------------------------------------------------- mongo_choose.c */
 
@@ -64,7 +67,8 @@ struct mongo_asked {
     int64_t cursor;             /* of a getMore; 0: it is none */
     int64_t txn;
     unsigned char lsid[16];
-    bool hello;                 /* one may wait until something changes at its mongos */
+    bool greets;                /* hello, or a step of a login */
+    bool waits;                 /* a hello that is answered when something changes at its mongos */
     bool kills;                 /* killCursors */
     bool in_transaction, ends;  /* commit or abort */
 };
@@ -80,7 +84,7 @@ void mongo_let_go(struct mongo_client_id *id);
 
 /* Notes what a request or its answer opens or closes. */
 void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const struct wire *request);
-void pins_answer(const struct mongo_client_id *id, const struct mongo_asked *asked, const struct wire *reply);
+void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, const struct wire *reply);
 /* Whether the client has cursors or transactions open. */
 bool pins_hold(const struct mongo_client_id *id);
 

@@ -23,6 +23,7 @@
 /* What one client has open. */
 struct pins {
     uint32_t cursors, transactions;
+    uint32_t era;               /* another client had this place before: its cursors are others */
     uint64_t last_ms;           /* when the last was opened or used */
 };
 
@@ -74,6 +75,13 @@ void mongo_choose_open(int number, const struct conf_service *conf)
 static struct keep *keep_of(const struct mongo_client_id *id)
 {
     return &ch.all[id->section];
+}
+
+/* Whether something is open. What a client left open without a word ends by itself. */
+static bool hold(const struct pins *p)
+{
+    uint64_t since = loop_ms() - p->last_ms;
+    return (p->cursors > 0 && since < CURSOR_MS) || (p->transactions > 0 && since < TRANSACTION_MS);
 }
 
 /* --------------------------------------------------------- who is a client */
@@ -206,9 +214,9 @@ static uint32_t candidates(const struct service *s, struct backend *const *tried
 /* ------------------------------------------------------------- its mongos */
 
 /* A client stays where it is as long as that serves it: while it shuts down, those who have something open there. */
-static bool may_stay(const struct mongo_client_id *id, const struct backend *b)
+static bool may_stay(const struct pins *p, const struct backend *b)
 {
-    return b->state == BACKEND_UP || (b->state == BACKEND_DRAINING && pins_hold(id));
+    return b->state == BACKEND_UP || (b->state == BACKEND_DRAINING && hold(p));
 }
 
 /* No entry is left for it: the same key leads to the same mongos as long as none comes or goes. */
@@ -232,7 +240,7 @@ struct backend *mongo_choose(struct mongo_client_id *id, struct service *s, stru
                                                           : affinity_find(&k->table, AFFINITY_CLIENT, id->key, id->len, loop_ms(), true);
     struct backend *list[MAX_SEEDS], *b = e != NULL && e->backend != AFFINITY_NOWHERE ? backend_at(e->backend) : NULL;
     uint32_t n;
-    if (b != NULL && may_stay(id, b) && !was_tried(b, tried, count)) {
+    if (b != NULL && may_stay(&k->pins[e - k->entries], b) && !was_tried(b, tried, count)) {
         n = 0;
     } else if ((n = candidates(s, tried, count, list)) == 0) {
         return NULL;
@@ -245,7 +253,7 @@ struct backend *mongo_choose(struct mongo_client_id *id, struct service *s, stru
     }
     if (id->entry == AFFINITY_NONE) {
         if (e->uses == 0 && n > 0) {
-            memset(&k->pins[e - k->entries], 0, sizeof *k->pins);
+            k->pins[e - k->entries] = (struct pins){ .era = k->pins[e - k->entries].era + 1 };
         }
         id->entry = affinity_hold(&k->table, e);
     }
@@ -265,6 +273,7 @@ void mongo_let_go(struct mongo_client_id *id)
 static size_t pin_key(const struct mongo_client_id *id, unsigned char key[32], int64_t number, const unsigned char *lsid)
 {
     size_t n = put(key, 0, &id->entry, sizeof id->entry);
+    n = put(key, n, &keep_of(id)->pins[id->entry].era, sizeof(uint32_t));
     n = put(key, n, &number, sizeof number);
     return lsid != NULL ? put(key, n, lsid, 16) : n;
 }
@@ -293,24 +302,17 @@ static void unpin(const struct mongo_client_id *id, enum affinity_kind kind, int
     }
 }
 
-/* What a client left open without a word ends by itself. */
 bool pins_hold(const struct mongo_client_id *id)
 {
-    const struct pins *p;
-    uint64_t since;
-    if (id->entry == AFFINITY_NONE) {
-        return false;
-    }
-    p = &keep_of(id)->pins[id->entry];
-    since = loop_ms() - p->last_ms;
-    return (p->cursors > 0 && since < CURSOR_MS) || (p->transactions > 0 && since < TRANSACTION_MS);
+    return id->entry != AFFINITY_NONE && hold(&keep_of(id)->pins[id->entry]);
 }
 
 void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const struct wire *w)
 {
     memset(asked, 0, sizeof *asked);
     asked->id = w->header.request_id;
-    asked->hello = w->hello;
+    asked->greets = w->hello || strncmp(w->command, "sasl", 4) == 0;
+    asked->waits = w->hello && wire_has(w, WIRE_MAX_AWAIT_MS);
     if (id->entry == AFFINITY_NONE) {
         return;
     }
@@ -327,16 +329,24 @@ void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const
     }
 }
 
-void pins_answer(const struct mongo_client_id *id, const struct mongo_asked *asked, const struct wire *w)
+void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, const struct wire *w)
 {
     int64_t cursor = wire_has(w, WIRE_CURSOR_ID) ? w->number[WIRE_CURSOR_ID] : 0;
     struct keep *k = keep_of(id);
-    if (id->entry == AFFINITY_NONE || w->header.response_to != asked->id) {
+    bool asked_last = w->header.response_to == asked->id;
+    if (asked_last && wire_more_to_come(w)) {
+        asked->id = w->header.request_id; /* the next of these answers names this one */
+    }
+    if (id->entry == AFFINITY_NONE) {
         return;
     }
     if (cursor != 0) {
         pin(id, AFFINITY_CURSOR, cursor, NULL);
-    } else if (asked->cursor != 0) {
+    }
+    if (!asked_last) {
+        return;
+    }
+    if (asked->cursor != 0 && cursor == 0) {
         unpin(id, AFFINITY_CURSOR, asked->cursor, NULL);
     }
     if (asked->kills && k->pins[id->entry].cursors > 0) {

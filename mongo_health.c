@@ -18,6 +18,7 @@
 
 #define AWAIT_MS 10000         /* as drivers' monitors have it */
 #define WATCH_AGAIN_MS 1000    /* a lost watcher is dialled again after this */
+#define WATCH_REST_MS 500      /* between an answer and the next question: some answer at once, whatever is asked */
 #define EJECTIONS_MAX 10       /* eject_time is multiplied so often at most */
 #define HELLO_CAP 512
 
@@ -97,11 +98,36 @@ void mongos_changed(struct backend *b)
     case BACKEND_NEW: begin(b); break;
     case BACKEND_UP: m->up_ms = m->away ? loop_ms() : 0; break;
     case BACKEND_DRAINING: m->drained_ms = loop_ms() + b->service->conf->drain_timeout_ms; m->away = true; break;
+    case BACKEND_DOWN:
+        snprintf(b->service->trouble, sizeof b->service->trouble, "%.60s:%u is down", b->host, (unsigned)b->port);
+        m->away = true;
+        break;
     default: m->away = true; break;
     }
 }
 
 /* ---------------------------------------------------------------- hello */
+
+/* 0 is none: it stands for nothing asked. */
+static int32_t next_id(void)
+{
+    mh.last_id = mh.last_id < INT32_MAX ? mh.last_id + 1 : 1;
+    return mh.last_id;
+}
+
+size_t mongos_proxy_local(unsigned char *out)
+{
+    static const unsigned char header[PROXY_LOCAL] = "\r\n\r\n\0\r\nQUIT\n\x20";
+    memcpy(out, header, sizeof header);
+    return sizeof header;
+}
+
+/* What has to go ahead of all else on a connection of our own. */
+static bool greet(const struct backend *b, struct conn *c)
+{
+    unsigned char header[PROXY_LOCAL];
+    return !b->service->conf->upstream_proxy || chain_put(&c->out, BUF_REPLY, header, mongos_proxy_local(header));
+}
 
 /* A hello of our own; `await`: to be answered when its topologyVersion is not true any more. */
 static size_t hello_write(const struct mongos *m, int32_t id, bool await, unsigned char out[HELLO_CAP])
@@ -110,6 +136,9 @@ static size_t hello_write(const struct mongos *m, int32_t id, bool await, unsign
     mongomsg_begin(&b, out, HELLO_CAP, WIRE_OP_MSG, 0, id, 0);
     bson_int32(&b, "hello", 1);
     bson_bool(&b, "helloOk", true);
+    if (m->backend->service->conf->upstream_proxy) {
+        bson_bool(&b, "loadBalanced", true);
+    }
     if (await) {
         bson_document(&b, "topologyVersion");
         bson_object_id(&b, "processId", m->process_id);
@@ -125,7 +154,7 @@ static void ask_hello(struct backend *b)
 {
     struct mongos *m = mongos_of(b);
     unsigned char line[HELLO_CAP];
-    int32_t id = ++mh.last_id;
+    int32_t id = next_id();
     stats.probes++;
     if (health_ask(b, ASK_HELLO, line, hello_write(m, id, false, line))) {
         m->asked_id = id;
@@ -142,7 +171,7 @@ static void note_version(struct mongos *m, const struct wire *w)
     }
 }
 
-/* Feeds what has come into w. False: nothing is whole yet, or the connection is gone. */
+/* Feeds what has come into w, the answer to the question of that id (0: nothing was asked). False: nothing is whole yet, or the connection is gone. */
 static bool answer_read(struct conn *c, struct wire *w, int32_t id)
 {
     enum wire_status status;
@@ -150,7 +179,10 @@ static bool answer_read(struct conn *c, struct wire *w, int32_t id)
     if (got == CONN_ENDED) {
         conn_fail(c, "the mongos closed it");
     }
-    if (got <= 0) {
+    if (got > 0 && id == 0) {
+        conn_fail(c, "it speaks out of turn");
+    }
+    if (got <= 0 || id == 0) {
         return false;
     }
     size_t used = wire_feed(w, scratch, (size_t)got, &status);
@@ -182,6 +214,7 @@ static void judge(struct backend *b, const struct wire *w)
         say_refusal(b, "it is no mongos (expect = any takes it all the same)", 0);
         health_state(b, BACKEND_MISMATCH);
     } else if (wire_has(w, WIRE_CODE) && w->number[WIRE_CODE] == MONGO_CODE_SHUTDOWN_IN_PROGRESS) {
+        b->fails = 0;
         health_state(b, BACKEND_DRAINING);
     } else {
         say_refusal(b, "its hello fails", wire_has(w, WIRE_CODE) ? w->number[WIRE_CODE] : 0);
@@ -194,7 +227,7 @@ static void judge(struct backend *b, const struct wire *w)
 static void watcher_ask(struct mongos *m)
 {
     unsigned char line[HELLO_CAP];
-    int32_t id = ++mh.last_id;
+    int32_t id = next_id();
     if (!m->has_version || !chain_put(&m->watcher->out, BUF_REPLY, line, hello_write(m, id, true, line))) {
         conn_fail(m->watcher, "nothing to wait for");
         return;
@@ -207,7 +240,12 @@ static void watcher_ask(struct mongos *m)
 
 static void watcher_open(struct conn *c)
 {
-    watcher_ask(c->owner);
+    struct mongos *m = c->owner;
+    if (greet(m->backend, c)) {
+        watcher_ask(m);
+    } else {
+        conn_fail(c, "no chunk left for a PROXY header (chunks)");
+    }
 }
 
 /* It says what has changed, or that nothing has. */
@@ -224,7 +262,8 @@ static void watcher_bytes(struct conn *c)
     }
     note_version(m, &m->notice);
     health_look(m->backend);
-    watcher_ask(m);
+    m->watched_id = 0;
+    loop_timer(&m->watcher_timer, loop_ms() + WATCH_REST_MS);
 }
 
 /* A mongos whose watcher is lost may be gone: the probe looks at once. */
@@ -233,6 +272,7 @@ static void watcher_close(struct conn *c, const char *why)
     struct mongos *m = c->owner;
     (void)why;
     m->watcher = NULL;
+    m->watched_id = 0;
     health_look(m->backend);
     loop_timer(&m->watcher_timer, loop_ms() + WATCH_AGAIN_MS);
 }
@@ -258,7 +298,9 @@ static void watcher_dial(struct mongos *m)
 static void watcher_tick(struct timer *t)
 {
     struct mongos *m = (struct mongos *)(void *)((char *)t - offsetof(struct mongos, watcher_timer));
-    if (m->watcher != NULL && m->watcher->state == CONN_OPEN) {
+    if (m->watcher != NULL && m->watcher->state == CONN_OPEN && m->watched_id == 0) {
+        watcher_ask(m);
+    } else if (m->watcher != NULL && m->watcher->state == CONN_OPEN) {
         conn_fail(m->watcher, "no answer within probe_timeout");
     } else if (m->watcher == NULL && m->has_version && m->backend->state == BACKEND_UP) {
         watcher_dial(m);
@@ -270,11 +312,7 @@ static void watcher_tick(struct timer *t)
 static void on_bytes(struct backend *b)
 {
     struct mongos *m = mongos_of(b);
-    if (b->question == 0) {
-        conn_fail(b->probe, "it speaks out of turn");
-        return;
-    }
-    if (!answer_read(b->probe, &m->answer, m->asked_id)) {
+    if (!answer_read(b->probe, &m->answer, b->question == 0 ? 0 : m->asked_id)) {
         return;
     }
     b->question = 0;
@@ -285,12 +323,21 @@ static void on_bytes(struct backend *b)
     }
 }
 
+static void on_open(struct backend *b)
+{
+    if (greet(b, b->probe)) {
+        ask_hello(b);
+    } else {
+        conn_fail(b->probe, "no chunk left for a PROXY header (chunks)");
+    }
+}
+
 static void on_nothing(struct backend *b)
 {
     (void)b;
 }
 
-const struct probe_talk mongo_probe_talk = { ask_hello, on_bytes, ask_hello, on_nothing, on_nothing };
+const struct probe_talk mongo_probe_talk = { on_open, on_bytes, ask_hello, on_nothing, on_nothing };
 
 /* --------------------------------------------------- what clients have seen */
 

@@ -225,7 +225,7 @@ static void cluster(const struct client *c)
 /* Puerta's own: its counters, and how it sees its nodes. */
 static void puerta(const struct client *c)
 {
-    static const char *const states[] = { "free", "new", "up", "suspect", "down" };
+    static const char *const states[] = { "free", "new", "up", "suspect", "draining", "mismatch", "down" };
     uint64_t value;
     const char *name;
     for (int i = 0; (name = stats_row(i, &value)) != NULL; i++) {

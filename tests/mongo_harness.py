@@ -8,11 +8,14 @@ FerretDB is built by tests/setup.sh into build/tests/ferretdb. Processes are sta
 import contextlib
 import json
 import os
+import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 import harness
@@ -218,3 +221,174 @@ def run_driver(script, uri, timeout=120, env=None):
         return done.returncode, json.loads(said.splitlines()[-1])
     except (ValueError, IndexError):
         raise AssertionError("%s (exit code %d) printed no JSON but %r and %r" % (script, done.returncode, said[-2000:], done.stderr[-2000:])) from None
+
+
+class MongoPuerta:
+    """Puerta in MongoDB mode as a process, before these addresses; it is ended in any case, also when a test raises.
+
+    Options become key=value of the section, in the quick form; those of `process` belong to the whole process and need a file, as does
+    `conf`, a text with {port}, {redis_port}, {mongos} and {folder}. `counters` opens a Redis section beside it, of which INFO tells them.
+    """
+
+    def __init__(self, addresses, wait=True, conf=None, process=None, counters=False, env=None, nofile=None, binary=None, listen="127.0.0.1", **options):
+        self.folder = harness.temporary_folder("puerta-mongo-")
+        self.log = os.path.join(self.folder, "log")
+        self.port = harness.free_port()
+        self.redis_port = harness.free_port() if counters else None
+        addresses = [front.address if isinstance(front, mongos.Front) else front for front in addresses]
+        binary = binary or harness.BINARY
+        if conf is None and (process or counters):
+            conf = "[puerta]\n%s[mongo main]\nlisten = %s:{port}\nmongos = {mongos}\n%s" % (_lines(process or {}), listen, _lines(options))
+            if counters:
+                conf += "[redis counters]\nlisten = 127.0.0.1:{redis_port}\nnodes = 127.0.0.1:1\n"
+        if conf is not None:
+            path = os.path.join(self.folder, "puerta.conf")
+            with open(path, "w") as f:
+                f.write(conf.format(port=self.port, redis_port=self.redis_port, mongos=", ".join(addresses), folder=self.folder))
+            arguments = [binary, "-c", path]
+        else:
+            arguments = [binary, "mongo", ",".join(addresses), "listen=%s:%d" % (listen, self.port)] + ["%s=%s" % o for o in sorted(options.items())]
+        self.process = harness.start(arguments, self.log, cwd=self.folder, env=dict(os.environ, **(env or {})), nofile=nofile)
+        try:
+            if wait:
+                harness.wait_for("puerta to serve; its log: " + self.log, self._answers)
+        except BaseException:
+            self._kill()
+            raise
+
+    def _answers(self):
+        assert self.process.poll() is None, "puerta ended with %s: %s" % (self.process.returncode, self.log_text()[-4000:])
+        with contextlib.suppress(OSError, EOFError):
+            socket.create_connection(("127.0.0.1", self.port), 2).close()
+            return True
+
+    def _kill(self):
+        self.process.kill()
+        self.process.wait()
+        harness.ended(self.process)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self.stop(check=kind is None)
+
+    @property
+    def address(self):
+        return "127.0.0.1:%d" % self.port
+
+    def uri(self, options=""):
+        return "mongodb://%s/?%s" % (self.address, options)
+
+    def client(self, **options):
+        return MongoClient(self.port, **options)
+
+    def log_text(self):
+        return harness.read_file(self.log)
+
+    def wait_log(self, pattern, count=1, timeout=20.0):
+        """Until so many lines of the log hold the pattern."""
+        def found():
+            assert self.process.poll() is None, "puerta ended: " + self.log_text()[-4000:]
+            return len(re.findall(pattern, self.log_text())) >= count
+
+        harness.wait_for("%r in %s" % (pattern, self.log), found, timeout)
+
+    def wait_state(self, front, state, count=1, timeout=20.0):
+        """Until that mongos (a front or its address) has come into that state so many times."""
+        address = front if isinstance(front, str) else front.address
+        self.wait_log(r'msg="node changes state" node=%s from=\w+ to=%s ' % (re.escape(address), state), count, timeout)
+
+    def counter(self, name):
+        with harness.RespClient(self.redis_port) as c:
+            return int(re.search(r"^(?:puerta_)?%s:(\d+)" % name, c.ask("INFO", "everything").decode(), re.M).group(1))
+
+    def worker(self):
+        """The pid of the process that has the connections: with supervise = yes it is a child."""
+        return next(iter(harness.children_of(self.process.pid)), self.process.pid)
+
+    def resident(self):
+        """Bytes of memory that the worker occupies."""
+        with open("/proc/%d/statm" % self.worker()) as f:
+            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self, check=True, timeout=15.0):
+        if self.process.poll() is None:
+            self.terminate()
+            try:
+                self.process.wait(timeout * harness.SLOW)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        harness.ended(self.process)
+        text = self.log_text()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if check:
+            bad = harness.BAD_LOG.search(text)
+            assert bad is None, "puerta's log: ...%s" % text[max(0, bad.start() - 300):bad.start() + 4000]
+            assert self.process.returncode == 0, "puerta ended with %s: %s" % (self.process.returncode, text[-4000:])
+
+
+def _lines(options):
+    return "".join("%s = %s\n" % o for o in sorted(options.items()))
+
+
+class Tap:
+    """A TCP relay before one address that keeps what went by: `asked` and `answered` are lists of bytearrays, one for each connection."""
+
+    def __init__(self, address):
+        host, _, port = address.rpartition(":")
+        self.target = (host, int(port))
+        self.port = harness.free_port()
+        self.asked, self.answered, self._sockets = [], [], []
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def address(self):
+        return "127.0.0.1:%d" % self.port
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                try:
+                    server = socket.create_connection(self.target, 5)
+                except OSError:
+                    client.close()
+                    continue
+                asked, answered = bytearray(), bytearray()
+                self.asked.append(asked)
+                self.answered.append(answered)
+                self._sockets += [client, server]
+                for source, sink, kept in ((client, server, asked), (server, client, answered)):
+                    threading.Thread(target=self._copy, args=(source, sink, kept), daemon=True).start()
+
+    @staticmethod
+    def _copy(source, sink, kept):
+        with contextlib.suppress(OSError):
+            source.settimeout(None)
+            while True:
+                data = source.recv(65536)
+                if not data:
+                    break
+                kept += data
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def of(self, mark):
+        """(asked, answered) of the connection on which these bytes were asked."""
+        return next((bytes(a), bytes(b)) for a, b in zip(self.asked, self.answered) if mark in a)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for s in [self._listener] + self._sockets:
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+            s.close()
