@@ -820,3 +820,12 @@ bool mongo_idle(void)
     }
     return true;
 }
+
+size_t mongo_in_flight(void)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < md.total; i++) {
+        n += md.all[i].conn != NULL ? md.all[i].unanswered : 0;
+    }
+    return n;
+}

@@ -94,5 +94,6 @@ void mongo_tables(const struct conf *conf);
 void mongo_open(const struct conf *conf, int (*listeners)[MAX_LISTENS]);
 void mongo_stop(void);      /* takes no new clients; those with nothing under way are closed */
 bool mongo_idle(void);      /* nothing is under way */
+size_t mongo_in_flight(void); /* requests whose answers are to come */
 
 #endif

@@ -4,7 +4,7 @@
  *   conf_read -> measure -> listen -> fork (parent | worker) -> obtain -> open the rooms -> seal -> loop
  *
  *   one turn:  loop_turn      what is ready is read, what is due fires
- *              redis_turn     what was put off goes on
+ *              put_off        what was put off goes on
  *              conn_flush     one send for each connection that has something to say
  *              conn_reap      what was closed becomes free
  */
@@ -34,9 +34,30 @@ static void usage(FILE *to)
           "       puerta -h | -V\n", to);
 }
 
-static bool has(enum service_kind kind)
+/* What a mode does for the program. A build may be without one of them. */
+static const struct mode {
+    enum service_kind kind;
+    const char *word;           /* puerta WORD SERVERS */
+    void (*tables)(const struct conf *conf);
+    void (*open)(const struct conf *conf, int (*listeners)[MAX_LISTENS]);
+    void (*turn)(void);         /* what was put off goes on; NULL: nothing ever is */
+    bool (*pending)(void);
+    void (*stop)(void);         /* takes nothing new */
+    bool (*idle)(void);         /* nothing is under way */
+    size_t (*in_flight)(void);
+} modes[] = {
+#ifndef PUERTA_NO_REDIS
+    { SERVICE_REDIS, "redis", redis_tables, redis_open, redis_turn, redis_pending, redis_stop, redis_idle, redis_req_in_flight },
+#endif
+#ifndef PUERTA_NO_MONGO
+    { SERVICE_MONGO, "mongo", mongo_tables, mongo_open, NULL, NULL, mongo_stop, mongo_idle, mongo_in_flight },
+#endif
+};
+#define MODES (sizeof modes / sizeof *modes)
+
+static bool is_used(const struct mode *m)
 {
-    return conf_services(&conf, kind) > 0;
+    return conf_services(&conf, m->kind) > 0;
 }
 
 /* Every room takes its tables here: once to measure, once for real. */
@@ -46,11 +67,10 @@ static void take_tables(void)
     buf_tables(&conf);
     conn_tables(&conf);
     health_tables(&conf);
-    if (has(SERVICE_REDIS)) {
-        redis_tables(&conf);
-    }
-    if (has(SERVICE_MONGO)) {
-        mongo_tables(&conf);
+    for (size_t i = 0; i < MODES; i++) {
+        if (is_used(&modes[i])) {
+            modes[i].tables(&conf);
+        }
     }
 }
 
@@ -107,12 +127,52 @@ static void open_rooms(int parent)
     conn_open_table();
     fit_descriptors();
     parent_attach(parent);
-    if (has(SERVICE_REDIS)) {
-        redis_open(&conf, listeners);
+    for (size_t i = 0; i < MODES; i++) {
+        if (is_used(&modes[i])) {
+            modes[i].open(&conf, listeners);
+        }
     }
-    if (has(SERVICE_MONGO)) {
-        mongo_open(&conf, listeners);
+}
+
+static bool pending(void)
+{
+    bool some = conn_pending();
+    for (size_t i = 0; i < MODES; i++) {
+        some = some || (modes[i].pending != NULL && is_used(&modes[i]) && modes[i].pending());
     }
+    return some;
+}
+
+static void put_off(void)
+{
+    for (size_t i = 0; i < MODES; i++) {
+        if (modes[i].turn != NULL && is_used(&modes[i])) {
+            modes[i].turn();
+        }
+    }
+}
+
+static void stop(void)
+{
+    size_t in_flight = 0;
+    for (size_t i = 0; i < MODES; i++) {
+        in_flight += is_used(&modes[i]) ? modes[i].in_flight() : 0;
+    }
+    log_info("stopping", "clients=%lu in_flight=%lu", (unsigned long)conn_count(CONN_CLIENT), (unsigned long)in_flight);
+    for (size_t i = 0; i < MODES; i++) {
+        if (is_used(&modes[i])) {
+            modes[i].stop();
+        }
+    }
+}
+
+static bool idle(void)
+{
+    bool all = true;
+    for (size_t i = 0; i < MODES; i++) {
+        all = all && (!is_used(&modes[i]) || modes[i].idle());
+    }
+    return all;
 }
 
 static void run(void)
@@ -120,8 +180,8 @@ static void run(void)
     uint64_t stop_by = 0, asked_ms = 0;
     for (;;) {
         uint32_t signals;
-        loop_turn(redis_pending() || conn_pending());
-        redis_turn();
+        loop_turn(pending());
+        put_off();
         conn_flush();
         conn_reap();
         signals = loop_signals();
@@ -133,13 +193,10 @@ static void run(void)
                 return; /* asked twice */
             }
             asked_ms = loop_ms();
-            log_info("stopping", "clients=%lu in_flight=%lu", (unsigned long)conn_count(CONN_CLIENT),
-                     (unsigned long)redis_req_in_flight());
             stop_by = loop_ms() + conf.stop_timeout_ms;
-            redis_stop();
-            mongo_stop();
+            stop();
         }
-        if (stop_by != 0 && ((redis_idle() && mongo_idle()) || loop_ms() >= stop_by)) {
+        if (stop_by != 0 && (idle() || loop_ms() >= stop_by)) {
             return;
         }
     }
@@ -176,15 +233,33 @@ static int report(void)
     return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
 }
 
-static bool kind_of(const char *word, enum service_kind *kind)
+/* The mode that is called so; NULL: this build has none. */
+static const struct mode *mode_of(const char *word)
 {
-    *kind = strcmp(word, "mongo") == 0 ? SERVICE_MONGO : SERVICE_REDIS;
-    return *kind == SERVICE_MONGO || strcmp(word, "redis") == 0;
+    for (size_t i = 0; i < MODES; i++) {
+        if (strcmp(modes[i].word, word) == 0) {
+            return &modes[i];
+        }
+    }
+    return NULL;
+}
+
+/* Whether this build can do what the file asks for. */
+static bool can_serve(const char *file)
+{
+    for (int i = 0; i < conf.service_count; i++) {
+        const char *word = conf.services[i].kind == SERVICE_MONGO ? "mongo" : "redis";
+        if (mode_of(word) == NULL) {
+            fprintf(stderr, "%s: [%s %s]: this puerta was built without that mode\n", file, word, conf.services[i].name);
+            return false;
+        }
+    }
+    return true;
 }
 
 int main(int argc, char **argv)
 {
-    enum service_kind kind;
+    const struct mode *mode = NULL;
     const char *file = NULL;
     bool test = false;
     int opt;
@@ -209,11 +284,11 @@ int main(int argc, char **argv)
         }
     }
     if (file != NULL && optind == argc) {
-        if (!conf_read(&conf, file)) {
+        if (!conf_read(&conf, file) || !can_serve(file)) {
             return EX_CONFIG;
         }
-    } else if (file == NULL && optind + 1 < argc && kind_of(argv[optind], &kind)) {
-        if (!conf_quick(&conf, kind, argc - optind - 1, argv + optind + 1)) {
+    } else if (file == NULL && optind + 1 < argc && (mode = mode_of(argv[optind])) != NULL) {
+        if (!conf_quick(&conf, mode->kind, argc - optind - 1, argv + optind + 1)) {
             return EX_CONFIG;
         }
     } else {

@@ -1,0 +1,73 @@
+"""What applications do with MongoDB, by three real drivers, through Puerta before three scripted mongos: cursors, transactions and sessions live.
+
+The same scripts behind a balancer that deals out connections in turn lose them: that is shown beside it, so that a script that proves nothing
+would be seen.
+"""
+import pytest
+
+from mongo_harness import DRIVERS, Ferret, HaProxy, MongoPuerta, fronts, run_driver
+
+SECTIONS = dict(zip(DRIVERS, (13, 13, 11)))  # parts of each script
+
+
+@pytest.fixture(scope="module")
+def ferret():
+    with Ferret() as f:
+        yield f
+
+
+@pytest.fixture
+def mongoses(ferret):
+    with fronts(ferret, 3, load_balancer=True) as three:
+        yield three
+
+
+def check_all_passed(script, uri):
+    code, result = run_driver(script, uri)
+    assert (code, len(result["passed"]), result["failed"]) == (0, SECTIONS[script], {}), result
+    lost = {what: result[what] for what in ("cursor_not_found", "no_such_transaction", "kills_missed")}
+    assert not any(lost.values()), lost
+
+
+@pytest.mark.parametrize("script", DRIVERS)
+def test_an_ordinary_driver_finds_one_mongos(mongoses, script):
+    with MongoPuerta(mongoses) as p:
+        check_all_passed(script, p.uri())
+    with HaProxy(mongoses.addresses) as balancer:
+        code, result = run_driver(script, "mongodb://%s/" % balancer.address)
+    assert code == 1 and result["cursor_not_found"] > 0 and result["no_such_transaction"] > 0, result
+
+
+@pytest.mark.parametrize("script", DRIVERS)
+def test_by_its_address_alone(mongoses, script):
+    with MongoPuerta(mongoses, affinity="source", balance="round-robin") as p:
+        check_all_passed(script, p.uri())
+    assert sum(1 for front in mongoses if front.commands("insert")) == 1
+
+
+@pytest.mark.parametrize("script", DRIVERS)
+def test_its_own_login_passes(mongoses, script):
+    mongoses.set(users={"ana": "secret"})
+    with MongoPuerta(mongoses) as p:
+        check_all_passed(script, "mongodb://ana:secret@%s/" % p.address)
+
+
+@pytest.mark.parametrize("script", DRIVERS)
+def test_a_load_balanced_driver(mongoses, script):
+    with MongoPuerta(mongoses, mode="loadbalanced", balance="round-robin") as p:
+        check_all_passed(script, p.uri("loadBalanced=true"))
+    assert all(front.commands("insert") for front in mongoses), "one of them was not used"
+
+
+@pytest.mark.parametrize("script", DRIVERS)
+def test_a_load_balanced_driver_with_a_login(mongoses, script):
+    mongoses.set(users={"ana": "secret"})
+    with MongoPuerta(mongoses, mode="loadbalanced") as p:
+        check_all_passed(script, "mongodb://ana:secret@%s/?loadBalanced=true" % p.address)
+
+
+@pytest.mark.parametrize("script", DRIVERS)
+def test_a_load_balanced_driver_at_the_load_balancers_port(mongoses, script):
+    with MongoPuerta(mongoses.load_balancer_addresses, mode="loadbalanced", upstream_proxy="v2", balance="round-robin") as p:
+        check_all_passed(script, p.uri("loadBalanced=true"))
+    assert all(front.commands("insert") for front in mongoses), "one of them was not used"
