@@ -84,6 +84,21 @@ static bool hold(const struct pins *p)
     return (p->cursors > 0 && since < CURSOR_MS) || (p->transactions > 0 && since < TRANSACTION_MS);
 }
 
+/* What affinity.c has counted, of all sections and kinds. */
+static void tell_stats(void)
+{
+    stats.affinity_hits = stats.affinity_misses = stats.affinity_evictions = stats.affinity_full = 0;
+    for (int i = 0; i < ch.count; i++) {
+        for (int kind = 0; kind < AFFINITY_KINDS; kind++) {
+            const struct affinity_counts *n = &ch.all[i].table.counts[kind];
+            stats.affinity_hits += n->hits;
+            stats.affinity_misses += n->misses;
+            stats.affinity_evictions += n->evictions;
+            stats.affinity_full += n->full;
+        }
+    }
+}
+
 /* --------------------------------------------------------- who is a client */
 
 static size_t put(unsigned char *key, size_t at, const void *p, size_t n)
@@ -248,6 +263,7 @@ struct backend *mongo_choose(struct mongo_client_id *id, struct service *s, stru
         b = balance(k, s->conf->balance, list, n);
         e = affinity_add(&k->table, AFFINITY_CLIENT, id->key, id->len, b->index, loop_ms());
     }
+    tell_stats();
     if (e == NULL) {
         return without_entry(id, list, n);
     }
@@ -355,4 +371,5 @@ void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, co
     if (asked->in_transaction && asked->ends && wire_true(w, WIRE_OK)) {
         unpin(id, AFFINITY_TRANSACTION, asked->txn, asked->lsid);
     }
+    tell_stats();
 }
