@@ -305,6 +305,7 @@ static void pin(const struct mongo_client_id *id, enum affinity_kind kind, int64
         affinity_add(&k->table, kind, key, n, k->entries[id->entry].backend, loop_ms()) != NULL) {
         *(kind == AFFINITY_CURSOR ? &p->cursors : &p->transactions) += 1;
     }
+    tell_stats();
 }
 
 static void unpin(const struct mongo_client_id *id, enum affinity_kind kind, int64_t number, const unsigned char *lsid)
@@ -371,5 +372,4 @@ void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, co
     if (asked->in_transaction && asked->ends && wire_true(w, WIRE_OK)) {
         unpin(id, AFFINITY_TRANSACTION, asked->txn, asked->lsid);
     }
-    tell_stats();
 }
