@@ -46,6 +46,7 @@ enum copy_state { IDLE, WANTED, SENT };
 struct copy {
     uint64_t until_ms, rest_ms; /* WANTED, SENT: it is given up then; IDLE: before that no request wakes it */
     uint8_t state;
+    uint64_t tried_ms;        /* when it was given all there is while it owned nothing yet; 0: it was not */
     bool owner;               /* it owned slots when that was last looked at */
     bool early;               /* it was given functions when it did not */
 };
@@ -94,10 +95,11 @@ static void on_owners(struct service *s)
         bool owns = b != NULL && b->slots > 0;
         fc.all[i] = backend_at((uint16_t)i) != NULL ? fc.all[i] : (struct copy){ 0 }; /* another node may get its entry */
         if (b != NULL && owns != fc.all[i].owner) {
+            bool tried = owns && fc.all[i].tried_ms != 0 && loop_ms() - fc.all[i].tried_ms < REST_MS;
             fc.all[i].owner = owns;
             fc.all[i].early = false;
-            fc.all[i].rest_ms = 0;
-            if (owns && s->gains > 1) { /* 1 is the map that Puerta begins with */
+            fc.all[i].rest_ms = tried ? UINT64_MAX : 0;
+            if (owns && !tried && s->gains > 1) { /* 1 is the map that Puerta begins with */
                 want(b);
             }
         }
@@ -123,6 +125,7 @@ static void settle(struct backend *b, bool told)
     struct copy *c = &fc.all[b->index];
     c->state = IDLE;
     c->rest_ms = told ? UINT64_MAX : loop_ms() + REST_MS;
+    c->tried_ms = told && !c->owner ? loop_ms() : 0;
     fc.target = fc.target == b ? NULL : fc.target;
     redis_req_relieve();
 }
