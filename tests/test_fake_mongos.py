@@ -573,7 +573,7 @@ def test_fault_silence(mongoses, clients, how):
 
 @pytest.mark.parametrize("what, error", [
     ({"close": True}, EOFError), ({"close": True, "then": "reset"}, ConnectionResetError), ({"cut": 0}, EOFError), ({"cut": 30}, EOFError),
-    ({"raw": b"HTTP/1.1 400 Bad Request\r\n\r\n"}, (TimeoutError, wire.Malformed, EOFError)), ({"header": {"length": 15}}, (wire.Malformed, ValueError, AssertionError)),
+    ({"raw": b"HTTP/1.1 400 Bad Request\r\n\r\n"}, TimeoutError), ({"header": {"length": 15}}, wire.Malformed),
     ({"header": {"opcode": 4711}}, wire.Malformed), ({"header": {"response_to": 99}}, AssertionError), ({"bad_crc": True}, wire.Malformed)])
 def test_fault_of_the_answers_bytes(mongoses, clients, what, error):
     mongoses[0].fault("ping", 1, **what)
