@@ -614,6 +614,8 @@ class Front:
             return document
         except Error as e:
             return e.document
+        except (KeyError, TypeError, ValueError) as e:
+            return Error(9, "%s is not as it should be: %r" % (name, e)).document
         except (OSError, asyncio.IncompleteReadError) as e:
             return Error(6, "the database behind the front is gone: %r" % e).document
 
