@@ -76,7 +76,8 @@ def fronts(ferret, count=3, **toggles):
 
 
 class HaProxy:
-    """HAProxy as a TCP relay, round-robin over the addresses: one connection here, the next there; with PROXY v2 headers if asked to."""
+    """HAProxy as a TCP relay, round-robin over the addresses: one connection here, the next there; with PROXY v2 headers if asked
+    to."""
 
     def __init__(self, addresses, send_proxy=False):
         self.folder = harness.temporary_folder("puerta-haproxy-")
@@ -85,7 +86,8 @@ class HaProxy:
         with open(conf, "w") as f:
             f.write("defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 300s\n    timeout server 300s\n"
                     "listen mongo\n    bind 127.0.0.1:%d\n    balance roundrobin\n" % self.port)
-            f.writelines("    server m%d %s%s\n" % (i, address, " send-proxy-v2" if send_proxy else "") for i, address in enumerate(addresses))
+            option = " send-proxy-v2" if send_proxy else ""
+            f.writelines("    server m%d %s%s\n" % (i, address, option) for i, address in enumerate(addresses))
         self.log = os.path.join(self.folder, "log")
         self.process = harness.start([HAPROXY, "-db", "-f", conf], self.log)
         harness.wait_for("HAProxy to listen; its log: " + self.log, self._listens)
@@ -212,15 +214,18 @@ def run_driver(script, uri, timeout=120, env=None):
     elif script.startswith("mongosh"):
         home = harness.temporary_folder("puerta-mongosh-")
         env.update(HOME=home, PUERTA_URI=uri)
-        command = [node(), os.path.join(NODE_HOME, "node_modules", "mongosh", "bin", "mongosh.js"), "--quiet", "--norc", "--nodb", "--file", path]
+        mongosh = os.path.join(NODE_HOME, "node_modules", "mongosh", "bin", "mongosh.js")
+        command = [node(), mongosh, "--quiet", "--norc", "--nodb", "--file", path]
     else:
         command = [node(), path, uri]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, timeout=timeout * harness.SLOW)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
+                          timeout=timeout * harness.SLOW)
     said = done.stdout.decode("utf-8", "replace").strip()
     try:
         return done.returncode, json.loads(said.splitlines()[-1])
     except (ValueError, IndexError):
-        raise AssertionError("%s (exit code %d) printed no JSON but %r and %r" % (script, done.returncode, said[-2000:], done.stderr[-2000:])) from None
+        raise AssertionError("%s (exit code %d) printed no JSON but %r and %r" %
+                             (script, done.returncode, said[-2000:], done.stderr[-2000:])) from None
 
 
 class MongoPuerta:

@@ -12,6 +12,8 @@ What is run: the synchronous tests of whole modules, those in MODULES: the modul
 - what FerretDB has not: test_auth (SCRAM, createUser), test_change_stream, test_compression_support;
 - test_csot and test_client_backpressure, which FerretDB skips as a whole; test_discovery_and_monitoring and test_server_selection_logging, which
   are state machines and measure time.
+MODULES take some four minutes on two cores. With MORE_OF_A_MONGOS and a scripted mongos it is ten; what fails there and would not on a
+real mongos needs what FerretDB has not: the undoing of a transaction, aggregations of a whole database, change streams.
 A test that takes more than TIMEOUT seconds has failed. UNSTABLE are single tests that do not have the same outcome in two direct runs; a
 comparison passes them over.
 """

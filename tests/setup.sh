@@ -141,8 +141,8 @@ need_ferretdb() {
     fi
     say "building FerretDB (from the Go module proxy) into build/tests/ferretdb: the database behind the tests of MongoDB mode"
     go=$(ferretdb_go)
-    (cd tests/ferretdb && CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-mod=readonly "$go" build -trimpath -buildvcs=false -ldflags '-s -w' -tags ferretdb_no_postgresql \
-        -o ../../build/tests/ferretdb.new .) || fail "FerretDB could not be built"
+    (cd tests/ferretdb && CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-mod=readonly "$go" build -trimpath -buildvcs=false -ldflags '-s -w' \
+        -tags ferretdb_no_postgresql -o ../../build/tests/ferretdb.new .) || fail "FerretDB could not be built"
     mv build/tests/ferretdb.new build/tests/ferretdb
 }
 

@@ -479,6 +479,14 @@ def test_a_login_cannot_be_split(mongoses, clients):
     assert clients[1].ask({"saslContinue": 1, "conversationId": 1, "payload": Binary(b"c=biws,r=abcdef,p=AAAA", 0)})["code"] == 17
 
 
+@pytest.mark.parametrize("command", [{"saslStart": 1}, {"getMore": "one", "collection": "c"}, {"getMore": Int64(1)}, {"killCursors": "c"},
+                                     {"hello": 1, "topologyVersion": 1, "maxAwaitTimeMS": 1}, {"find": "c", "lsid": 5, "autocommit": False}])
+def test_commands_that_are_not_as_they_should_be(mongoses, clients, command):
+    answer = clients[0].ask(command)
+    assert answer["ok"] == 0 and answer["code"] in (9, 43), answer
+    assert ping(clients[0]) == 1
+
+
 # ---- checksums, compression, messages without a reply ----
 
 
@@ -573,7 +581,7 @@ def test_fault_silence(mongoses, clients, how):
 
 @pytest.mark.parametrize("what, error", [
     ({"close": True}, EOFError), ({"close": True, "then": "reset"}, ConnectionResetError), ({"cut": 0}, EOFError), ({"cut": 30}, EOFError),
-    ({"raw": b"HTTP/1.1 400 Bad Request\r\n\r\n"}, (TimeoutError, wire.Malformed, EOFError)), ({"header": {"length": 15}}, (wire.Malformed, ValueError, AssertionError)),
+    ({"raw": b"HTTP/1.1 400 Bad Request\r\n\r\n"}, TimeoutError), ({"header": {"length": 15}}, wire.Malformed),
     ({"header": {"opcode": 4711}}, wire.Malformed), ({"header": {"response_to": 99}}, AssertionError), ({"bad_crc": True}, wire.Malformed)])
 def test_fault_of_the_answers_bytes(mongoses, clients, what, error):
     mongoses[0].fault("ping", 1, **what)

@@ -130,7 +130,7 @@ def cursors_in_threads(client, db):
             if n % 8 == 0:
                 step()
             got.append(next(cursor)["_id"])
-        check("cursor of thread %d" % i, got, list(range(ROWS)))
+        check("cursor of thread %d" % i, (got, next(cursor, None)), (list(range(ROWS)), None))  # to its end: it needs no killing
 
     together(work)
 
@@ -207,7 +207,7 @@ def sessions(client, db):
                 if n % 30 == 0:
                     step()
                 got.append(next(cursor)["_id"])
-            check("session of thread %d" % i, got, list(range(ROWS)))
+            check("session of thread %d" % i, (got, next(cursor, None)), (list(range(ROWS)), None))
 
     together(work)
 

@@ -1,6 +1,6 @@
 """Scripted fronts that stand for the mongos of one sharded cluster, all before one real database (FerretDB).
 
-    test --> Cluster ---owns---> an event loop in a thread of its own, what the mongos share (outcomes of transactions, $clusterTime)
+    test --> Cluster ---owns---> an event loop in a thread of its own; what the mongos share: outcomes of transactions, $clusterTime
                 |
                 +--owns--> Front, one per mongos: cursors, transactions, topologyVersion, what it saw, faults, toggles
                              |  port, load_balancer_port
@@ -8,16 +8,16 @@
                              +--owns--> connections to FerretDB, each lent for one command; they live as long as the front, since
                                         FerretDB ends a cursor with the connection that made it
 
-What a real mongos enforces and FerretDB does not is enforced here, per front: a cursor is known only where it was opened (43), and only to
-the session that opened it (50799-50801) and the transaction (50802-50804); a transaction is known only where it began (251 with
-TransientTransactionError); client metadata comes once per connection (186); killCursors kills only what is here; loadBalanced must fit the
-port (354); the load balancer's port demands a PROXY header and ends cursors and transactions with their connection.
+What a real mongos enforces and FerretDB does not is enforced here, per front: a cursor is known only where it was opened (43), and
+only to the session that opened it (50799-50801) and the transaction (50802-50804); a transaction is known only where it began (251
+with TransientTransactionError); client metadata comes once per connection (186); killCursors kills only what is here; loadBalanced
+must fit the port (354); the load balancer's port demands a PROXY header and ends cursors and transactions with their connection.
 
-What is not real: a transaction's statements run at once and are not undone by abortTransaction (FerretDB has no transactions); a tailable
-cursor is emulated by finding again with skip, so its collection must not have dropped documents; there are no shards.
+What is not real: a transaction's statements run at once and are not undone by abortTransaction (FerretDB has no transactions); a
+tailable cursor is emulated by finding again with skip, so its collection must not have dropped documents; there are no shards.
 
-Everything that a front does beyond that is a toggle (the attributes of Front, with their meaning) or a fault (Front.fault). All methods of
-Cluster and Front may be called from any thread; attributes may be set while the front runs.
+Everything that a front does beyond that is a toggle (the attributes of Front, with their meaning) or a fault (Front.fault). All methods
+of Cluster and Front may be called from any thread; attributes may be set while the front runs.
 """
 import asyncio
 import collections
@@ -38,10 +38,10 @@ from fake import scram, wire
 
 SESSION_FIELDS = frozenset(("lsid", "txnNumber", "autocommit", "startTransaction", "recoveryToken", "$clusterTime", "readConcern"))
 HELLO = ("hello", "ismaster")
-BEFORE_LOGIN = HELLO + ("saslstart", "saslcontinue", "logout", "ping", "buildinfo", "connectionstatus", "endsessions", "getnonce", "configurefailpoint")
-CODES = {9: "FailedToParse", 11: "UserNotFound", 13: "Unauthorized", 17: "ProtocolError", 18: "AuthenticationFailed", 43: "CursorNotFound",
-         59: "CommandNotFound", 72: "InvalidOptions", 91: "ShutdownInProgress", 117: "ConflictingOperationInProgress",
-         186: "ClientMetadataCannotBeMutated", 225: "TransactionTooOld", 251: "NoSuchTransaction", 256: "TransactionCommitted",
+BEFORE_LOGIN = HELLO + ("saslstart", "saslcontinue", "logout", "ping", "buildinfo", "connectionstatus", "endsessions", "getnonce",
+                        "configurefailpoint")
+CODES = {6: "HostUnreachable", 9: "FailedToParse", 13: "Unauthorized", 17: "ProtocolError", 18: "AuthenticationFailed",
+         43: "CursorNotFound", 91: "ShutdownInProgress", 117: "ConflictingOperationInProgress", 186: "ClientMetadataCannotBeMutated", 225: "TransactionTooOld", 251: "NoSuchTransaction", 256: "TransactionCommitted",
          352: "UnsupportedOpQueryCommand", 354: "LoadBalancerSupportMismatch", 11600: "InterruptedAtShutdown"}
 
 Seen = collections.namedtuple("Seen", "at connection name body message")
@@ -61,8 +61,8 @@ class Error(Exception):
 class Fault:
     """What goes wrong, and how often: see Front.fault."""
 
-    FIELDS = dict(delay=0, error=None, write_concern_error=None, silent=False, close=False, cut=None, then="close", raw=None, header=None,
-                  pieces=None, pause=0.01, bad_crc=False, skip=0, app_name=None)
+    FIELDS = dict(delay=0, error=None, write_concern_error=None, silent=False, close=False, cut=None, then="close", raw=None,
+                  header=None, pieces=None, pause=0.01, bad_crc=False, skip=0, app_name=None)
 
     def __init__(self, front, commands, times, what):
         unknown = set(what) - set(self.FIELDS)
@@ -294,8 +294,8 @@ class Client:
         if front.silent or fault is not None and fault.silent:
             return None
         if fault is not None and fault.error is not None:
-            document = Error(fault.error.get("code", 1), fault.error.get("errmsg", "a fault of the test"), **{k: v for k, v in fault.error.items()
-                                                                                                    if k not in ("code", "errmsg")}).document
+            more = {k: v for k, v in fault.error.items() if k not in ("code", "errmsg")}
+            document = Error(fault.error.get("code", 1), fault.error.get("errmsg", "a fault of the test"), **more).document
             front.after_error(message.body)
         elif message.opcode == wire.OP_QUERY and name.lower() not in HELLO:
             document = Error(352, "Unsupported OP_QUERY command: %s" % name).document
@@ -320,7 +320,8 @@ class Client:
                 more = front.exhaust_hello and "topologyVersion" in message.body and front.is_ok(document)
             else:
                 more = front.exhaust_getmore and name == "getMore" and front.is_ok(document) and _cursor_id(document) != 0
-            response_to = await self.send(message, front.finish(document), wire.MORE_TO_COME if more else 0, response_to=response_to)
+            flags = wire.MORE_TO_COME if more else 0
+            response_to = await self.send(message, front.finish(document), flags, response_to=response_to)
             if not more or self.writer.is_closing() or self.gone.is_set():
                 return
             if name.lower() in HELLO:
@@ -416,14 +417,15 @@ class Front:
         return "127.0.0.1:%d" % self.load_balancer_port
 
     def fault(self, commands=None, times=None, **what):
-        """Makes something go wrong for these commands (a name or several; None: all; hello means isMaster too), so many times (None: always).
+        """Makes something go wrong for these commands, so many times (None: always). `commands` is a name or several, None all of them;
+        hello means isMaster too.
 
         delay       seconds before the command is looked at
         error       {"code", "errmsg", "errorLabels", ...}: answered with ok 0, not executed
         write_concern_error   added to the answer
         silent      never answered, not executed; the connection stays
         close       closed instead, not executed
-        cut, then   executed, but only so many bytes of the answer go out; then "close", "reset" or "pause" (silent until the peer leaves)
+        cut, then   executed, but only so many bytes of the answer go out; then "close", "reset" or "pause" (until the peer leaves)
         raw         executed, and these bytes go out instead of the answer
         header      {"length", "request_id", "response_to", "opcode"}: these of the answer's header are wrong
         pieces, pause         the answer goes out in pieces of so many bytes, so many seconds apart
@@ -581,7 +583,8 @@ class Front:
         data = wire.encoded(document)
         if self.cluster_time:
             now = self.cluster.tick()
-            data = wire.with_fields(data, {"$clusterTime": {"clusterTime": now, "signature": {"hash": b"\0" * 20, "keyId": Int64(0)}}, "operationTime": now})
+            signature = {"hash": b"\0" * 20, "keyId": Int64(0)}
+            data = wire.with_fields(data, {"$clusterTime": {"clusterTime": now, "signature": signature}, "operationTime": now})
         return data
 
     # ---- commands ----
@@ -606,9 +609,13 @@ class Front:
             if transaction is None:
                 return document
             self._failed(transaction, document)
-            return wire.with_fields(wire.encoded(document), {"recoveryToken": {"recoveryShardId": "shard0"}}) if self.recovery_tokens else document
+            if self.recovery_tokens:
+                document = wire.with_fields(wire.encoded(document), {"recoveryToken": {"recoveryShardId": "shard0"}})
+            return document
         except Error as e:
             return e.document
+        except (KeyError, TypeError, ValueError) as e:
+            return Error(9, "%s is not as it should be: %r" % (name, e)).document
         except (OSError, asyncio.IncompleteReadError) as e:
             return Error(6, "the database behind the front is gone: %r" % e).document
 
@@ -626,7 +633,8 @@ class Front:
         """An error within a transaction ends it."""
         if "lsid" in body and body.get("autocommit") is False:
             known = self.transactions.get(lsid_of(body))
-            if known is not None and known.number == body["txnNumber"] and known.state == "in progress" and next(iter(body)) != "commitTransaction":
+            under_way = known is not None and known.number == body["txnNumber"] and known.state == "in progress"
+            if under_way and next(iter(body)) != "commitTransaction":
                 known.state = "aborted"
 
     # hello
@@ -637,7 +645,8 @@ class Front:
     def _hello_document(self, client, body):
         if self.quiet_until is not None:
             left = max(0, int((self.quiet_until - time.monotonic()) * 1000))
-            raise Error(91, "mongos is in quiesce mode and will shut down", topologyVersion=self.topology_version(), remainingQuiesceTimeMillis=Int64(left))
+            raise Error(91, "mongos is in quiesce mode and will shut down", topologyVersion=self.topology_version(),
+                        remainingQuiesceTimeMillis=Int64(left))
         first = next(iter(body))
         document = {"isWritablePrimary" if first == "hello" else "ismaster": True}
         if body.get("helloOk"):
@@ -646,8 +655,9 @@ class Front:
             document["msg"] = "isdbgrid"
         if self.topology_versions:
             document["topologyVersion"] = self.topology_version()
-        document.update(maxBsonObjectSize=16777216, maxMessageSizeBytes=48000000, maxWriteBatchSize=100000, localTime=self.cluster.now(),
-                        logicalSessionTimeoutMinutes=30, connectionId=client.number, minWireVersion=self.min_wire, maxWireVersion=self.max_wire)
+        document.update(maxBsonObjectSize=16777216, maxMessageSizeBytes=48000000, maxWriteBatchSize=100000,
+                        localTime=self.cluster.now(), logicalSessionTimeoutMinutes=30, connectionId=client.number,
+                        minWireVersion=self.min_wire, maxWireVersion=self.max_wire)
         offered = [c for c in body.get("compression", ()) if c in self.compressors]
         if offered:
             document["compression"] = offered
@@ -669,9 +679,9 @@ class Front:
             raise Error(51759, "'maxAwaitTimeMS' must be a non-negative integer")
         if self.check_load_balanced:
             if client.from_load_balancer and not body.get("loadBalanced"):
-                raise Error(354, "The server is being accessed through a load balancer, but this driver does not have load balancing enabled")
+                raise Error(354, "The server is being accessed through a load balancer, but loadBalanced is not in hello")
             if not client.from_load_balancer and body.get("loadBalanced"):
-                raise Error(354, "The server is not being accessed through a load balancer, but this driver has load balancing enabled")
+                raise Error(354, "loadBalanced is in hello, but this is not the load balancer's port")
         if "client" in body:
             if client.metadata is not None and self.check_metadata:
                 raise Error(186, "The client metadata document may only be sent in the first hello")
@@ -800,8 +810,7 @@ class Front:
         return known
 
     def _failed(self, transaction, document):
-        if transaction is not None and transaction.state == "in progress" and (not self.is_ok(document) or not isinstance(document, bytes)
-                                                                               and "writeErrors" in document):
+        if transaction is not None and transaction.state == "in progress" and (not self.is_ok(document) or "writeErrors" in document):
             transaction.state = "aborted"
 
     async def _do_commitTransaction(self, _client, body):
@@ -903,7 +912,8 @@ class Front:
         return {"cursorsKilled": killed, "cursorsNotFound": not_found, "cursorsAlive": [], "cursorsUnknown": [], "ok": 1.0}
 
     async def _find_tailable(self, client, body):
-        """The first batch; FerretDB says whether the collection is capped. A tailable cursor that finds nothing at first is dead."""
+        """The first batch; FerretDB says whether the collection is capped. A tailable cursor that finds nothing at first is
+        dead."""
         find = wire.without_fields(body, SESSION_FIELDS)
         reply = await self.relay(find)
         if not reply.get("ok"):
@@ -925,7 +935,8 @@ class Front:
         until = time.monotonic() + (body.get("maxTimeMS", 1000) / 1000 if tail["await"] else 0)
         size = body.get("batchSize", 0) or 101
         while True:
-            reply = await self.relay(dict(tail["find"], skip=tail["find"].get("skip", 0) + tail["seen"], batchSize=size, singleBatch=True))
+            skip = tail["find"].get("skip", 0) + tail["seen"]
+            reply = await self.relay(dict(tail["find"], skip=skip, batchSize=size, singleBatch=True))
             if not reply.get("ok"):
                 self.cursors.pop(cursor_id, None)
                 return reply
@@ -958,7 +969,7 @@ class Front:
                 what["error"]["errorLabels"] = list(data["errorLabels"])
         if "writeConcernError" in data:
             what["write_concern_error"] = dict(data["writeConcernError"])
-        fault = self.fault([c for c in data["failCommands"]], None if mode == "alwaysOn" else mode.get("times"), **what)
+        fault = self.fault(list(data["failCommands"]), None if mode == "alwaysOn" else mode.get("times"), **what)
         fault.fail_command = True
         return {"ok": 1.0}
 

@@ -69,7 +69,8 @@ class Login:
         self.user = fields["n"].replace("=2C", ",").replace("=3D", "=")
         if self.user not in self.users:
             raise Refused("wrong name or password")
-        salt = hashlib.sha256(("%s of %s" % (self.mechanism, self.user)).encode()).digest()[:16 if self.mechanism == "SCRAM-SHA-1" else 28]
+        salt = hashlib.sha256(("%s of %s" % (self.mechanism, self.user)).encode()).digest()
+        salt = salt[:16 if self.mechanism == "SCRAM-SHA-1" else 28]
         self._nonce = fields["r"] + base64.b64encode(os.urandom(18)).decode()
         self._salt = salt
         answer = "r=%s,s=%s,i=%d" % (self._nonce, base64.b64encode(salt).decode(), ITERATIONS[self.mechanism])

@@ -16,8 +16,6 @@ OP_REPLY, OP_QUERY, OP_COMPRESSED, OP_MSG = 1, 2004, 2012, 2013
 CHECKSUM_PRESENT, MORE_TO_COME, EXHAUST_ALLOWED = 1, 2, 1 << 16
 HEADER = 16
 MAX_MESSAGE = 48000000
-NEVER_COMPRESSED = frozenset(("hello", "ismaster", "saslstart", "saslcontinue", "getnonce", "authenticate", "createuser", "updateuser",
-                              "copydbsaslstart", "copydbgetnonce", "copydb"))
 RAW = CodecOptions(document_class=RawBSONDocument)
 
 
@@ -46,7 +44,8 @@ def crc32c(data):
 
 
 class Message:
-    """One message. `sections` holds, for OP_MSG, (0, document) and (1, name, [documents]) in the order sent; documents are bytes."""
+    """One message. `sections` holds, for OP_MSG, (0, document) and (1, name, [documents]) in the order sent; documents are
+    bytes."""
 
     def __init__(self, opcode, request_id, response_to, flags=0, sections=(), body=b"", collection=None, compressor=None):
         self.opcode = opcode
@@ -162,7 +161,8 @@ def parse(data):
         zero = data.find(b"\0", 20)
         if zero < 0 or zero + 9 > length:
             raise Malformed("OP_QUERY without a collection")
-        return Message(opcode, request_id, response_to, flags, body=_document(data, zero + 9, length), collection=bytes(data[20:zero]).decode())
+        collection = bytes(data[20:zero]).decode()
+        return Message(opcode, request_id, response_to, flags, body=_document(data, zero + 9, length), collection=collection)
     if opcode == OP_REPLY:
         if length < 41:
             raise Malformed("OP_REPLY of %d bytes" % length)
@@ -171,7 +171,9 @@ def parse(data):
 
 
 def encoded(document):
-    return document if isinstance(document, bytes) else document.raw if isinstance(document, RawBSONDocument) else bson.encode(document)
+    if isinstance(document, RawBSONDocument):
+        return document.raw
+    return document if isinstance(document, bytes) else bson.encode(document)
 
 
 def op_msg(document, request_id=0, response_to=0, flags=0, sequences=(), checksum=False):
