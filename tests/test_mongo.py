@@ -8,8 +8,10 @@ What clients see when a mongos fails stands as a table in ARCHITECTURE.md, "Mong
 import collections
 import contextlib
 import os
+import random as randomness
 import socket
 import struct
+import threading
 import time
 
 import bson
@@ -842,7 +844,11 @@ def test_a_full_table_of_connections(fronts):
                     assert closed(c)
             assert all(c.ask({"ping": 1})["ok"] for c in kept)
             kept.pop().close()
-            wait_for("the refused to be counted", lambda: p.counter("clients_refused") >= 3)
+
+            def counted():
+                with contextlib.suppress(harness.RespError, EOFError, OSError):  # as long as the table is full
+                    return p.counter("clients_refused") >= 3
+            wait_for("the refused to be counted", counted)
 
             def fits():
                 with p.client() as c, contextlib.suppress(EOFError, OSError):
@@ -996,6 +1002,154 @@ def test_the_pool_given_back_by_who_holds_most(front):
                 with p.client(timeout=5) as c, contextlib.suppress(EOFError, OSError):
                     return c.hello(app_name="modest")["ok"] and c.ask({"ping": 1})["ok"]
             wait_for("another to be served", served, timeout=30)
+
+
+def test_clients_that_ask_nothing_hold_no_chunks(front):
+    with MongoPuerta([front], process=dict(SMALL_POOL, chunks=128), counters=True, **QUICK) as p, contextlib.ExitStack() as all_of_them:
+        p.wait_state(front, "up")
+        clients = [all_of_them.enter_context(p.client()) for _ in range(150)]
+        for turn in range(2):
+            for c in clients:
+                assert c.hello()["ok"] if turn == 0 else c.ask({"ping": 1})["ok"]
+        assert p.counter("free_chunks") > 110
+
+
+# -------------------------------------------------------- all of it at once
+
+class Rough:
+    """A client that does what comes to its mind; what it gets must be an answer to what it asked, or a close."""
+
+    def __init__(self, p, random, number):
+        self.p, self.random, self.number = p, random, number
+        self.answers = self.ends = self.wrong = 0
+        self.saw = []
+
+    def run(self, until):
+        while time.monotonic() < until:
+            try:
+                with self.p.client(timeout=20, rcvbuf=self.random.choice((None, None, 8192))) as c:
+                    self._session(c, until)
+            except (TimeoutError, wire.Malformed, AssertionError, KeyError) as e:
+                self.wrong += 1
+                self.saw.append(repr(e)[:300])
+            except (OSError, EOFError):
+                self.ends += 1
+
+    def _session(self, c, until):
+        r = self.random
+        if r.random() < 0.05:
+            return c.send_raw(os.urandom(r.randrange(1, 100)))
+        hello = c.hello(app_name="rough%d" % r.randrange(6), compression=["zlib"])
+        if not hello["ok"]:
+            return None
+        for _ in range(r.randrange(1, 20)):
+            if time.monotonic() > until:
+                return None
+            what = r.randrange(10)
+            if what < 4:
+                token = r.randrange(1 << 30)
+                answer = c.ask({"echo": token, "size": r.choice((10, 1000, 100000, 700000))})
+                assert not answer["ok"] or answer["token"] == token, answer
+            elif what < 6:
+                token = r.randrange(1 << 30)
+                data = wire.op_msg({"echo": token, "size": 10, "padding": b"z" * r.choice((10, 5000, 400000)), "$db": "admin"}, token)
+                half = r.randrange(1, len(data))
+                c.send_raw(data[:half])
+                c.send_raw(data[half:])
+                answer = c.read()
+                assert answer.response_to == token
+            elif what == 6:
+                c.send({"hello": 1, "topologyVersion": hello["topologyVersion"], "maxAwaitTimeMS": 50}, flags=wire.EXHAUST_ALLOWED)
+                for _ in range(3):
+                    c.read()
+                return None
+            elif what == 7:
+                c.send({"echo": 1, "size": 2000000})
+                c.sock.recv(10)
+                return None  # leaves in the middle of it
+            elif what == 8:
+                c.send({"echo": 5, "size": 100})
+                c.sock.shutdown(socket.SHUT_WR)
+                while c.sock.recv(65536):
+                    pass
+                return None
+            else:
+                c.send_raw(wire.op_msg({"echo": 7, "size": 10, "$db": "admin"}, 3)[:r.randrange(1, 40)])
+                return None
+            self.answers += 1
+        return None
+
+
+def disturb(random, fronts):
+    """One thing goes wrong with one mongos, or is well again."""
+    f = random.choice(list(fronts))
+    what = random.randrange(9)
+    if what == 0:
+        f.stop(reset=random.random() < 0.5)
+        f.start()
+    elif what == 1:
+        f.drop_clients(reset=random.random() < 0.5)
+    elif what == 2:
+        f.quiesce(600000)
+        time.sleep(0.1)
+        f.recover()
+    elif what == 3:
+        f.freeze()
+        time.sleep(random.choice((0.05, 0.3)))
+        f.thaw()
+    elif what == 4:
+        f.fault("echo", times=2, cut=random.randrange(1, 100), then=random.choice(("close", "reset")))
+    elif what == 5:
+        f.fault(None, times=2, raw=os.urandom(40))
+    elif what == 6:
+        f.set(isdbgrid=False)
+        time.sleep(0.3)
+        f.set(isdbgrid=True)
+    elif what == 7:
+        f.change_topology()
+    else:
+        f.fault("echo", times=1, pieces=50, pause=0.001)
+
+
+@pytest.mark.parametrize("options", [{}, {"affinity": "connection", "balance": "round-robin", "eject_after": 2, "eject_time": "200ms"}],
+                         ids=["defaults", "connections"])
+def test_all_that_can_happen_at_once(fronts, options):
+    """For some seconds clients and mongos do what they should not; then all must be well, and the log without a complaint (see stop)."""
+    async def echo(_client, body):
+        return {"token": body["echo"], "x": b"e" * body["size"], "ok": 1.0}
+
+    for f in fronts:
+        f.set(keep_seen=False)
+        f._do_echo = echo
+    random = randomness.Random(4711)
+    with MongoPuerta(fronts, process={"chunk_size": "16k", "chunks": 128}, counters=True, **dict(QUICK, **options)) as p:
+        for f in fronts:
+            p.wait_state(f, "up")
+        begun = time.monotonic()
+        clients = [Rough(p, randomness.Random(i), i) for i in range(12)]
+        threads = [threading.Thread(target=c.run, args=(begun + 8,), daemon=True) for c in clients]
+        for t in threads:
+            t.start()
+        while time.monotonic() < begun + 8:
+            disturb(random, fronts)
+            time.sleep(0.1)
+        for t in threads:
+            t.join(40 * SLOW)
+            assert not t.is_alive()
+        assert sum(c.wrong for c in clients) == 0, [s for c in clients for s in c.saw][:10]
+        assert sum(c.answers for c in clients) > 100
+        for f in fronts:
+            f.clear_faults()
+
+        def well():
+            with contextlib.suppress(EOFError, OSError):
+                for i in range(9):
+                    with p.client(timeout=5) as c:
+                        if not c.hello(app_name="well%d" % i)["ok"] or c.ask({"echo": i, "size": 100000})["token"] != i:
+                            return False
+                return True
+        wait_for("all to be well again", well)
+        wait_for("all chunks to be free again", lambda: p.counter("free_chunks") > 120)
 
 
 # ------------------------------------------------------------------ its end
