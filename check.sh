@@ -257,16 +257,16 @@ tests "$mongo_step" pytest tests/test_fake_mongos.py
 # shellcheck disable=SC2046
 tests "integration" pytest $(ls tests/test_*.py | grep -v -e test_tools -e test_fake -e test_faults -e test_million)
 if [ -n "$glibc" ]; then
-    tests "integration without a heap after the seal" with noheap 1 tests/test_redis_*.py tests/test_conf.py
+    tests "integration without a heap after the seal" with noheap 1 tests/test_redis_*.py tests/test_mongo.py tests/test_conf.py
 else
     skip "integration without a heap after the seal" "the guard stands on glibc"
 fi
 if [ -n "$sanitizers" ]; then
-    tests "integration asan" with asan 3 tests/test_redis_*.py tests/test_conf.py
+    tests "integration asan" with asan 3 tests/test_redis_*.py tests/test_mongo.py tests/test_conf.py
 else
     skip "integration asan" "the compiler has no sanitizers here"
 fi
-tests "every Nth socket call fails" with faults 1 tests/test_faults.py
+tests "every Nth socket call fails" with faults 1 tests/test_faults.py tests/test_faults_mongo.py
 tests "a million answers" pytest tests/test_million.py
 step "demo" sh demo.sh --once
 

@@ -755,8 +755,9 @@ static void on_care(struct timer *t)
 /* One that is down, or is none, has nothing more to say to anybody. */
 static void on_backend(struct backend *b)
 {
+    bool over = b->state == BACKEND_DOWN || b->state == BACKEND_MISMATCH || b->state == BACKEND_FREE;
     mongos_changed(b);
-    for (uint32_t i = 0; i < md.total && (b->state == BACKEND_DOWN || b->state == BACKEND_MISMATCH || b->state == BACKEND_FREE); i++) {
+    for (uint32_t i = 0; i < md.total && over; i++) {
         struct client *c = &md.all[i];
         if (c->conn != NULL && c->backend == b && c->state == RELAYING) {
             client_finish(c);
