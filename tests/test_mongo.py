@@ -300,7 +300,7 @@ def test_hellos_that_wait_and_hellos_in_a_chain(front):
 
 
 def test_a_cursor_in_a_chain(front):
-    with before([front]) as p, p.client() as c:
+    with before([front], drain_timeout="600s") as p, p.client() as c:
         c.hello()
         cursor = opened(c, "chain", batch=2, count=11)
         asked, got, more = c.send({"getMore": bson.Int64(cursor), "collection": "chain", "batchSize": 2}, db="puerta", flags=wire.EXHAUST_ALLOWED), 2, True
@@ -310,6 +310,8 @@ def test_a_cursor_in_a_chain(front):
             asked, more = answer.request_id, answer.flags & wire.MORE_TO_COME
             got += len(answer.body["cursor"]["nextBatch"])
         assert got == 11 and answer.body["cursor"]["id"] == 0
+        front.quiesce(600000)  # nothing is open there any more
+        assert closed(c)
 
 
 def test_a_client_that_ends_its_side_gets_its_answer(front):
@@ -325,12 +327,14 @@ def test_a_client_that_ends_its_side_gets_its_answer(front):
 
 def test_a_client_that_leaves_takes_its_waiting_hello_along(front):
     """As without Puerta: the mongos hears at once that nobody waits any more."""
-    with before([front]) as p:
+    with MongoPuerta([front], counters=True, **QUICK) as p:
         with p.client() as c:
             version = c.hello()["topologyVersion"]
             c.send({"hello": 1, "topologyVersion": version, "maxAwaitTimeMS": 60000}, flags=wire.EXHAUST_ALLOWED)
             wait_for("the hello to wait", lambda: any("maxAwaitTimeMS" in h for x in front.clients if x.metadata for h in x.hellos))
         wait_for("the mongos to have lost it", lambda: not any(x.metadata for x in front.clients), timeout=5)
+        wait_for("Puerta to have let it go", lambda: p.counter("clients_closed") >= 1)
+        assert p.counter("upstream_lost") == 0  # which would count against the mongos
 
 
 # --------------------------------------------------------------- affinity
@@ -1081,8 +1085,8 @@ def test_clients_that_ask_nothing_hold_no_chunks(front):
 class Rough:
     """A client that does what comes to its mind; what it gets must be an answer to what it asked, or a close."""
 
-    def __init__(self, p, random, number):
-        self.p, self.random, self.number = p, random, number
+    def __init__(self, p, random, more):
+        self.p, self.random, self.more = p, random, more
         self.answers = self.ends = self.wrong = 0
         self.saw = []
 
@@ -1101,7 +1105,7 @@ class Rough:
         r = self.random
         if r.random() < 0.05:
             return c.send_raw(os.urandom(r.randrange(1, 100)))
-        hello = c.hello(app_name="rough%d" % r.randrange(6), compression=["zlib"])
+        hello = c.hello(app_name="rough%d" % r.randrange(6), compression=["zlib"], **self.more)
         if not hello["ok"]:
             return None
         for _ in range(r.randrange(1, 20)):
@@ -1173,8 +1177,9 @@ def disturb(random, fronts):
         f.fault("echo", times=1, pieces=50, pause=0.001)
 
 
-@pytest.mark.parametrize("options", [{}, {"affinity": "connection", "balance": "round-robin", "eject_after": 2, "eject_time": "200ms"}],
-                         ids=["defaults", "connections"])
+@pytest.mark.parametrize("options", [{}, {"affinity": "connection", "balance": "round-robin", "eject_after": 2, "eject_time": "200ms"},
+                                     {"mode": "loadbalanced"}],
+                         ids=["defaults", "connections", "loadbalanced"])
 def test_all_that_can_happen_at_once(fronts, options):
     """For some seconds clients and mongos do what they should not; then all must be well, and the log without a complaint (see stop)."""
     async def echo(_client, body):
@@ -1183,21 +1188,25 @@ def test_all_that_can_happen_at_once(fronts, options):
     for f in fronts:
         f.set(keep_seen=False)
         f._do_echo = echo
-    random = randomness.Random(4711)
+    seed, lasts = (randomness.randrange(1 << 30), 60) if harness.LONG else (4711, 8)
+    random = randomness.Random(seed)
+    more = {"loadBalanced": True} if options.get("mode") == "loadbalanced" else {}
+    print("seed", seed)
     with MongoPuerta(fronts, process={"chunk_size": "16k", "chunks": 128}, counters=True, **dict(QUICK, **options)) as p:
         for f in fronts:
             p.wait_state(f, "up")
         begun = time.monotonic()
-        clients = [Rough(p, randomness.Random(i), i) for i in range(12)]
-        threads = [threading.Thread(target=c.run, args=(begun + 8,), daemon=True) for c in clients]
+        clients = [Rough(p, randomness.Random(seed + i), more) for i in range(12)]
+        threads = [threading.Thread(target=c.run, args=(begun + lasts,), daemon=True) for c in clients]
         for t in threads:
             t.start()
-        while time.monotonic() < begun + 8:
+        while time.monotonic() < begun + lasts:
             disturb(random, fronts)
             time.sleep(0.1)
         for t in threads:
             t.join(40 * SLOW)
             assert not t.is_alive()
+        print("ended after", time.monotonic() - begun)
         assert sum(c.wrong for c in clients) == 0, [s for c in clients for s in c.saw][:10]
         assert sum(c.answers for c in clients) > 100
         for f in fronts:
@@ -1207,10 +1216,11 @@ def test_all_that_can_happen_at_once(fronts, options):
             with contextlib.suppress(EOFError, OSError):
                 for i in range(9):
                     with p.client(timeout=5) as c:
-                        if not c.hello(app_name="well%d" % i)["ok"] or c.ask({"echo": i, "size": 100000})["token"] != i:
+                        if not c.hello(app_name="well%d" % i, **more)["ok"] or c.ask({"echo": i, "size": 100000})["token"] != i:
                             return False
                 return True
         wait_for("all to be well again", well)
+        print("well after", time.monotonic() - begun)
         wait_for("all chunks to be free again", lambda: p.counter("free_chunks") > 120)
 
 
@@ -1218,20 +1228,24 @@ def test_all_that_can_happen_at_once(fronts, options):
 
 def test_sigterm(fronts):
     with before(fronts) as p, contextlib.ExitStack() as all_of_them:
-        idle, waits, asks, late = [all_of_them.enter_context(p.client()) for _ in range(4)]
-        for i, c in enumerate((idle, waits, asks)):
+        idle, waits, asks, greets, late = [all_of_them.enter_context(p.client()) for _ in range(5)]
+        for c in (idle, waits, asks, greets):
             version = c.hello(app_name="a")["topologyVersion"]
-        fronts_fault = [f.fault("ping", delay=0.7 * SLOW) for f in fronts]
-        assert fronts_fault
+        for f in fronts:
+            f.fault("ping", delay=0.7 * SLOW)
+            f.fault("hello", delay=0.7 * SLOW, app_name="a")
         waits.send({"hello": 1, "topologyVersion": version, "maxAwaitTimeMS": 60000})
+        greets.send({"hello": 1})
         asks.send({"ping": 1})
         wait_for("the ping to be there", lambda: any(f.commands("ping") for f in fronts))
+        wait_for("the hellos to be there", lambda: sum(x.app_name == "a" and len(x.hellos) == 2 for f in fronts for x in f.clients) == 2)
         begun = time.monotonic()
         p.terminate()
         assert closed(idle) and closed(waits) and closed(late)
         assert time.monotonic() - begun < 0.6 * SLOW
-        assert asks.read().body["ok"]
-        assert closed(asks)
+        for c in (greets, asks):
+            assert c.read().body["ok"]
+            assert closed(c)
         p.process.wait(10 * SLOW)
 
 
