@@ -291,6 +291,14 @@ static void message_bad(struct client *c, const struct flow *f)
     }
 }
 
+/* A chain that is empty gives back the chunk whose room was to be received into. */
+static void room_unused(struct chain *to)
+{
+    if (to->len == 0) {
+        chain_drop(to, 0);
+    }
+}
+
 /* What was held while it was not known what it is. */
 static bool release(struct flow *f, struct chain *to)
 {
@@ -322,6 +330,7 @@ static bool flow_take(struct client *c, struct flow *f, struct chain *to, const 
             memcpy(scratch, p, n); /* what is put elsewhere first would be written over it */
             p = scratch;
             in_place = false;
+            room_unused(to);
         }
         if (in_place) {
             chain_commit(to, used);
@@ -372,6 +381,8 @@ static void up_bytes(struct conn *conn)
     n = conn_receive(conn, room, cap);
     if (n == CONN_ENDED) {
         conn_fail(conn, "the mongos closed it");
+    } else if (n == CONN_NOTHING) {
+        room_unused(to);
     } else if (n > 0 && flow_take(c, &c->answers, to, room, (size_t)n, true)) {
         conn_dirty(c->conn);
         settle(c);
@@ -582,6 +593,9 @@ static void client_bytes(struct conn *conn)
         return;
     }
     n = conn_receive(conn, room, cap);
+    if (n == CONN_NOTHING || n == CONN_ENDED) {
+        room_unused(to);
+    }
     if (n == CONN_ENDED) {
         client_ended(c);
     } else if (n > 0 && c->state != RELAYING) {
@@ -741,8 +755,9 @@ static void on_care(struct timer *t)
 /* One that is down, or is none, has nothing more to say to anybody. */
 static void on_backend(struct backend *b)
 {
+    bool over = b->state == BACKEND_DOWN || b->state == BACKEND_MISMATCH || b->state == BACKEND_FREE;
     mongos_changed(b);
-    for (uint32_t i = 0; i < md.total && (b->state == BACKEND_DOWN || b->state == BACKEND_MISMATCH || b->state == BACKEND_FREE); i++) {
+    for (uint32_t i = 0; i < md.total && over; i++) {
         struct client *c = &md.all[i];
         if (c->conn != NULL && c->backend == b && c->state == RELAYING) {
             client_finish(c);

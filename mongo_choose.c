@@ -228,12 +228,6 @@ static uint32_t candidates(const struct service *s, struct backend *const *tried
 
 /* ------------------------------------------------------------- its mongos */
 
-/* A client stays where it is as long as that serves it: while it shuts down, those who have something open there. */
-static bool may_stay(const struct pins *p, const struct backend *b)
-{
-    return b->state == BACKEND_UP || (b->state == BACKEND_DRAINING && hold(p));
-}
-
 /* No entry is left for it: the same key leads to the same mongos as long as none comes or goes. */
 static struct backend *without_entry(const struct mongo_client_id *id, struct backend *const *list, uint32_t n)
 {
@@ -248,14 +242,17 @@ static struct backend *without_entry(const struct mongo_client_id *id, struct ba
     return chosen == AFFINITY_NOWHERE ? NULL : backend_at(chosen);
 }
 
+/* A mongos that shuts down refuses every hello, so further connections of its clients go elsewhere, whatever they have open
+ * there: that they end on the connections they have. */
 struct backend *mongo_choose(struct mongo_client_id *id, struct service *s, struct backend *const *tried, uint32_t count)
 {
     struct keep *k = keep_of(id);
-    struct affinity_entry *e = id->entry != AFFINITY_NONE ? &k->entries[id->entry]
-                                                          : affinity_find(&k->table, AFFINITY_CLIENT, id->key, id->len, loop_ms(), true);
+    bool held = id->entry != AFFINITY_NONE;
+    struct affinity_entry *e = held ? &k->entries[id->entry]
+                                    : affinity_find(&k->table, AFFINITY_CLIENT, id->key, id->len, loop_ms(), true);
     struct backend *list[MAX_SEEDS], *b = e != NULL && e->backend != AFFINITY_NOWHERE ? backend_at(e->backend) : NULL;
     uint32_t n;
-    if (b != NULL && may_stay(&k->pins[e - k->entries], b) && !was_tried(b, tried, count)) {
+    if (b != NULL && b->state == BACKEND_UP && !was_tried(b, tried, count)) {
         n = 0;
     } else if ((n = candidates(s, tried, count, list)) == 0) {
         return NULL;

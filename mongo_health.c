@@ -171,7 +171,8 @@ static void note_version(struct mongos *m, const struct wire *w)
     }
 }
 
-/* Feeds what has come into w, the answer to the question of that id (0: nothing was asked). False: nothing is whole yet, or the connection is gone. */
+/* Feeds what has come into w, the answer to the question of that id (0: nothing was asked). False: nothing is whole yet, or
+ * the connection is gone. */
 static bool answer_read(struct conn *c, struct wire *w, int32_t id)
 {
     enum wire_status status;

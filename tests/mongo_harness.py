@@ -256,12 +256,12 @@ class MongoPuerta:
         self.process = harness.start(arguments, self.log, cwd=self.folder, env=dict(os.environ, **(env or {})), nofile=nofile)
         try:
             if wait:
-                harness.wait_for("puerta to serve; its log: " + self.log, self._answers)
+                harness.wait_for("puerta to serve; its log: " + self.log, self.listens)
         except BaseException:
             self._kill()
             raise
 
-    def _answers(self):
+    def listens(self):
         assert self.process.poll() is None, "puerta ended with %s: %s" % (self.process.returncode, self.log_text()[-4000:])
         with contextlib.suppress(OSError, EOFError):
             socket.create_connection(("127.0.0.1", self.port), 2).close()
