@@ -266,7 +266,7 @@ if [ -n "$sanitizers" ]; then
 else
     skip "integration asan" "the compiler has no sanitizers here"
 fi
-tests "every Nth socket call fails" with faults 1 tests/test_faults.py tests/test_faults_mongo.py tests/test_faults_mongo.py
+tests "every Nth socket call fails" with faults 1 tests/test_faults.py tests/test_faults_mongo.py
 tests "a million answers" pytest tests/test_million.py
 step "demo" sh demo.sh --once
 

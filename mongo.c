@@ -24,7 +24,6 @@
 #define STARVING_MS 2000       /* one found no chunk for so long: who holds most of them gives them back */
 #define RELIEF_MS 200          /* what was given back gets this long to be of help */
 #define KEEPALIVE_IDLE_MS 60000
-#define PROXY_CAP 52           /* PROXY v2 with two IPv6 addresses */
 
 enum client_state {
     GREETING,   /* its first message is not whole */
@@ -484,34 +483,14 @@ static void dial(struct client *c)
 
 /* ------------------------------------------------------------- the client */
 
-/* PROXY protocol, version 2: who the client is, and where it came. A unix socket is said to be local. */
-static size_t proxy_header(const struct client *c, unsigned char out[PROXY_CAP])
-{
-    const struct address *from = &c->conn->peer;
-    struct address to;
-    bool six = from->u.sa.sa_family == AF_INET6;
-    size_t n = mongos_proxy_local(out), each = six ? 16 : 4;
-    if ((!six && from->u.sa.sa_family != AF_INET) || !net_local(c->conn->fd, &to) || to.u.sa.sa_family != from->u.sa.sa_family) {
-        return n;
-    }
-    out[12] = 0x21;
-    out[13] = six ? 0x21 : 0x11;
-    out[15] = (unsigned char)(2 * each + 4);
-    memcpy(out + n, six ? (const void *)&from->u.in6.sin6_addr : (const void *)&from->u.in4.sin_addr, each);
-    memcpy(out + n + each, six ? (const void *)&to.u.in6.sin6_addr : (const void *)&to.u.in4.sin_addr, each);
-    memcpy(out + n + 2 * each, six ? &from->u.in6.sin6_port : &from->u.in4.sin_port, 2);
-    memcpy(out + n + 2 * each + 2, six ? &to.u.in6.sin6_port : &to.u.in4.sin_port, 2);
-    return n + 2 * each + 4;
-}
-
 /* The mongos is there: what was held goes through the flow as if it came now. */
 static void relay_begin(struct client *c)
 {
     struct chain first = c->asks.held;
-    unsigned char head[PROXY_CAP];
+    unsigned char head[NET_PROXY_CAP];
     size_t n;
     const unsigned char *p;
-    bool good = !c->service->conf->upstream_proxy || chain_put(&c->up->out, BUF_REPLY, head, proxy_header(c, head));
+    bool good = !c->service->conf->upstream_proxy || chain_put(&c->up->out, BUF_REPLY, head, net_proxy_header(c->conn->fd, &c->conn->peer, head));
     memset(&c->asks.held, 0, sizeof c->asks.held);
     wire_start(&c->asks.wire, false);
     c->asks.fate = UNKNOWN;

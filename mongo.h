@@ -47,9 +47,6 @@ void mongos_changed(struct backend *b);     /* its state: also when it is new in
 void mongos_broke(struct backend *b);
 void mongos_served(struct backend *b);      /* it has answered a client */
 bool mongos_ejected(const struct backend *b);
-#define PROXY_LOCAL 16
-/* A PROXY v2 header of PROXY_LOCAL bytes that names nobody (LOCAL). Gives its length. */
-size_t mongos_proxy_local(unsigned char *out);
 
 /* ------------------------------------------------- mongo_choose.c */
 

@@ -115,18 +115,11 @@ static int32_t next_id(void)
     return mh.last_id;
 }
 
-size_t mongos_proxy_local(unsigned char *out)
-{
-    static const unsigned char header[PROXY_LOCAL] = "\r\n\r\n\0\r\nQUIT\n\x20";
-    memcpy(out, header, sizeof header);
-    return sizeof header;
-}
-
 /* What has to go ahead of all else on a connection of our own. */
 static bool greet(const struct backend *b, struct conn *c)
 {
-    unsigned char header[PROXY_LOCAL];
-    return !b->service->conf->upstream_proxy || chain_put(&c->out, BUF_REPLY, header, mongos_proxy_local(header));
+    unsigned char header[NET_PROXY_CAP];
+    return !b->service->conf->upstream_proxy || chain_put(&c->out, BUF_REPLY, header, net_proxy_header(-1, NULL, header));
 }
 
 /* A hello of our own; `await`: to be answered when its topologyVersion is not true any more. */

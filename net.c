@@ -462,3 +462,24 @@ bool net_local(int fd, struct address *out)
     out->len = sizeof out->u;
     return getsockname(fd, &out->u.sa, &out->len) == 0;
 }
+
+size_t net_proxy_header(int fd, const struct address *from, unsigned char out[NET_PROXY_CAP])
+{
+    static const unsigned char local[16] = "\r\n\r\n\0\r\nQUIT\n\x20";
+    struct address to;
+    bool six = from != NULL && from->u.sa.sa_family == AF_INET6;
+    size_t n = sizeof local, each = six ? 16 : 4;
+    memcpy(out, local, sizeof local);
+    if (from == NULL || (!six && from->u.sa.sa_family != AF_INET) || !net_local(fd, &to) ||
+        to.u.sa.sa_family != from->u.sa.sa_family) {
+        return n;
+    }
+    out[12] = 0x21;
+    out[13] = six ? 0x21 : 0x11;
+    out[15] = (unsigned char)(2 * each + 4);
+    memcpy(out + n, six ? (const void *)&from->u.in6.sin6_addr : (const void *)&from->u.in4.sin_addr, each);
+    memcpy(out + n + each, six ? (const void *)&to.u.in6.sin6_addr : (const void *)&to.u.in4.sin_addr, each);
+    memcpy(out + n + 2 * each, six ? &from->u.in6.sin6_port : &from->u.in4.sin_port, 2);
+    memcpy(out + n + 2 * each + 2, six ? &to.u.in6.sin6_port : &to.u.in4.sin_port, 2);
+    return n + 2 * each + 4;
+}

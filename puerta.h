@@ -152,6 +152,10 @@ void net_shutdown(int fd); /* no more output from us; the peer's input may still
 void net_close(int fd);
 /* The local address of a connected descriptor. */
 bool net_local(int fd, struct address *out);
+#define NET_PROXY_CAP 52 /* bytes, with two IPv6 addresses */
+/* A header of the PROXY protocol, version 2 (haproxy.org, proxy-protocol.txt): fd's peer is `from`, where it came is fd's own
+ * address. NULL, or a unix socket: LOCAL, which names nobody. Gives its length. */
+size_t net_proxy_header(int fd, const struct address *from, unsigned char out[NET_PROXY_CAP]);
 
 /* ------------------------------------------------------ loop.c (floor 2) */
 
