@@ -269,6 +269,7 @@ fi
 tests "every Nth socket call fails" with faults 1 tests/test_faults.py tests/test_faults_mongo.py
 tests "a million answers" pytest tests/test_million.py
 step "demo" sh demo.sh --once
+step "demo of MongoDB mode" sh demo.sh mongo --once
 
 say "took $(($(date +%s) - started)) s"
 say "$passed passed, $failed failed, $skipped skipped"

@@ -4,16 +4,36 @@
 #
 #     sh demo.sh           the tour, then stays up to be tried
 #     sh demo.sh --once    the tour, checks its own results, exits 0 or 1
+#     sh demo.sh mongo [--once]    the same for MongoDB mode: three scripted mongos before a FerretDB (tests/demo_mongo.py)
 set -u
 cd "$(dirname "$0")" || exit 1
 . ./tests/setup.sh
 
 once=
-case ${1:-} in
-    '') ;;
-    --once) once=yes ;;
-    *) say "usage: sh demo.sh [--once]"; exit 64 ;;
-esac
+mode=redis
+for argument in "$@"; do
+    case $argument in
+        --once) once=yes ;;
+        mongo) mode=mongo ;;
+        *) say "usage: sh demo.sh [mongo] [--once]"; exit 64 ;;
+    esac
+done
+
+if [ $mode = mongo ]; then
+    mkdir -p build
+    INSTALL_LOG=build/install.log
+    need_build
+    need_haproxy
+    need python3 "runs the tour and the scripted mongos" python3 python3 python3 python3 python3
+    have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null || need_package "python3-venv" "holds the test libraries in build/venv" python3-venv py3-pip python3-pip - -
+    install_needed
+    make_command
+    [ -x build/venv/bin/python ] || python3 -m venv build/venv || fail "no build/venv"
+    build/venv/bin/python -c 'import pymongo' 2>/dev/null || build/venv/bin/python -m pip install -q pymongo || fail "pymongo could not be installed into build/venv"
+    need_ferretdb
+    $MAKE -s all || fail "the build failed"
+    PYTHONPATH=tests PYTHONDONTWRITEBYTECODE=1 exec build/venv/bin/python tests/demo_mongo.py ${once:+--once}
+fi
 
 need_build
 need_redis
