@@ -1174,7 +1174,7 @@ def disturb(random, fronts):
     elif what == 7:
         f.change_topology()
     else:
-        f.fault("echo", times=1, pieces=50, pause=0.001)
+        f.fault("echo", times=1, pieces=5000, pause=0.001)
 
 
 @pytest.mark.parametrize("options", [{}, {"affinity": "connection", "balance": "round-robin", "eject_after": 2, "eject_time": "200ms"},
