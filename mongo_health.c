@@ -22,7 +22,7 @@
 #define EJECTIONS_MAX 10       /* eject_time is multiplied so often at most */
 #define HELLO_CAP 512
 
-enum { ASK_HELLO = 1 };
+enum { ASK_HELLO = 1, ASK_DEEP };
 
 static struct {
     struct mongos *all;
@@ -155,6 +155,24 @@ static void ask_hello(struct backend *b)
     }
 }
 
+/* Something that it cannot answer by itself: it needs its config servers. */
+static void ask_deep(struct backend *b)
+{
+    struct mongos *m = mongos_of(b);
+    unsigned char line[HELLO_CAP];
+    struct bson d;
+    int32_t id = next_id();
+    mongomsg_begin(&d, line, sizeof line, WIRE_OP_MSG, 0, id, 0);
+    bson_int32(&d, "listDatabases", 1);
+    bson_bool(&d, "nameOnly", true);
+    bson_int64(&d, "maxTimeMS", b->service->conf->probe_timeout_ms);
+    bson_string(&d, "$db", "admin");
+    if (health_ask(b, ASK_DEEP, line, mongomsg_finish(&d))) {
+        m->asked_id = id;
+        wire_start(&m->answer, true);
+    }
+}
+
 static void note_version(struct mongos *m, const struct wire *w)
 {
     m->has_version = wire_has(w, WIRE_TOPOLOGY_PROCESS) && wire_has(w, WIRE_TOPOLOGY_COUNTER);
@@ -197,14 +215,15 @@ static void say_refusal(struct backend *b, const char *why, int64_t code)
     snprintf(b->service->trouble, sizeof b->service->trouble, "%.60s:%u: %s", b->host, (unsigned)b->port, why);
 }
 
-/* What the hello says. */
-static void judge(struct backend *b, const struct wire *w)
+/* What the hello says. False: nothing good. */
+static bool judge(struct backend *b, const struct wire *w)
 {
     struct mongos *m = mongos_of(b);
     if (wire_true(w, WIRE_OK) && (wire_has(w, WIRE_ISDBGRID) || b->service->conf->expect_any)) {
         note_version(m, w);
-        health_answered(b);
-    } else if (wire_true(w, WIRE_OK)) {
+        return true;
+    }
+    if (wire_true(w, WIRE_OK)) {
         say_refusal(b, "it is no mongos (expect = any takes it all the same)", 0);
         health_state(b, BACKEND_MISMATCH);
     } else if (wire_has(w, WIRE_CODE) && w->number[WIRE_CODE] == MONGO_CODE_SHUTDOWN_IN_PROGRESS) {
@@ -212,6 +231,19 @@ static void judge(struct backend *b, const struct wire *w)
         health_state(b, BACKEND_DRAINING);
     } else {
         say_refusal(b, "its hello fails", wire_has(w, WIRE_CODE) ? w->number[WIRE_CODE] : 0);
+        health_failed(b, 1);
+    }
+    return false;
+}
+
+/* One that wants a login first cannot be asked: it is taken at its hello. */
+static void judge_deep(struct backend *b, const struct wire *w)
+{
+    int64_t code = wire_has(w, WIRE_CODE) ? w->number[WIRE_CODE] : 0;
+    if (wire_true(w, WIRE_OK) || code == MONGO_CODE_UNAUTHORIZED) {
+        health_answered(b);
+    } else {
+        say_refusal(b, "its listDatabases fails (deep_probe)", code);
         health_failed(b, 1);
     }
 }
@@ -306,12 +338,22 @@ static void watcher_tick(struct timer *t)
 static void on_bytes(struct backend *b)
 {
     struct mongos *m = mongos_of(b);
+    bool deep;
     if (!answer_read(b->probe, &m->answer, b->question == 0 ? 0 : m->asked_id)) {
         return;
     }
+    deep = b->question == ASK_DEEP;
     b->question = 0;
     loop_timer(&b->timer, loop_ms() + b->service->conf->probe_interval_ms);
-    judge(b, &m->answer);
+    if (deep) {
+        judge_deep(b, &m->answer);
+    } else if (judge(b, &m->answer)) {
+        if (b->service->conf->deep_probe) {
+            ask_deep(b);
+        } else {
+            health_answered(b);
+        }
+    }
     if (m->watcher == NULL && m->has_version && m->watcher_timer.next == NULL) {
         loop_timer(&m->watcher_timer, loop_ms());
     }

@@ -176,6 +176,8 @@ const struct option options[] = {
       "how often each mongos is asked for its hello" },
     { M(probe_timeout_ms), "probe_timeout", TIME, 1, DAY, "2s", NULL,
       "a hello not answered by then has failed" },
+    { M(deep_probe), "deep_probe", BOOL, 0, 1, "no", "no|yes",
+      "whether a mongos is also asked for listDatabases, which needs its config servers; not where it wants a login" },
     { M(rise), "rise", COUNT, 1, 100, "2", NULL,
       "hellos in a row that must succeed before a mongos that was down counts as up" },
     { M(fall), "fall", COUNT, 1, 100, "3", NULL,

@@ -567,6 +567,7 @@ struct conf_service {
     enum mongo_balance balance;
     int expect_any;                      /* what is behind need not say that it is a mongos */
     int upstream_proxy;                  /* 1: dial with a PROXY v2 header */
+    int deep_probe;                      /* listDatabases behind each hello */
     uint32_t affinity_grace_ms, handshake_timeout_ms, slow_start_ms, drain_timeout_ms, eject_time_ms;
     uint32_t eject_after;
 };

@@ -655,6 +655,25 @@ def test_when_it_hangs(fronts):
         p.wait_state(place, "up", 2)
 
 
+def test_when_it_does_not_reach_its_config_servers(fronts):
+    """deep_probe: hello alone would not tell. One that wants a login cannot be asked, and is taken at its hello."""
+    for front, code in zip(fronts, (None, 13, 8000)):
+        if code:
+            front.fault("listDatabases", error={"code": code, "errmsg": "no"})
+    with MongoPuerta(list(fronts), **dict(QUICK, deep_probe="yes")) as p:
+        p.wait_state(fronts[2], "down")
+        p.wait_state(fronts[0], "up")
+        p.wait_state(fronts[1], "up")
+        for i in range(12):
+            with p.client() as c:
+                assert where(c, fronts[:2], app_name="deep%d" % i)
+        fronts[2].clear_faults()
+        p.wait_state(fronts[2], "up")
+        fronts[0].fault("listDatabases", silent=True)
+        p.wait_state(fronts[0], "down")
+    assert fronts[1].commands("listDatabases") and fronts[0].commands("listDatabases")
+
+
 def test_when_it_answers_slowly(fronts):
     """Slowness of answers is the client's to judge; a slow hello alone says nothing as long as it comes within probe_timeout."""
     with before(fronts) as p, p.client() as c:

@@ -72,7 +72,7 @@ ROOMS = {
     "redis.c": (4, "redis", 500),
     "redis_client.c": (4, "redis", 520),
     "users.c": (4, "users", 400),
-    "mongo_health.c": (4, "mongo", 330),
+    "mongo_health.c": (4, "mongo", 360),
     "mongo_choose.c": (4, "mongo", 330),
     "mongo.c": (4, "mongo", 800),
     "admin.c": (5, "admin", 600),
