@@ -9,6 +9,7 @@ import collections
 import contextlib
 import os
 import random as randomness
+import resource
 import signal
 import socket
 import struct
@@ -371,6 +372,21 @@ def test_many_applications_from_one_address_spread(fronts, balance):
         again = [where(all_of_them.enter_context(p.client()), fronts, app_name="app%d" % i) for i in range(20)]
         first = [f for i in range(20) for f in fronts if f.app_names()["app%d" % i]]
         assert again == first
+
+
+def test_a_thousand_clients_of_ten_applications(fronts):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 6000:
+        pytest.skip("the system gives this process %d descriptors" % hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (6000 if soft < 6000 else soft, hard))
+    with before(fronts) as p, contextlib.ExitStack() as all_of_them:
+        at = collections.defaultdict(set)
+        for i in range(1000):
+            app = "app%d" % (i % 10)
+            at[app].add(where(all_of_them.enter_context(p.client()), fronts, app_name=app))
+        assert [len(places) for places in at.values()] == [1] * 10
+        counts = [sum(n for app, n in f.app_names().items() if app) for f in fronts]
+        assert sum(counts) == 1000 and all(abs(n - 1000 / 3) <= 0.2 * 1000 / 3 + 1 for n in counts), counts
 
 
 def test_by_source_address(fronts):
