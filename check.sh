@@ -178,6 +178,10 @@ if sanitizer_works; then
 fi
 [ -z "$glibc" ] || step "build noheap" $MAKE -s VARIANT=noheap all
 step "build faults" $MAKE -s VARIANT=faults all
+step "build without MongoDB mode" sh -c "$MAKE -s BUILD=build/no-mongo NO_MONGO=1 WERROR=1 all && build/no-mongo/puerta -t redis 127.0.0.1 &&
+    ! build/no-mongo/puerta -t mongo 127.0.0.1"
+step "build without Redis mode" sh -c "$MAKE -s BUILD=build/no-redis NO_REDIS=1 WERROR=1 all && build/no-redis/puerta -t mongo 127.0.0.1 &&
+    ! build/no-redis/puerta -t redis 127.0.0.1"
 
 # ---- what needs no server ----
 
