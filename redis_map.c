@@ -99,7 +99,7 @@ const char *service_busy(const struct service *s)
 
 static void question_put(struct backend *b, enum question what, const void *line, size_t n)
 {
-    if (health_ask(b, what, line, n)) {
+    if (health_ask(b, (uint8_t)what, line, n)) {
         b->head_len = 0;
         resp_reply_start(&b->reply);
     } else if (what == ASK_LOGIN) {
