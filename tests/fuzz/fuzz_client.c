@@ -1046,7 +1046,7 @@ static void boot(void)
     static char *args[] = { "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003" };
     static int listeners[MAX_SERVICES][MAX_LISTENS] = { { FD_LISTENER } };
     struct conf_service *r = &conf.services[0];
-    MUST(conf_quick(&conf, 1, args));
+    MUST(conf_quick(&conf, SERVICE_REDIS, 1, args));
     conf.chunk_size = 1024, conf.chunks = CHUNKS, conf.upstream_buffer = 16384;
     conf.max_clients = CLIENTS, conf.max_backends = 5, conf.max_requests = 256, conf.max_leases = 2;
     conf.max_blocked = 2, conf.max_watching = 2, conf.max_own = 1;
