@@ -62,12 +62,11 @@ struct mongo_client_id {
 struct mongo_asked {
     int32_t id;
     int64_t cursor;             /* of a getMore; 0: it is none */
-    int64_t txn;
     unsigned char lsid[16];
     bool greets;                /* hello, or a step of a login */
     bool waits;                 /* a hello that is answered when something changes at its mongos */
     bool kills;                 /* killCursors */
-    bool in_transaction, ends;  /* commit or abort */
+    bool in_transaction, commits, aborts;
 };
 
 void mongo_choose_tables(const struct conf *conf);

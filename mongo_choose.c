@@ -335,10 +335,10 @@ void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const
     asked->in_transaction = wire_in_transaction(w) && wire_has(w, WIRE_LSID);
     if (asked->in_transaction) {
         memcpy(asked->lsid, w->lsid, sizeof asked->lsid);
-        asked->txn = w->number[WIRE_TXN_NUMBER];
-        asked->ends = wire_is(w, "commitTransaction") || wire_is(w, "abortTransaction");
-        if (!asked->ends) {
-            pin(id, AFFINITY_TRANSACTION, asked->txn, asked->lsid);
+        asked->commits = wire_is(w, "commitTransaction");
+        asked->aborts = wire_is(w, "abortTransaction");
+        if (!asked->commits && !asked->aborts) {
+            pin(id, AFFINITY_TRANSACTION, 0, asked->lsid); /* the next one of a session takes the place of the one before */
         }
     }
 }
@@ -366,7 +366,8 @@ void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, co
     if (asked->kills && k->pins[id->entry].cursors > 0) {
         k->pins[id->entry].cursors--; /* drivers kill one at a time; its entry ends by itself */
     }
-    if (asked->in_transaction && asked->ends && wire_true(w, WIRE_OK)) {
-        unpin(id, AFFINITY_TRANSACTION, asked->txn, asked->lsid);
+    /* An abort that fails means that nothing was open, or ends by itself: drivers do not look at its answer. */
+    if (asked->in_transaction && (asked->aborts || (asked->commits && wire_true(w, WIRE_OK)))) {
+        unpin(id, AFFINITY_TRANSACTION, 0, asked->lsid);
     }
 }

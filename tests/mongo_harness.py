@@ -349,17 +349,25 @@ class Tap:
         self.target = (host, int(port))
         self.port = harness.free_port()
         self.asked, self.answered, self._sockets = [], [], []
+        self.listen()
+
+    def listen(self):
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
-        threading.Thread(target=self._accept, daemon=True).start()
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def refuse(self):
+        """New connections are refused; those that are there go on."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     @property
     def address(self):
         return "127.0.0.1:%d" % self.port
 
-    def _accept(self):
+    def _accept(self, listener):
         with contextlib.suppress(OSError):
             while True:
-                client = self._listener.accept()[0]
+                client = listener.accept()[0]
                 try:
                     server = socket.create_connection(self.target, 5)
                 except OSError:
