@@ -331,7 +331,9 @@ void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const
         return;
     }
     asked->cursor = wire_is(w, "getMore") && wire_has(w, WIRE_COMMAND) ? w->number[WIRE_COMMAND] : 0;
-    asked->kills = wire_is(w, "killCursors");
+    if (wire_is(w, "killCursors") && wire_has(w, WIRE_CURSOR_ID)) {
+        asked->cursor = w->number[WIRE_CURSOR_ID];
+    }
     asked->in_transaction = wire_in_transaction(w) && wire_has(w, WIRE_LSID);
     if (asked->in_transaction) {
         memcpy(asked->lsid, w->lsid, sizeof asked->lsid);
@@ -346,7 +348,6 @@ void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const
 void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, const struct wire *w)
 {
     int64_t cursor = wire_has(w, WIRE_CURSOR_ID) ? w->number[WIRE_CURSOR_ID] : 0;
-    struct keep *k = keep_of(id);
     bool asked_last = w->header.response_to == asked->id;
     if (asked_last && wire_more_to_come(w)) {
         asked->id = w->header.request_id; /* the next of these answers names this one */
@@ -362,9 +363,6 @@ void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, co
     }
     if (asked->cursor != 0 && cursor == 0) {
         unpin(id, AFFINITY_CURSOR, asked->cursor, NULL);
-    }
-    if (asked->kills && k->pins[id->entry].cursors > 0) {
-        k->pins[id->entry].cursors--; /* drivers kill one at a time; its entry ends by itself */
     }
     /* An abort that fails means that nothing was open, or ends by itself: drivers do not look at its answer. */
     if (asked->in_transaction && (asked->aborts || (asked->commits && wire_true(w, WIRE_OK)))) {

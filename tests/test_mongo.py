@@ -622,6 +622,20 @@ def test_when_it_shuts_down_within_a_transaction(fronts):
         assert closed(c)
 
 
+def test_a_cursor_that_is_killed_counts_once(fronts):
+    """It is killed while a getMore is on its way, as drivers end a tailable one: the other cursor is open as before."""
+    with before(fronts, drain_timeout="600s") as p, p.client() as c:
+        place = where(c, fronts, app_name="kills")
+        killed, kept = opened(c, "killed"), opened(c, "kept")
+        assert c.ask({"killCursors": "killed", "cursors": [bson.Int64(killed)]}, db="puerta")["cursorsKilled"] == [killed]
+        assert more_of(c, killed, "killed")["code"] == 43
+        place.quiesce(600000)
+        p.wait_state(place, "draining")
+        assert more_of(c, kept, "kept")["ok"]
+        assert c.ask({"killCursors": "kept", "cursors": [bson.Int64(kept)]}, db="puerta")["cursorsKilled"] == [kept]
+        assert closed(c)
+
+
 def test_a_transaction_that_cannot_be_aborted_is_over_too(fronts):
     """As after an error within it, which has ended it at its mongos already."""
     with before(fronts, drain_timeout="600s") as p, p.client() as c:
