@@ -355,6 +355,7 @@ static void up_open(struct conn *conn)
 {
     struct client *c = conn->owner;
     os_keepalive(conn->fd, KEEPALIVE_IDLE_MS, c->service->conf->client_stall_ms);
+    conn->watch.may_cool = true; /* most are as idle as their clients */
     set_state(c, RELAYING);
     c->tries = 0;
     relay_begin(c);
