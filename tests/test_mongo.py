@@ -622,6 +622,19 @@ def test_when_it_shuts_down_within_a_transaction(fronts):
         assert closed(c)
 
 
+def test_what_was_open_at_a_mongos_that_died_holds_nobody(fronts):
+    with before(fronts, drain_timeout="600s") as p, p.client() as c:
+        place = where(c, fronts, app_name="moves")
+        opened(c, "died")
+        place.stop(reset=True)
+        p.wait_state(place, "down")
+        with p.client() as other:  # the first one has not closed yet
+            place = where(other, fronts, app_name="moves")
+            place.quiesce(600000)
+            p.wait_state(place, "draining")
+            assert closed(other)
+
+
 def test_a_cursor_that_is_killed_counts_once(fronts):
     """It is killed while a getMore is on its way, as drivers end a tailable one: the other cursor is open as before."""
     with before(fronts, drain_timeout="600s") as p, p.client() as c:
