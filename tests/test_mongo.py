@@ -1047,6 +1047,21 @@ def test_idle_clients(front):
         assert closed(c)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/fdinfo"), reason="what the kernel's queue holds is seen in /proc")
+def test_idle_connections_are_not_polled_on_either_side(front):
+    with before([front]) as p, contextlib.ExitStack() as all_of_them:
+        clients = [all_of_them.enter_context(p.client()) for _ in range(100)]
+        for c in clients:
+            c.hello()
+        folder = "/proc/%d/fdinfo/" % p.worker()
+
+        def queued():
+            clients[0].ask({"ping": 1})  # each turn of the loop looks at some
+            return sum(harness.read_file(folder + fd).count("tfd:") for fd in os.listdir(folder))
+
+        wait_for("more than the clients' sides to be in the kernel's queue", lambda: queued() > 110)
+
+
 def test_who_waits_for_a_change_is_not_idle(front):
     """A driver that loses its monitor's connection empties its pool."""
     with before([front], client_idle="300ms") as p, p.client() as c, p.client() as idle:
