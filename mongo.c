@@ -355,6 +355,7 @@ static void up_open(struct conn *conn)
 {
     struct client *c = conn->owner;
     os_keepalive(conn->fd, KEEPALIVE_IDLE_MS, c->service->conf->client_stall_ms);
+    conn->watch.may_cool = true; /* most are as idle as their clients */
     set_state(c, RELAYING);
     c->tries = 0;
     relay_begin(c);
@@ -394,13 +395,42 @@ static void up_room(struct conn *conn)
     struct client *c = conn->owner;
     if (c->ended) {
         net_shutdown(conn->fd);
-        settle(c);
     } else if (c->state == RELAYING && c->asks.starved_ms == 0) {
         conn_read(c->conn, true);
     }
+    settle(c); /* a request that gets no answer ends here */
 }
 
-/* Refused, or lost. Before anything went there another one may do; after that the driver has to know. */
+/* That mongos has refused a connection. Whether the client of c has others there, so that it may not be parted: its cursors
+ * and transactions are where those are. When the mongos is really gone, they are too, or soon. */
+static bool stays_at(const struct client *c, const struct backend *b)
+{
+    for (uint32_t i = 0; i < md.total && c->id.entry != AFFINITY_NONE; i++) {
+        const struct client *o = &md.all[i];
+        if (o != c && o->conn != NULL && o->backend == b && o->state == RELAYING && o->id.section == c->id.section &&
+            o->id.entry == c->id.entry) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The mongos did not take its connection: false, and it is told so, if no other may have it. */
+static bool may_go_elsewhere(struct client *c, struct backend *b)
+{
+    char text[HOST_CAP + 128];
+    mongos_broke(b);
+    c->tried[c->tries++] = b;
+    if (b->state != BACKEND_UP || !stays_at(c, b)) {
+        return true;
+    }
+    snprintf(text, sizeof text, "%s:%u, where this client has other connections, takes no more", b->host, (unsigned)b->port);
+    client_refuse(c, MONGO_CODE_HOST_UNREACHABLE, text);
+    return false;
+}
+
+/* Refused, or lost. Before anything went there another one may do, unless its client is there already; after that
+ * the driver has to know. */
 static void up_close(struct conn *conn, const char *why)
 {
     struct client *c = conn->owner;
@@ -409,9 +439,9 @@ static void up_close(struct conn *conn, const char *why)
     up_let_go(c);
     log_debug("connection to a mongos lost", "mongos=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
     if (c->state == DIALING) {
-        mongos_broke(b);
-        c->tried[c->tries++] = b;
-        dial(c);
+        if (may_go_elsewhere(c, b)) {
+            dial(c);
+        }
         return;
     }
     if (!c->ended && (c->unanswered > 0 || c->answers.wire.used > 0)) {
@@ -470,8 +500,9 @@ static void dial(struct client *c)
         }
         c->up = NULL;
         up_let_go(c);
-        mongos_broke(b);
-        c->tried[c->tries++] = b;
+        if (!may_go_elsewhere(c, b)) {
+            return;
+        }
     }
     if (b != NULL || (is_early(c->service) && c->tries == 0)) {
         set_state(c, WAITING);
@@ -596,12 +627,16 @@ static void client_room(struct conn *conn)
 static void client_tick(struct conn *conn)
 {
     struct client *c = conn->owner;
-    uint64_t limit = c->service->conf->client_idle_ms, idle = loop_ms() - conn->watch.active_ms;
+    uint64_t limit = c->service->conf->client_idle_ms, last = conn->watch.active_ms, idle;
+    if (c->up != NULL && c->up->watch.active_ms > last) {
+        last = c->up->watch.active_ms;
+    }
+    idle = loop_ms() - last;
     if (c->state == GREETING) {
         conn_fail(conn, "no hello within handshake_timeout");
     } else if (c->state != RELAYING) {
         client_unreachable(c);
-    } else if (limit > 0 && idle >= limit && client_rests(c)) {
+    } else if (limit > 0 && idle >= limit && c->unanswered == 0 && client_rests(c)) {
         conn_fail(conn, "idle (client_idle)");
     } else if (limit > 0) {
         conn_deadline(conn, loop_ms() + (idle < limit ? limit - idle : limit));
@@ -638,6 +673,7 @@ static void on_accept(void *mark, int fd, const struct address *peer)
     conn->peer = *peer;
     conn->stall_limit_ms = s->conf->client_stall_ms;
     if (!conn_adopt(conn, fd)) {
+        c->conn = NULL;
         c->next = md.free;
         md.free = c;
         return;

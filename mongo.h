@@ -61,13 +61,11 @@ struct mongo_client_id {
 /* A request of which the answer says whether something stays open at its mongos. */
 struct mongo_asked {
     int32_t id;
-    int64_t cursor;             /* of a getMore; 0: it is none */
-    int64_t txn;
+    int64_t cursor;             /* of a getMore, or the first of killCursors (drivers kill one at a time); 0: it is none */
     unsigned char lsid[16];
     bool greets;                /* hello, or a step of a login */
     bool waits;                 /* a hello that is answered when something changes at its mongos */
-    bool kills;                 /* killCursors */
-    bool in_transaction, ends;  /* commit or abort */
+    bool in_transaction, commits, aborts;
 };
 
 void mongo_choose_tables(const struct conf *conf);

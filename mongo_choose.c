@@ -251,6 +251,7 @@ struct backend *mongo_choose(struct mongo_client_id *id, struct service *s, stru
     struct affinity_entry *e = held ? &k->entries[id->entry]
                                     : affinity_find(&k->table, AFFINITY_CLIENT, id->key, id->len, loop_ms(), true);
     struct backend *list[MAX_SEEDS], *b = e != NULL && e->backend != AFFINITY_NOWHERE ? backend_at(e->backend) : NULL;
+    bool keeps = b != NULL && (b->state == BACKEND_UP || b->state == BACKEND_DRAINING); /* what the client has open */
     uint32_t n;
     if (b != NULL && b->state == BACKEND_UP && !was_tried(b, tried, count)) {
         n = 0;
@@ -265,7 +266,7 @@ struct backend *mongo_choose(struct mongo_client_id *id, struct service *s, stru
         return without_entry(id, list, n);
     }
     if (id->entry == AFFINITY_NONE) {
-        if (e->uses == 0 && n > 0) {
+        if (n > 0 && (e->uses == 0 || !keeps)) {
             k->pins[e - k->entries] = (struct pins){ .era = k->pins[e - k->entries].era + 1 };
         }
         id->entry = affinity_hold(&k->table, e);
@@ -331,14 +332,16 @@ void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const
         return;
     }
     asked->cursor = wire_is(w, "getMore") && wire_has(w, WIRE_COMMAND) ? w->number[WIRE_COMMAND] : 0;
-    asked->kills = wire_is(w, "killCursors");
+    if (wire_is(w, "killCursors") && wire_has(w, WIRE_CURSOR_ID)) {
+        asked->cursor = w->number[WIRE_CURSOR_ID];
+    }
     asked->in_transaction = wire_in_transaction(w) && wire_has(w, WIRE_LSID);
     if (asked->in_transaction) {
         memcpy(asked->lsid, w->lsid, sizeof asked->lsid);
-        asked->txn = w->number[WIRE_TXN_NUMBER];
-        asked->ends = wire_is(w, "commitTransaction") || wire_is(w, "abortTransaction");
-        if (!asked->ends) {
-            pin(id, AFFINITY_TRANSACTION, asked->txn, asked->lsid);
+        asked->commits = wire_is(w, "commitTransaction");
+        asked->aborts = wire_is(w, "abortTransaction");
+        if (!asked->commits && !asked->aborts) {
+            pin(id, AFFINITY_TRANSACTION, 0, asked->lsid); /* the next one of a session takes the place of the one before */
         }
     }
 }
@@ -346,7 +349,6 @@ void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const
 void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, const struct wire *w)
 {
     int64_t cursor = wire_has(w, WIRE_CURSOR_ID) ? w->number[WIRE_CURSOR_ID] : 0;
-    struct keep *k = keep_of(id);
     bool asked_last = w->header.response_to == asked->id;
     if (asked_last && wire_more_to_come(w)) {
         asked->id = w->header.request_id; /* the next of these answers names this one */
@@ -363,10 +365,8 @@ void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, co
     if (asked->cursor != 0 && cursor == 0) {
         unpin(id, AFFINITY_CURSOR, asked->cursor, NULL);
     }
-    if (asked->kills && k->pins[id->entry].cursors > 0) {
-        k->pins[id->entry].cursors--; /* drivers kill one at a time; its entry ends by itself */
-    }
-    if (asked->in_transaction && asked->ends && wire_true(w, WIRE_OK)) {
-        unpin(id, AFFINITY_TRANSACTION, asked->txn, asked->lsid);
+    /* An abort that fails means that nothing was open, or ends by itself: drivers do not look at its answer. */
+    if (asked->in_transaction && (asked->aborts || (asked->commits && wire_true(w, WIRE_OK)))) {
+        unpin(id, AFFINITY_TRANSACTION, 0, asked->lsid);
     }
 }

@@ -72,7 +72,8 @@ uint32_t wire_crc32c(uint32_t crc, const unsigned char *p, size_t n)
 /* ------------------------------------------------------------------ words */
 
 /* The documents whose fields mean something. */
-enum context { IN_REQUEST, IN_REPLY, IN_SESSION, IN_CLIENT, IN_APPLICATION, IN_OS, IN_TOPOLOGY, IN_CURSOR, IN_NOTHING };
+enum context { IN_REQUEST, IN_REPLY, IN_SESSION, IN_CLIENT, IN_APPLICATION, IN_OS, IN_TOPOLOGY, IN_CURSOR, IN_KILLED,
+               IN_NOTHING };
 
 /* What is taken of a field. */
 enum take { TAKE_PRESENCE, TAKE_NUMBER, TAKE_TEXT, TAKE_ID, TAKE_DOCUMENT };
@@ -100,6 +101,7 @@ static const struct word request_words[] = {
     WORD("helloOk", WIRE_HELLO_OK, TAKE_NUMBER),
     WORD("saslSupportedMechs", WIRE_SASL_MECHS, TAKE_PRESENCE),
     WORD("speculativeAuthenticate", WIRE_SPECULATIVE, TAKE_PRESENCE),
+    ENTER("cursors", WIRE_CURSOR, IN_KILLED),
 };
 static const struct word reply_words[] = {
     WORD("ok", WIRE_OK, TAKE_NUMBER),
@@ -131,6 +133,7 @@ static const struct word os_words[] = {WORD("type", WIRE_OS_TYPE, TAKE_TEXT)};
 static const struct word topology_words[] = {WORD("processId", WIRE_TOPOLOGY_PROCESS, TAKE_ID),
                                              WORD("counter", WIRE_TOPOLOGY_COUNTER, TAKE_NUMBER)};
 static const struct word cursor_words[] = {WORD("id", WIRE_CURSOR_ID, TAKE_NUMBER)};
+static const struct word killed_words[] = {WORD("0", WIRE_CURSOR_ID, TAKE_NUMBER)};
 static const struct word command_word = WORD("", WIRE_COMMAND, TAKE_NUMBER); /* the first field, whatever its name */
 
 #define VOCABULARY(words) {words, sizeof words / sizeof words[0]}
@@ -139,6 +142,7 @@ static const struct { const struct word *words; size_t count; } vocabularies[] =
     [IN_SESSION] = VOCABULARY(session_words), [IN_CLIENT] = VOCABULARY(client_words),
     [IN_APPLICATION] = VOCABULARY(application_words), [IN_OS] = VOCABULARY(os_words),
     [IN_TOPOLOGY] = VOCABULARY(topology_words), [IN_CURSOR] = VOCABULARY(cursor_words),
+    [IN_KILLED] = VOCABULARY(killed_words),
 };
 
 /* ----------------------------------------------------------------- walker */
@@ -401,7 +405,7 @@ static enum going sized_value(struct wire *w, struct span *in, uint32_t size)
 {
     const struct word *word = w->word;
 
-    if (word != NULL && word->take == TAKE_DOCUMENT && w->type == BSON_DOCUMENT)
+    if (word != NULL && word->take == TAKE_DOCUMENT && w->type == (word->enter == IN_KILLED ? BSON_ARRAY : BSON_DOCUMENT))
         return enter(w, (enum context)word->enter, position(w, in) + size);
     if (word != NULL && word->take == TAKE_ID && w->type == BSON_BINARY && size == 17)
         return to(w, AT_ID);

@@ -95,7 +95,9 @@ enum wire_field {
     WIRE_COMMAND,           /* request: the value of the first field (getMore's cursor), if it is a number */
     WIRE_TXN_NUMBER, WIRE_AUTOCOMMIT, WIRE_START_TRANSACTION, WIRE_LOAD_BALANCED, WIRE_MAX_AWAIT_MS,
     WIRE_HELLO_OK,          /* of a request or of a reply */
-    WIRE_OK, WIRE_CODE, WIRE_CURSOR_ID, WIRE_QUIESCE_MS, WIRE_MIN_VERSION, WIRE_MAX_VERSION, WIRE_MAX_BSON,
+    WIRE_OK, WIRE_CODE,
+    WIRE_CURSOR_ID,         /* reply: cursor.id; request: the first of the array `cursors` (killCursors) */
+    WIRE_QUIESCE_MS, WIRE_MIN_VERSION, WIRE_MAX_VERSION, WIRE_MAX_BSON,
     WIRE_MAX_MESSAGE, WIRE_MAX_BATCH, WIRE_SESSION_MINUTES, WIRE_CONNECTION_ID,
     WIRE_WRITABLE,          /* isWritablePrimary or ismaster */
     WIRE_TOPOLOGY_COUNTER,  /* topologyVersion.counter */
@@ -159,7 +161,7 @@ void wire_start(struct wire *w, bool reply);
 /* Takes the next n bytes of a stream and gives how many of them belong to this message. A message that is whole or bad
  * takes no more bytes and gives the same status again. p may be NULL when n is 0.
  * Looks at each byte once at most, however they are cut, and does not look at bytes it can pass over: document
- * sequences, arrays, and documents other than lsid, client, topologyVersion and cursor. What it does not look at it does
+ * sequences, arrays but `cursors`, and documents other than lsid, client, topologyVersion and cursor. What it does not look at it does
  * not judge, the CRC included. Needs no memory besides *w, does not recurse, and the lengths in the message cannot lead
  * it beyond the message. Requests are OP_MSG and OP_QUERY, replies OP_MSG and OP_REPLY; of OP_REPLY's documents the
  * first is walked. */

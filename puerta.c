@@ -92,12 +92,13 @@ static void open_listeners(void)
 }
 
 /* Each client, node and lease needs a descriptor: when the system gives fewer, clients are what is cut, so that
- * there is always one left for a node. */
+ * there is always one left for a node. A client of MongoDB needs one more, to its mongos. */
 static void fit_descriptors(void)
 {
-    size_t want = conf_descriptors(&conf), own = want - conf.max_clients, have = os_descriptors(want);
+    size_t each = conf_services(&conf, SERVICE_MONGO) > 0 ? 2 : 1;
+    size_t want = conf_descriptors(&conf), own = want - each * conf.max_clients, have = os_descriptors(want);
     if (have < want) {
-        size_t clients = have > own + 1 ? have - own : 1;
+        size_t clients = have > own + each ? (have - own) / each : 1;
         log_warn("fewer descriptors than max_clients needs", "have=%lu want=%lu clients=%lu", (unsigned long)have,
                  (unsigned long)want, (unsigned long)clients);
         conn_limit(CONN_CLIENT, clients);

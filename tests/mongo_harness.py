@@ -309,8 +309,8 @@ class MongoPuerta:
             return int(re.search(r"^(?:puerta_)?%s:(\d+)" % name, c.ask("INFO", "everything").decode(), re.M).group(1))
 
     def worker(self):
-        """The pid of the process that has the connections: with supervise = yes it is a child."""
-        return next(iter(harness.children_of(self.process.pid)), self.process.pid)
+        """The process that serves: the one that has the block, not its parent or helper."""
+        return max(harness.children_of(self.process.pid) + [self.process.pid], key=lambda pid: harness.memory_of(pid)[0])
 
     def resident(self):
         """Bytes of memory that the worker occupies."""
@@ -349,17 +349,25 @@ class Tap:
         self.target = (host, int(port))
         self.port = harness.free_port()
         self.asked, self.answered, self._sockets = [], [], []
+        self.listen()
+
+    def listen(self):
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
-        threading.Thread(target=self._accept, daemon=True).start()
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def refuse(self):
+        """New connections are refused; those that are there go on."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     @property
     def address(self):
         return "127.0.0.1:%d" % self.port
 
-    def _accept(self):
+    def _accept(self, listener):
         with contextlib.suppress(OSError):
             while True:
-                client = self._listener.accept()[0]
+                client = listener.accept()[0]
                 try:
                     server = socket.create_connection(self.target, 5)
                 except OSError:

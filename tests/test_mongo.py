@@ -557,6 +557,27 @@ def test_when_it_refuses_before_it_is_known_to_be_down_another_takes_the_client(
                 assert where(c, fronts, app_name="a%d" % i) is not fronts[0]
 
 
+def test_a_client_is_not_parted_when_its_mongos_refuses_one_connection(fronts):
+    """Its cursors are where its other connections are: at another mongos a new one could not read them on."""
+    with contextlib.ExitStack() as all_of_them:
+        taps = [all_of_them.enter_context(mongo_harness.Tap(f.address)) for f in fronts]
+        p = all_of_them.enter_context(before([t.address for t in taps], probe_interval="60s", fall=100, eject_after=0))
+        first = all_of_them.enter_context(p.client())
+        place = where(first, fronts, app_name="one")
+        cursor = opened(first, "together", count=6)
+        tap = taps[list(fronts).index(place)]
+        tap.refuse()
+        with p.client() as refused:
+            answer = refused.hello(app_name="one")
+            assert answer["ok"] == 0 and answer["code"] == 6, answer
+        with p.client() as other:  # nothing holds a client that is new
+            assert where(other, fronts, app_name="two") is not None
+        tap.listen()
+        second = all_of_them.enter_context(p.client())
+        assert where(second, fronts, app_name="one") is place
+        assert more_of(second, cursor, "together")["ok"]
+
+
 def test_when_a_mongos_shuts_down(fronts):
     """Idle clients are closed, those with a cursor stay until it ends, new ones go elsewhere."""
     with before(fronts, balance="round-robin", drain_timeout="60s") as p, contextlib.ExitStack() as all_of_them:
@@ -598,6 +619,47 @@ def test_when_it_shuts_down_within_a_transaction(fronts):
         with p.client() as other:  # of the same client: its mongos would refuse the hello of a new connection
             assert where(other, fronts, app_name="t") is not place
         assert c.ask(dict({"commitTransaction": 1}, **session))["ok"]
+        assert closed(c)
+
+
+def test_what_was_open_at_a_mongos_that_died_holds_nobody(fronts):
+    with before(fronts, drain_timeout="600s") as p, p.client() as c:
+        place = where(c, fronts, app_name="moves")
+        opened(c, "died")
+        place.stop(reset=True)
+        p.wait_state(place, "down")
+        with p.client() as other:  # the first one has not closed yet
+            place = where(other, fronts, app_name="moves")
+            place.quiesce(600000)
+            p.wait_state(place, "draining")
+            assert closed(other)
+
+
+def test_a_cursor_that_is_killed_counts_once(fronts):
+    """It is killed while a getMore is on its way, as drivers end a tailable one: the other cursor is open as before."""
+    with before(fronts, drain_timeout="600s") as p, p.client() as c:
+        place = where(c, fronts, app_name="kills")
+        killed, kept = opened(c, "killed"), opened(c, "kept")
+        assert c.ask({"killCursors": "killed", "cursors": [bson.Int64(killed)]}, db="puerta")["cursorsKilled"] == [killed]
+        assert more_of(c, killed, "killed")["code"] == 43
+        place.quiesce(600000)
+        p.wait_state(place, "draining")
+        assert more_of(c, kept, "kept")["ok"]
+        assert c.ask({"killCursors": "kept", "cursors": [bson.Int64(kept)]}, db="puerta")["cursorsKilled"] == [kept]
+        assert closed(c)
+
+
+def test_a_transaction_that_cannot_be_aborted_is_over_too(fronts):
+    """As after an error within it, which has ended it at its mongos already."""
+    with before(fronts, drain_timeout="600s") as p, p.client() as c:
+        place = where(c, fronts, app_name="aborts")
+        lsid = bson.Binary(os.urandom(16), 4)
+        for number in (1, 2):  # the first is left without a word: the second one of its session ends it
+            session = {"lsid": {"id": lsid}, "txnNumber": bson.Int64(number), "autocommit": False}
+            assert c.ask(dict({"insert": "t", "documents": [{"a": 1}], "startTransaction": True}, **session), db="puerta")["ok"]
+        place.fault("abortTransaction", times=1, error={"code": 251, "errmsg": "it is not known"})
+        assert c.ask(dict({"abortTransaction": 1}, **session))["code"] == 251
+        place.quiesce(600000)
         assert closed(c)
 
 
@@ -967,12 +1029,47 @@ def test_a_client_that_says_nothing(front):
             assert c.ask({"ping": 1})["ok"]
 
 
+def test_fewer_descriptors_than_clients(front):
+    """Of those left half go to clients: each needs another to its mongos."""
+    with MongoPuerta([front], nofile=400, process={"max_clients": 1000, "max_backends": 16, "max_leases": 4, "max_blocked": 0,
+                                                   "max_watching": 0, "max_own": 0}, **QUICK) as p, contextlib.ExitStack() as all_of_them:
+        p.wait_state(front, "up")
+        p.wait_log("fewer descriptors than max_clients needs")
+        for i in range(100):
+            assert all_of_them.enter_context(p.client()).hello()["ok"]
+
+
 def test_idle_clients(front):
     with before([front], client_idle="500ms") as p, p.client() as c:
         c.hello()
         front.fault("ping", delay=1.0)
         assert c.ask({"ping": 1})["ok"]  # who waits for an answer is not idle
         assert closed(c)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fdinfo"), reason="what the kernel's queue holds is seen in /proc")
+def test_idle_connections_are_not_polled_on_either_side(front):
+    with before([front]) as p, contextlib.ExitStack() as all_of_them:
+        clients = [all_of_them.enter_context(p.client()) for _ in range(100)]
+        for c in clients:
+            c.hello()
+        folder = "/proc/%d/fdinfo/" % p.worker()
+
+        def queued():
+            clients[0].ask({"ping": 1})  # each turn of the loop looks at some
+            return sum(harness.read_file(folder + fd).count("tfd:") for fd in os.listdir(folder))
+
+        wait_for("more than the clients' sides to be in the kernel's queue", lambda: queued() > 110)
+
+
+def test_who_waits_for_a_change_is_not_idle(front):
+    """A driver that loses its monitor's connection empties its pool."""
+    with before([front], client_idle="300ms") as p, p.client() as c, p.client() as idle:
+        idle.hello()
+        version = c.hello()["topologyVersion"]
+        c.send({"hello": 1, "topologyVersion": version, "maxAwaitTimeMS": 1000 * SLOW})
+        assert closed(idle)
+        assert c.read().body["ok"]
 
 
 SMALL_POOL = {"chunk_size": "16k", "chunks": 64}
@@ -1283,6 +1380,19 @@ def test_sigterm(fronts):
             assert c.read().body["ok"]
             assert closed(c)
         p.process.wait(10 * SLOW)
+
+
+def test_sigterm_behind_a_request_without_an_answer(front):
+    with mongo_harness.Tap(front.address) as tap, MongoPuerta([tap.address], process={"stop_timeout": "60s"}, **QUICK) as p, p.client() as c:
+        p.wait_state(tap.address, "up")
+        c.hello()
+        message = wire.op_msg({"insert": "quiet", "documents": [{"n": 1}], "$db": "puerta"}, 7, flags=wire.MORE_TO_COME)
+        c.send_raw(message[:-10])
+        wait_for("the first part to be there", lambda: any(b"documents" in asked for asked in tap.asked))
+        p.terminate()
+        p.wait_log('msg="?stopping')
+        c.send_raw(message[-10:])
+        assert closed(c)
 
 
 def test_sigterm_ends_what_does_not_end(front):

@@ -74,7 +74,7 @@ ROOMS = {
     "users.c": (4, "users", 400),
     "mongo_health.c": (4, "mongo", 360),
     "mongo_choose.c": (4, "mongo", 330),
-    "mongo.c": (4, "mongo", 800),
+    "mongo.c": (4, "mongo", 830),
     "admin.c": (5, "admin", 600),
     "option.c": (5, "conf", 480),
     "conf.c": (5, "conf", 690),

@@ -86,6 +86,9 @@ def about(message, reply):
     for path in REPLY_NUMBERS if reply else REQUEST_NUMBERS:
         if is_number(at(document, path)):
             words.append("%s %d" % (path[-1] if path[0] != "cursor" else "cursorId", whole(at(document, path))))
+    killed = None if reply else document.get("cursors")
+    if isinstance(killed, list) and killed and is_number(killed[0]):
+        words.append("cursorId %d" % whole(killed[0]))
     if reply and is_number(document.get("isWritablePrimary", document.get("ismaster"))):
         words.append("writable %d" % whole(document.get("isWritablePrimary", document.get("ismaster"))))
     if is_number(at(document, ("topologyVersion", "counter"))):
@@ -108,6 +111,8 @@ def about(message, reply):
         home = document.get(parent) if parent else document
         if isinstance(home, dict) and last in home:
             words.append("+%s" % name)
+    if killed is not None:
+        words.append("+cursor")
     return " ".join(words)
 
 
