@@ -59,16 +59,26 @@ const struct address *backend_address(const struct backend *b)
 static void on_names(void *mark, const struct address *list, int count)
 {
     struct backend *b = mark;
+    struct address present = { .len = 0 };
     b->resolving = false;
     b->resolved_ms = loop_ms();
     if (count <= 0) {
         log_warn("a node's name has no address", "node=%s:%u", b->host, (unsigned)b->port);
+        if (b->address_count == 0) {
+            health_failed(b, 2);
+        }
         return;
+    }
+    if (b->address_count > 0) {
+        present = b->address[b->address_at];
     }
     memcpy(b->address, list, (size_t)count * sizeof *list);
     b->address_count = (uint8_t)count;
-    if (b->address_at >= count) {
-        b->address_at = 0;
+    b->address_at = 0;
+    for (int i = 0; i < count; i++) { /* its other connections are there: the order of a list means nothing */
+        if (present.len == list[i].len && memcmp(&present.u, &list[i].u, present.len) == 0) {
+            b->address_at = (uint8_t)i;
+        }
     }
     loop_timer(&b->timer, loop_ms());
 }
@@ -285,7 +295,7 @@ static void on_close(struct conn *c, const char *why)
     log_debug("probe lost", "node=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
     b->service->ops->talk->on_lost(b);
     health_failed(b, 2);
-    if (b->address_count > 1) {
+    if (b->address_count > 1 && b->state != BACKEND_UP) {
         b->address_at = (uint8_t)((b->address_at + 1) % b->address_count);
     }
     /* Back-off with jitter, so that a fleet of proxies does not dial a returning server in step. */

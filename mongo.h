@@ -53,6 +53,7 @@ bool mongos_ejected(const struct backend *b);
 /* What is taken for one client, with all its connections, and stays at one mongos. Lives inside each of them. */
 struct mongo_client_id {
     uint8_t section;            /* its number among those of MongoDB */
+    bool alone;                 /* it is one connection: when that has closed nobody asks for it again */
     uint8_t len;                /* of key */
     unsigned char key[32];
     uint32_t entry;             /* held in affinity.c's table; AFFINITY_NONE: not yet, or the table is full */

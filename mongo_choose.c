@@ -114,6 +114,7 @@ void mongo_identify(struct mongo_client_id *id, const struct conf_service *conf,
     id->entry = AFFINITY_NONE;
     if (conf->mode == MONGO_LOADBALANCED || conf->affinity == AFFINITY_CONNECTION) {
         id->len = (uint8_t)put(id->key, 0, &conn->id, sizeof conn->id);
+        id->alone = true;
         return;
     }
     if (a->u.sa.sa_family == AF_INET) {
@@ -278,6 +279,9 @@ void mongo_let_go(struct mongo_client_id *id)
 {
     if (id->entry != AFFINITY_NONE) {
         affinity_release(&keep_of(id)->table, id->entry, loop_ms());
+        if (id->alone) {
+            affinity_remove(&keep_of(id)->table, AFFINITY_CLIENT, id->key, id->len);
+        }
     }
     id->entry = AFFINITY_NONE;
 }

@@ -413,6 +413,18 @@ def test_a_client_that_returns_finds_its_cursor(fronts):
             assert more_of(c, cursor)["ok"]
 
 
+def test_connections_by_themselves_leave_nothing_behind(fronts):
+    """Nobody asks for one again once it has closed: many that come and go do not fill the table, nor push others out."""
+    with before(fronts, counters=True, process={"max_affinities": 64}, affinity="connection") as p:
+        with p.client() as stays:
+            place = where(stays, fronts)
+            for _ in range(200):
+                with p.client() as c:
+                    c.hello()
+            assert stays.ask({"ping": 1})["ok"] == 1 and place
+        assert p.counter("affinity_evictions") == 0 and p.counter("affinity_full") == 0
+
+
 def test_after_its_grace_a_client_is_new(fronts):
     with before(fronts, balance="round-robin", affinity_grace="100ms") as p:
         def place():
