@@ -67,9 +67,10 @@ static struct {
     uint32_t waiting, starved;  /* clients, flows */
     uint64_t relieved_ms;       /* when a client was last closed for its chunks */
     int32_t last_id;
-    bool stopping;
     struct timer care;
 } md;
+
+bool mongo_stopping;
 
 static unsigned char whole[HELD_MAX], edited[HELD_MAX + 64]; /* a message that is being changed */
 static unsigned char scratch[256 * 1024];                    /* the largest chunk there may be */
@@ -191,7 +192,7 @@ static bool must_leave(const struct client *c)
 /* The end of an answer: where a client may be closed without harm. */
 static void settle(struct client *c)
 {
-    if (client_rests(c) && ((c->ended && c->unanswered == 0) || md.stopping || must_leave(c))) {
+    if (client_rests(c) && ((c->ended && c->unanswered == 0) || mongo_stopping || must_leave(c))) {
         client_finish(c);
     }
 }
@@ -655,7 +656,7 @@ static void on_accept(void *mark, int fd, const struct address *peer)
 {
     struct service *s = mark;
     struct client *c = md.free;
-    struct conn *conn = c == NULL || md.stopping ? NULL : conn_take(CONN_CLIENT, &client_ops, c);
+    struct conn *conn = c == NULL || mongo_stopping ? NULL : conn_take(CONN_CLIENT, &client_ops, c);
     if (conn == NULL) {
         stats.clients_refused++;
         log_warn("client refused: the table is full (max_clients)", "service=%s", s->conf->name);
@@ -825,7 +826,7 @@ void mongo_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
 
 void mongo_stop(void)
 {
-    md.stopping = true;
+    mongo_stopping = true;
     for (int i = 0; i < md.service_count; i++) {
         for (int k = 0; k < md.services[i].conf->listens; k++) {
             conn_unlisten(&md.services[i].listeners[k]);

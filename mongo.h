@@ -89,6 +89,7 @@ bool pins_hold(const struct mongo_client_id *id);
 void mongo_tables(const struct conf *conf);
 void mongo_open(const struct conf *conf, int (*listeners)[MAX_LISTENS]);
 void mongo_stop(void);      /* takes no new clients; those with nothing under way are closed */
+extern bool mongo_stopping;  /* that has been called; only the fuzzer takes it back */
 bool mongo_idle(void);      /* nothing is under way */
 size_t mongo_in_flight(void); /* requests whose answers are to come */
 
