@@ -53,6 +53,7 @@ struct client_end {
     unsigned era;            /* its how-manieth connection */
     unsigned number;         /* of its requests */
     bool murky;              /* an edit failed, or a mongos made an answer up: what passes is not told */
+    bool owed;               /* an answer that does not come */
     bool excused;            /* it may be closed: it has said what is wrong, or left */
     bool rewrites;           /* load-balanced: the answer to hello_id gains a serviceId */
     int32_t hello_id;
@@ -73,6 +74,7 @@ static struct { bool automatic; int dial; enum hello_kind hello; int64_t version
 static struct { enum end_kind kind; bool proxied; int client; int32_t follows; } ends[SOCKS]; /* by the socket at a mongos */
 static struct { bool calm, stopped; } world;
 static struct chunk *taken;  /* chunks that make the pool small */
+static struct conn *reserved[CLIENTS]; /* connections that make the table small */
 static struct conf conf;
 static struct conf_service *const section = &conf.services[0];
 static struct { const uint8_t *p; size_t left; } input;
@@ -403,7 +405,8 @@ static bool probe_answer(struct sock *s, bool changed)
     return true;
 }
 
-/* Answers the next request of its client. how: 0 as it should, else with a cursor, in a row of several, wrong, not at all. */
+/* Answers the next request of its client. how: 0 as it should, 1 and 2 with a cursor, 3 with one of several answers, 4 as if it
+ * were another's, 5 not at all, 6 and will do so again, 7 with an error. */
 static bool relay_answer(struct sock *s, unsigned how)
 {
     struct client_end *c = client_of(s);
@@ -425,7 +428,8 @@ static bool relay_answer(struct sock *s, unsigned how)
     to = w.header;
     to.request_id = ends[s - socks].follows != 0 ? ends[s - socks].follows : to.request_id + (how % 8 == 4);
     world.calm = world.calm && how % 8 < 4;
-    if (!more) {
+    c->owed = c->owed || how % 8 == 5;
+    if (!more && how % 8 != 6) {
         c->answered += used;
     }
     ends[s - socks].follows = more ? 77 : 0;
@@ -619,13 +623,14 @@ static bool is_inside(const struct client_end *c)
     return c->sock != NULL && c->sock->state == SOCK_OPEN;
 }
 
-/* Who has not greeted, is at no mongos, or does not read, is gone. */
+/* Who has not greeted, is at no mongos, or does not read, or whose mongos does not, is gone. */
 static bool deadlines_kept(void)
 {
     for (int i = 0; i < CLIENTS; i++) {
         const struct client_end *c = &clients[i];
         bool stalls = is_inside(c) && c->sock->room == 0 && c->received < c->answers.want_len;
-        if (is_inside(c) && !c->murky && (c->up == NULL || stalls)) {
+        bool stuck = is_inside(c) && c->up != NULL && c->up->room == 0 && c->arrived < c->asks.want_len;
+        if (is_inside(c) && !c->murky && (c->up == NULL || stalls || stuck)) {
             return false;
         }
     }
@@ -651,7 +656,7 @@ static void boot(void)
     static int listeners[MAX_SERVICES][MAX_LISTENS] = { { FD_LISTENER } };
     MUST(conf_quick(&conf, SERVICE_MONGO, 1, args));
     conf.chunk_size = CHUNK, conf.chunks = CHUNKS;
-    conf.max_clients = CLIENTS, conf.max_backends = NODES, conf.max_affinities = 64;
+    conf.max_clients = CLIENTS, conf.max_backends = NODES, conf.max_affinities = 2 * CLIENTS;
     section->client_window = WINDOW;
     section->dial_timeout_ms = 100, section->handshake_timeout_ms = HANDSHAKE_MS, section->client_stall_ms = STALL_MS;
     section->client_idle_ms = 0, section->probe_interval_ms = 1000, section->probe_timeout_ms = 150;
@@ -672,6 +677,7 @@ static void boot(void)
     loop_open();
     buf_open();
     conn_open_table();
+    conn_limit(CONN_UPSTREAM, CLIENTS);
     parent_attach(-1);
     mongo_open(&conf, listeners);
 }
@@ -695,6 +701,16 @@ static void give_chunks(void)
     }
 }
 
+/* So many clients have to wait for a connection. */
+static void reserve(int count)
+{
+    static const struct conn_ops none = { .kind = "reserved" };
+    for (int i = 0; i < count; i++) {
+        reserved[i] = conn_take(CONN_UPSTREAM, &none, NULL);
+        MUST(reserved[i] != NULL && conn_adopt(reserved[i], socket(AF_INET, SOCK_STREAM, 0)));
+    }
+}
+
 /* Mongos as they are at first; those that wait for a change hear of it. Dials that nobody answers stay so. */
 static void calm_down(void)
 {
@@ -704,13 +720,13 @@ static void calm_down(void)
         nodes[k].hello = HELLO_GOOD;
     }
     for (int i = 0; i < SOCKS; i++) {
-        struct sock *s = &socks[i];
-        s->piece = SIZE_MAX;
-        if (s->state == SOCK_OPEN && s->far >= FAR_NODE) {
-            s->room = SIZE_MAX;
-        }
+        socks[i].piece = SIZE_MAX;
     }
     give_chunks();
+    for (int i = 0; i < CLIENTS && reserved[i] != NULL; i++) {
+        conn_close(reserved[i]);
+        reserved[i] = NULL;
+    }
 }
 
 static void begin(void)
@@ -726,6 +742,10 @@ static void begin(void)
     section->client_idle_ms = more & 4 ? 3000 : 0;
     world.calm = (how & 128) == 0 && (more & 4) == 0;
     world.stopped = false;
+    if ((more & 0xe0) == 0xe0) {
+        reserve(CLIENTS / 2);
+        world.calm = false;
+    }
     if (how & 128) {
         take_chunks(8 + more / 8);
     }
@@ -820,6 +840,10 @@ static void end(void)
         }
     }
     settle(3000, nobody_left);
+    for (int i = 0; i < CLIENTS; i++) {
+        MUST(!is_inside(&clients[i]) || clients[i].owed || clients[i].murky);
+        MUST(!is_inside(&clients[i]) || clients[i].up->shut);
+    }
     hang_up();
     MUST(settle(3000, nobody_left));
     MUST(mongo_in_flight() == 0);
@@ -915,6 +939,7 @@ static void act_node_raw(void)
     }
     world.calm = false;
     if (s != NULL) {
+        client_of(s)->owed = true;
         node_says(s, bytes, n);
     }
 }
