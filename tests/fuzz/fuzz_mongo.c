@@ -885,7 +885,9 @@ static void act_client_raw(void)
     for (unsigned i = 0; i < n; i++) {
         size_t at = clients[who].asks.len + i;
         bytes[i] = (unsigned char)next_byte();
-        bytes[i] = at >= 4 && at < 8 ? (unsigned char)(tag >> 8 * (at - 4)) : bytes[i];
+        if (at >= 4 && at < 8) {
+            bytes[i] = (unsigned char)(tag >> 8 * (at - 4));
+        }
     }
     world.calm = false;
     client_says((int)who, bytes, n);
