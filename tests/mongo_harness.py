@@ -309,8 +309,8 @@ class MongoPuerta:
             return int(re.search(r"^(?:puerta_)?%s:(\d+)" % name, c.ask("INFO", "everything").decode(), re.M).group(1))
 
     def worker(self):
-        """The process that serves: the one that has the block, not its parent or helper."""
-        return max(harness.children_of(self.process.pid) + [self.process.pid], key=lambda pid: harness.memory_of(pid)[0])
+        """The process that serves, not its parent or helper: it has the connections, so the most descriptors."""
+        return max(harness.children_of(self.process.pid) + [self.process.pid], key=lambda pid: len(os.listdir("/proc/%d/fd" % pid)))
 
     def resident(self):
         """Bytes of memory that the worker occupies."""
