@@ -4,7 +4,7 @@
  * their own headers; what only the Redis family shares stands in redis.h.
  *
  *   floor 5   puerta.c  conf.c  option.c
- *   floor 4   redis*.c  users.c  health.c
+ *   floor 4   redis*.c  mongo*.c  users.c  health.c
  *   floor 3   conn.c  buf.c  parent.c         conn.c is the waist:
  *   floor 2   loop.c  net.c  arena.c  stats.c  os.c    upward only through conn_ops
  *   floor 1   resp.c  command.c  slotmap.c  bson.c  mongo{wire,msg}.c  affinity.c    pure
