@@ -550,6 +550,8 @@ static void check_mongo(struct reader *r, int section)
     if (s->upstream_proxy && s->mode != MONGO_LOADBALANCED)
         complain(r, line_of(r, section, "upstream_proxy"), "v2", "set mode = loadbalanced, or leave it out",
                  "a PROXY header leads to the loadBalancerPort, which serves only drivers with loadBalanced=true");
+    if (s->mode == MONGO_POOLED && s->pool_min > s->pool_max)
+        complain(r, line_of(r, section, "pool_min"), "pool_min", "set it to pool_max or less", "more connections kept than there may be");
 }
 
 static void check_redis(struct reader *r, int section)
@@ -759,6 +761,32 @@ static void report_option(const struct option *o, const void *base)
     case SECRET: printf("%s = %s\n", o->key, field[0] != '\0' ? "******" : "\"\""); break;
     case SECRET_FILE: break; /* has been read: the password stands for it */
     }
+}
+
+enum mongo_mode conf_mongo_mode(const struct conf *conf, int number)
+{
+    for (int i = 0; i < conf->service_count; i++)
+        if (conf->services[i].kind == SERVICE_MONGO && number-- == 0)
+            return conf->services[i].mode;
+    return MONGO_PASSTHROUGH;
+}
+
+size_t conf_pooled(const struct conf *conf)
+{
+    size_t n = 0;
+
+    for (int i = 0; i < conf->service_count; i++)
+        if (conf->services[i].kind == SERVICE_MONGO && conf->services[i].mode == MONGO_POOLED)
+            n += (size_t)conf->services[i].pool_max * (size_t)conf->services[i].node_count;
+    return n;
+}
+
+bool conf_mongo(const struct conf *conf, bool pooled)
+{
+    for (int i = 0; i < conf->service_count; i++)
+        if (conf->services[i].kind == SERVICE_MONGO && (conf->services[i].mode == MONGO_POOLED) == pooled)
+            return true;
+    return false;
 }
 
 size_t conf_descriptors(const struct conf *conf)
