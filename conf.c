@@ -763,32 +763,6 @@ static void report_option(const struct option *o, const void *base)
     }
 }
 
-enum mongo_mode conf_mongo_mode(const struct conf *conf, int number)
-{
-    for (int i = 0; i < conf->service_count; i++)
-        if (conf->services[i].kind == SERVICE_MONGO && number-- == 0)
-            return conf->services[i].mode;
-    return MONGO_PASSTHROUGH;
-}
-
-size_t conf_pooled(const struct conf *conf)
-{
-    size_t n = 0;
-
-    for (int i = 0; i < conf->service_count; i++)
-        if (conf->services[i].kind == SERVICE_MONGO && conf->services[i].mode == MONGO_POOLED)
-            n += (size_t)conf->services[i].pool_max * (size_t)conf->services[i].node_count;
-    return n;
-}
-
-bool conf_mongo(const struct conf *conf, bool pooled)
-{
-    for (int i = 0; i < conf->service_count; i++)
-        if (conf->services[i].kind == SERVICE_MONGO && (conf->services[i].mode == MONGO_POOLED) == pooled)
-            return true;
-    return false;
-}
-
 size_t conf_descriptors(const struct conf *conf)
 {
     size_t n = (size_t)conf->max_clients + conf_upstreams(conf) + conf_probes(conf) + OTHER_DESCRIPTORS;

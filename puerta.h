@@ -612,11 +612,34 @@ static inline int conf_services(const struct conf *conf, enum service_kind kind)
 }
 
 /* The mode of the MongoDB section of that number. */
-enum mongo_mode conf_mongo_mode(const struct conf *conf, int number);
-/* How many connections all MongoDB sections in pooled mode may have together. */
-size_t conf_pooled(const struct conf *conf);
+static inline enum mongo_mode conf_mongo_mode(const struct conf *conf, int number)
+{
+    int i = 0;
+    for (; i < conf->service_count && (conf->services[i].kind != SERVICE_MONGO || number-- > 0); i++) {
+    }
+    return i < conf->service_count ? conf->services[i].mode : MONGO_PASSTHROUGH;
+}
+
 /* Whether some MongoDB section is in pooled mode, or some is not. */
-bool conf_mongo(const struct conf *conf, bool pooled);
+static inline bool conf_mongo(const struct conf *conf, bool pooled)
+{
+    bool some = false;
+    for (int i = 0; i < conf_services(conf, SERVICE_MONGO); i++) {
+        some = some || (conf_mongo_mode(conf, i) == MONGO_POOLED) == pooled;
+    }
+    return some;
+}
+
+/* How many connections all pools may have together. */
+static inline size_t conf_pooled(const struct conf *conf)
+{
+    size_t n = 0;
+    for (int i = 0; i < conf->service_count; i++) {
+        const struct conf_service *s = &conf->services[i];
+        n += s->kind == SERVICE_MONGO && s->mode == MONGO_POOLED ? (size_t)s->pool_max * (size_t)s->node_count : 0;
+    }
+    return n;
+}
 
 /* Connections that are lent to one client at a time, of all kinds. */
 static inline size_t conf_leases(const struct conf *conf)
