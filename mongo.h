@@ -241,7 +241,7 @@ struct pooled {
     struct chain held;          /* of the request: what has not gone on */
     struct chain ahead;         /* what came behind the request */
     struct chain small;         /* of an answer that goes on when it is whole */
-    uint64_t until_ms;          /* LATER: hello_again() is called then at the latest */
+    uint64_t until_ms;          /* LATER: greet_again() is called then at the latest */
     uint64_t wait_ms;           /* since when the request waits for a connection; 0: it has not */
     struct greeting greeting;
     enum mongo_code code;       /* REFUSING: with label and text, which are constants */
@@ -279,14 +279,14 @@ size_t split_answer(const struct pooled *p, int32_t id, unsigned char *out, size
 /* -------------------------------------------------- mongo_greet.c */
 
 /* What Puerta answers itself; see there. */
-void hello_open(struct pooled *p);   /* a new client */
-void hello_close(struct pooled *p);  /* it has gone */
+void greet_arrive(struct pooled *p);   /* a new client */
+void greet_leave(struct pooled *p);  /* it has gone */
 /* Whether a request is answered here; its command is known. */
-bool hello_takes(const struct pooled *p);
-/* The answer to a whole request of n bytes, at most 64 KiB: its length. 0: not yet; hello_again() at p->until_ms, and when
+bool greet_takes(const struct pooled *p);
+/* The answer to a whole request of n bytes, at most 64 KiB: its length. 0: not yet; greet_again() at p->until_ms, and when
  * a mongos changes its state. The message is not kept by the caller. */
-size_t hello_answer(struct pooled *p, const unsigned char *msg, size_t n, unsigned char *out, size_t cap);
-size_t hello_again(struct pooled *p, unsigned char *out, size_t cap);
+size_t greet_answer(struct pooled *p, const unsigned char *msg, size_t n, unsigned char *out, size_t cap);
+size_t greet_again(struct pooled *p, unsigned char *out, size_t cap);
 /* Whether it may send requests on; else the error. */
 bool door_admits(const struct pooled *p, enum mongo_code *code, const char **text);
 

@@ -1,9 +1,9 @@
 /* mongo_greet.c - stand-in until the real one is merged. */
 #include "mongo.h"
-void hello_open(struct pooled *p) { (void)p; }
-void hello_close(struct pooled *p) { (void)p; }
-bool hello_takes(const struct pooled *p) { return p->asks.hello; }
-size_t hello_answer(struct pooled *p, const unsigned char *msg, size_t n, unsigned char *out, size_t cap)
+void greet_arrive(struct pooled *p) { (void)p; }
+void greet_leave(struct pooled *p) { (void)p; }
+bool greet_takes(const struct pooled *p) { return p->asks.hello; }
+size_t greet_answer(struct pooled *p, const unsigned char *msg, size_t n, unsigned char *out, size_t cap)
 {
     struct bson b; (void)msg; (void)n;
     mongomsg_begin_answer(&b, out, cap, &p->asks.header, 1);
@@ -13,5 +13,5 @@ size_t hello_answer(struct pooled *p, const unsigned char *msg, size_t n, unsign
     bson_int32(&b, "minWireVersion", 0); bson_int32(&b, "maxWireVersion", 21); bson_bool(&b, "readOnly", false); bson_double(&b, "ok", 1);
     return mongomsg_finish(&b);
 }
-size_t hello_again(struct pooled *p, unsigned char *out, size_t cap) { (void)p; (void)out; (void)cap; return 0; }
+size_t greet_again(struct pooled *p, unsigned char *out, size_t cap) { (void)p; (void)out; (void)cap; return 0; }
 bool door_admits(const struct pooled *p, enum mongo_code *code, const char **text) { (void)p; (void)code; (void)text; return true; }

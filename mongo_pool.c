@@ -63,7 +63,7 @@ static const struct conf_service *conf_of(const struct backend *b)
 
 /* ------------------------------------------------------------- who waits */
 
-static void line_put(struct line *l, struct pool_waiter *w)
+static void stand_in_line(struct line *l, struct pool_waiter *w)
 {
     w->next = NULL;
     w->prev = l->last;
@@ -71,7 +71,7 @@ static void line_put(struct line *l, struct pool_waiter *w)
     l->last = w;
 }
 
-static void line_take(struct line *l, struct pool_waiter *w)
+static void leave_line(struct line *l, struct pool_waiter *w)
 {
     *(w->prev != NULL ? &w->prev->next : &l->first) = w->next;
     *(w->next != NULL ? &w->next->prev : &l->last) = w->prev;
@@ -102,7 +102,7 @@ static bool wait_for(struct pool_waiter *w, struct service *s, struct backend *b
     w->backend = b;
     w->pinned = pinned;
     w->waits = true;
-    line_put(b != NULL ? &pool_of(b)->line : &pl.sections[i].line, w);
+    stand_in_line(b != NULL ? &pool_of(b)->line : &pl.sections[i].line, w);
     return true;
 }
 
@@ -115,7 +115,7 @@ void pool_leave(struct pool_waiter *w)
     i = section_of(w->service);
     w->waits = false;
     pl.sections[i].waiting--;
-    line_take(w->backend != NULL ? &pool_of(w->backend)->line : &pl.sections[i].line, w);
+    leave_line(w->backend != NULL ? &pool_of(w->backend)->line : &pl.sections[i].line, w);
 }
 
 bool pool_await(struct pool_waiter *w, struct service *s)
@@ -173,7 +173,7 @@ static void lend(struct pool_link *l, struct pool_waiter *w)
 }
 
 /* It is no link any more; its connection is gone, or goes now. */
-static void link_free(struct pool_link *l)
+static void link_forget(struct pool_link *l)
 {
     struct pool *p = pool_of(l->backend);
     if (l->state == LINK_IDLE) {
@@ -194,7 +194,7 @@ static void link_free(struct pool_link *l)
 static void link_close(struct pool_link *l)
 {
     conn_close(l->conn);
-    link_free(l);
+    link_forget(l);
 }
 
 static bool is_old(const struct pool_link *l)
@@ -230,7 +230,7 @@ static void link_failed(struct pool_link *l, const char *why)
     struct pool *p = pool_of(b);
     uint64_t again = (uint64_t)AGAIN_MS << (p->failures < 5 ? p->failures : 5);
     log_debug("no connection to a mongos", "mongos=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
-    link_free(l);
+    link_forget(l);
     p->failures++;
     p->again_ms = loop_ms() + (again < AGAIN_MAX_MS ? again : AGAIN_MAX_MS);
     mongos_broke(b);
@@ -317,7 +317,7 @@ static void link_lost(struct conn *c, const char *why)
         return;
     }
     health_look(b);
-    link_free(l);
+    link_forget(l);
     if (was_lent) {
         stats.upstream_lost++;
         mongos_broke(b);

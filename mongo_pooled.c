@@ -140,7 +140,7 @@ static void client_gone(struct pooled *p)
     if (p->link != NULL) {
         link_let_go(p);
     }
-    hello_close(p);
+    greet_leave(p);
     set_starved(p, false);
     let_much_go(p);
     chain_clear(&p->held);
@@ -199,7 +199,7 @@ static void next(struct pooled *p)
 }
 
 /* An answer of our own; nothing may be said to a request that wants no answer. */
-static void say(struct pooled *p, const void *bytes, size_t n)
+static void give(struct pooled *p, const void *bytes, size_t n)
 {
     if (!wire_more_to_come(&p->asks)) {
         if (!chain_put(&p->conn->out, BUF_REPLY, bytes, n)) {
@@ -218,7 +218,7 @@ static void tell(struct pooled *p)
     bool unreachable = p->code == MONGO_CODE_HOST_UNREACHABLE;
     snprintf(text, sizeof text, unreachable ? "%s: %s" : "%s", p->text, p->service->trouble);
     stats.errors_sent++;
-    say(p, said, mongomsg_refuse(said, sizeof said, &p->asks.header, ++mp.last_id, p->code, text, p->label));
+    give(p, said, mongomsg_refuse(said, sizeof said, &p->asks.header, ++mp.last_id, p->code, text, p->label));
 }
 
 /* Its request goes nowhere. The rest of it is to come first, if it is not whole. */
@@ -318,7 +318,7 @@ static void go_split(struct pooled *p)
     } else {
         size_t n = split_answer(p, ++mp.last_id, said, sizeof said);
         split_end(p);
-        say(p, said, n);
+        give(p, said, n);
     }
 }
 
@@ -358,11 +358,11 @@ static void here(struct pooled *p)
 {
     size_t n;
     chain_copy(&p->held, whole, p->held.len);
-    n = hello_answer(p, whole, p->held.len, said, sizeof said);
+    n = greet_answer(p, whole, p->held.len, said, sizeof said);
     stats.requests++;
     chain_clear(&p->held);
     if (n > 0) {
-        say(p, said, n);
+        give(p, said, n);
     } else {
         set_state(p, POOLED_LATER);
     }
@@ -372,7 +372,7 @@ static void here(struct pooled *p)
 static void consider(struct pooled *p)
 {
     const struct wire *w = &p->asks;
-    bool is_all = is_whole(w), is_here = w->command[0] != '\0' && hello_takes(p);
+    bool is_all = is_whole(w), is_here = w->command[0] != '\0' && greet_takes(p);
     bool short_one = is_here || split_takes(w) || (w->flags & WIRE_EXHAUST_ALLOWED) != 0;
     enum mongo_code code;
     const char *text;
@@ -523,9 +523,9 @@ static void client_room(struct conn *conn)
 
 static void later(struct pooled *p)
 {
-    size_t n = hello_again(p, said, sizeof said);
+    size_t n = greet_again(p, said, sizeof said);
     if (n > 0) {
-        say(p, said, n);
+        give(p, said, n);
         pump(p);
     } else {
         arm(p);
@@ -599,7 +599,7 @@ bool pooled_accept(struct service *s, uint8_t section, int fd, const struct addr
         return true;
     }
     conn->watch.active_ms = loop_ms();
-    hello_open(p);
+    greet_arrive(p);
     arm(p);
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
     stats.clients_accepted++;
