@@ -76,6 +76,7 @@ void mongos_changed(struct backend *b);     /* its state: also when it is new in
  * left out for a while, but never the last one. */
 void mongos_broke(struct backend *b);
 void mongos_served(struct backend *b);      /* it has answered a client */
+void mongos_leaves(struct backend *b);      /* it says that it shuts down: nothing new until its probe knows */
 bool mongos_ejected(const struct backend *b);
 
 /* ------------------------------------------------- mongo_choose.c */

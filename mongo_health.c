@@ -423,6 +423,16 @@ void mongos_broke(struct backend *b)
              (unsigned)b->port, (unsigned long long)(m->ejected_until_ms - loop_ms()));
 }
 
+void mongos_leaves(struct backend *b)
+{
+    struct mongos *m = mongos_of(b);
+    uint64_t until = loop_ms() + b->service->conf->probe_timeout_ms;
+    health_look(b);
+    if (b->state == BACKEND_UP && has_peer(b) && m->ejected_until_ms < until) {
+        m->ejected_until_ms = until;
+    }
+}
+
 void mongos_served(struct backend *b)
 {
     struct mongos *m = mongos_of(b);

@@ -514,6 +514,17 @@ static void all_lost(struct backend *b)
     line_moves(&pool_of(b)->line, true, b);
 }
 
+/* Who waits, for want of others, for one that is shutting down. */
+static void all_move(const struct service *s)
+{
+    for (uint16_t i = 0; i < backend_cap(); i++) {
+        struct backend *b = backend_at(i);
+        if (b != NULL && b->service == s && b->state == BACKEND_DRAINING) {
+            line_moves(&pool_of(b)->line, false, b);
+        }
+    }
+}
+
 void pool_backend(struct backend *b)
 {
     struct pool *p = pool_of(b);
@@ -521,6 +532,7 @@ void pool_backend(struct backend *b)
         p->failures = 0;
         p->again_ms = 0;
         line_moves(&pl.sections[section_of(b->service)].line, true, NULL);
+        all_move(b->service);
         dial_more(b);
     } else if (b->state == BACKEND_DRAINING) {
         line_moves(&p->line, false, b);
