@@ -59,6 +59,17 @@ static void make_service_id(const struct backend *b, unsigned char id[12])
     }
 }
 
+/* FNV-1a, 64 bits. */
+static uint64_t name_of(const struct backend *b)
+{
+    char name[HOST_CAP + 8];
+    uint64_t hash = UINT64_C(14695981039346656037);
+    for (const char *p = backend_name(b, name); *p != '\0'; p++) {
+        hash = (hash ^ (unsigned char)*p) * UINT64_C(1099511628211);
+    }
+    return hash;
+}
+
 static uint8_t weight_of(const struct backend *b)
 {
     const struct conf_service *conf = b->service->conf;
@@ -75,6 +86,7 @@ static void begin(struct backend *b)
     struct mongos *m = mongos_of(b);
     memset(m, 0, sizeof *m);
     m->backend = b;
+    m->name = name_of(b);
     m->weight = weight_of(b);
     m->watcher_timer.on_due = watcher_tick;
     make_service_id(b, m->service_id);
@@ -409,6 +421,16 @@ void mongos_broke(struct backend *b)
     m->up_ms = m->ejected_until_ms;
     log_warn("a mongos is left out: it breaks connections off (eject_after)", "mongos=%s:%u for_ms=%llu", b->host,
              (unsigned)b->port, (unsigned long long)(m->ejected_until_ms - loop_ms()));
+}
+
+void mongos_leaves(struct backend *b)
+{
+    struct mongos *m = mongos_of(b);
+    uint64_t until = loop_ms() + b->service->conf->probe_timeout_ms;
+    health_look(b);
+    if (b->state == BACKEND_UP && has_peer(b) && m->ejected_until_ms < until) {
+        m->ejected_until_ms = until;
+    }
 }
 
 void mongos_served(struct backend *b)

@@ -215,7 +215,8 @@ size_t loop_cold(void);
     X(auth_failures) X(auth_delayed) X(clients_denied) \
     X(dials) X(dial_failures) X(upstream_lost) X(refreshes) X(refresh_failures) X(map_changes) \
     X(probes) X(probe_failures) \
-    X(affinity_hits) X(affinity_misses) X(affinity_evictions) X(affinity_full)
+    X(affinity_hits) X(affinity_misses) X(affinity_evictions) X(affinity_full) \
+    X(pool_dials) X(pool_lent) X(pool_waits) X(pool_timeouts) X(pool_full) X(pool_drops)
 
 struct stats {
 #define X(name) uint64_t name;
@@ -530,7 +531,7 @@ void health_alive(struct backend *b);                     /* it answered a reque
 struct host_port { char host[HOST_CAP]; uint16_t port; }; /* port 0: a unix path in host */
 
 enum service_kind { SERVICE_REDIS, SERVICE_MONGO };
-enum mongo_mode { MONGO_PASSTHROUGH, MONGO_LOADBALANCED };
+enum mongo_mode { MONGO_PASSTHROUGH, MONGO_LOADBALANCED, MONGO_POOLED };
 enum mongo_affinity { AFFINITY_FINGERPRINT, AFFINITY_SOURCE, AFFINITY_CONNECTION };
 enum mongo_balance { BALANCE_LEAST, BALANCE_ROUND_ROBIN, BALANCE_RANDOM_TWO, BALANCE_WEIGHTED };
 
@@ -570,6 +571,8 @@ struct conf_service {
     int deep_probe;                      /* listDatabases behind each hello */
     uint32_t affinity_grace_ms, handshake_timeout_ms, slow_start_ms, drain_timeout_ms, eject_time_ms;
     uint32_t eject_after;
+    uint32_t pool_min, pool_max, pool_dials, pool_queue; /* MONGO_POOLED */
+    uint32_t pool_idle_ms, pool_life_ms, pool_wait_ms;
 };
 
 /* One `command = ...` line: what command_declare() is called with. */
@@ -608,17 +611,47 @@ static inline int conf_services(const struct conf *conf, enum service_kind kind)
     return n;
 }
 
+/* The mode of the MongoDB section of that number. */
+static inline enum mongo_mode conf_mongo_mode(const struct conf *conf, int number)
+{
+    int i = 0;
+    for (; i < conf->service_count && (conf->services[i].kind != SERVICE_MONGO || number-- > 0); i++) {
+    }
+    return i < conf->service_count ? conf->services[i].mode : MONGO_PASSTHROUGH;
+}
+
+/* Whether some MongoDB section is in pooled mode, or some is not. */
+static inline bool conf_mongo(const struct conf *conf, bool pooled)
+{
+    bool some = false;
+    for (int i = 0; i < conf_services(conf, SERVICE_MONGO); i++) {
+        some = some || (conf_mongo_mode(conf, i) == MONGO_POOLED) == pooled;
+    }
+    return some;
+}
+
+/* How many connections all pools may have together. */
+static inline size_t conf_pooled(const struct conf *conf)
+{
+    size_t n = 0;
+    for (int i = 0; i < conf->service_count; i++) {
+        const struct conf_service *s = &conf->services[i];
+        n += s->kind == SERVICE_MONGO && s->mode == MONGO_POOLED ? (size_t)s->pool_max * (size_t)s->node_count : 0;
+    }
+    return n;
+}
+
 /* Connections that are lent to one client at a time, of all kinds. */
 static inline size_t conf_leases(const struct conf *conf)
 {
     return (size_t)conf->max_leases + conf->max_blocked + conf->max_watching + conf->max_own;
 }
 
-/* Connections to servers, the probes apart: of MongoDB one for each client. */
+/* Connections to servers, the probes apart: of MongoDB one for each client, or those of the pools. */
 static inline size_t conf_upstreams(const struct conf *conf)
 {
     size_t each = conf->resp3 ? 3 : 2; /* to a node of Redis: the shared ones, and that of subscriptions */
-    return each * conf->max_backends + conf_leases(conf) + (conf_services(conf, SERVICE_MONGO) > 0 ? conf->max_clients : 0);
+    return each * conf->max_backends + conf_leases(conf) + (conf_mongo(conf, false) ? conf->max_clients : 0) + conf_pooled(conf);
 }
 
 /* Connections that ask how servers are: each mongos is asked on two. */
