@@ -789,7 +789,7 @@ static void on_link_room(struct pool_link *l)
 {
     struct pooled *p = client_of(l->holder);
     if (p->state == POOLED_SENDING) {
-        conn_read(p->conn, true);
+        pump(p);
     } else if (p->state == POOLED_ASKED && wire_more_to_come(&p->asks)) {
         p->link = NULL;
         pool_return(l);
