@@ -106,6 +106,8 @@ void mongo_choose_open(int section, const struct conf_service *conf);
  * shutting down. Gives how many. */
 uint32_t mongo_candidates(const struct service *s, struct backend *const *tried, uint32_t count,
                           struct backend *list[MAX_SEEDS]);
+/* Adds to stats what a table has counted since it was last told. */
+void mongo_count(const struct affinity *a, struct affinity_counts *told);
 /* What part of the load it is to get, by its weight and the time since it came back; never 0. */
 uint32_t mongo_share(const struct backend *b);
 /* Of n (not 0) the one with the fewest connections for its share; among equals by chance. */
