@@ -4,7 +4,7 @@
  * their own headers; what only the Redis family shares stands in redis.h.
  *
  *   floor 5   puerta.c  conf.c  option.c
- *   floor 4   redis*.c  mongo*.c  users.c  health.c
+ *   floor 4   redis*.c  mongo*.c  users.c  guesses.c  health.c
  *   floor 3   conn.c  buf.c  parent.c         conn.c is the waist:
  *   floor 2   loop.c  net.c  arena.c  stats.c  os.c    upward only through conn_ops
  *   floor 1   resp.c  command.c  slotmap.c  bson.c  mongo{wire,msg}.c  affinity.c    pure
@@ -179,6 +179,7 @@ struct timer {
 };
 
 struct conf;
+struct conf_service;
 
 void loop_tables(const struct conf *conf);
 void loop_open(void);
@@ -524,6 +525,15 @@ void health_lost(struct backend *b);                      /* a connection that h
 void health_refused(struct backend *b);                   /* it could not be dialled, or did not let us in */
 void health_suspect(struct backend *b);                   /* requests in flight make no progress */
 void health_alive(struct backend *b);                     /* it answered a request */
+
+/* --------------------------------------------------- guesses.c (floor 4) */
+
+uint32_t guesses_of(const struct address *peer, uint64_t now_ms); /* wrong ones from there of late */
+void guesses_add(const struct address *peer, uint64_t now_ms);    /* one more; now_ms is loop_ms() */
+uint32_t guesses_wait_ms(uint32_t wrong);  /* how long a guess behind so many wrong ones is not looked at */
+bool guesses_near(const struct address *a); /* of this machine: loopback, or a unix socket */
+/* Whether one that comes from there may not come in without a password (`protected`); counts it, and logs why (a constant text). */
+bool guesses_bar(const struct conf_service *conf, const struct address *peer, const char *why);
 
 /* ------------------------------------------------------ conf.c (floor 5) */
 

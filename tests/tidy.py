@@ -36,6 +36,7 @@ ROOMS = {
     "tls.c": (3, "waist", 450),
     "parent.c": (3, "parent", 450),
     "health.c": (4, "health", 350),
+    "guesses.c": (4, "guesses", 150),
     "redis_map.c": (4, "redis", 360),
     "redis_greet.c": (4, "redis", 120),
     "redis_upstream.c": (4, "redis", 820),
