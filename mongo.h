@@ -9,11 +9,18 @@
 #define PUERTA_MONGO_H
 
 #include "affinity.h"
+#include "mongo_greet.h"
 #include "mongomsg.h"
 #include "mongowire.h"
 #include "puerta.h"
 
 /* ------------------------------------------------- mongo_health.c */
+
+/* What a mongos has said of itself in its last good hello. A number that it left out is 0. */
+struct mongo_facts {
+    bool known, isdbgrid;
+    int64_t min_wire, max_wire, max_bson, max_message, max_batch, session_minutes;
+};
 
 /* What is known of one mongos beside its backend entry, at the same index. */
 struct mongos {
@@ -27,6 +34,7 @@ struct mongos {
     bool has_version;           /* it has said a topologyVersion */
     unsigned char process_id[12];
     int64_t counter;
+    struct mongo_facts facts;
     unsigned char service_id[12]; /* told to drivers in load-balanced mode; the same as long as its address is */
     bool away;                  /* it has been anything but UP since it was first heard */
     uint64_t up_ms;             /* since when it is UP again, for slow_start; 0: it never was away */
@@ -41,6 +49,7 @@ struct mongos {
 void mongo_health_tables(const struct conf *conf);
 extern const struct probe_talk mongo_probe_talk;
 struct mongos *mongos_of(const struct backend *b);
+extern uint32_t mongo_facts_changes; /* grows whenever facts, or the state of a mongos, may be other ones */
 void mongos_changed(struct backend *b);     /* its state: also when it is new in the table (NEW), or leaves it (FREE) */
 /* A client's connection to it was refused, or lost in the middle of an answer: after eject_after of these in a row it is
  * left out for a while, but never the last one. */
@@ -83,6 +92,18 @@ void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const
 void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, const struct wire *reply);
 /* Whether the client has cursors or transactions open. */
 bool pins_hold(const struct mongo_client_id *id);
+
+/* ------------------------------------------------- mongo_pooled.c */
+
+/* One client of pooled mode: a connection of a driver. */
+struct pooled {
+    struct conn *conn;
+    struct service *service;
+    struct wire asks;           /* its request */
+    uint64_t until_ms;          /* greet_again() is called then at the latest */
+    struct greeting greeting;
+    uint8_t user;               /* DOOR_NOBODY, or the index of the user who has logged in */
+};
 
 /* -------------------------------------------------------- mongo.c */
 

@@ -160,6 +160,8 @@ const struct option options[] = {
       "how long a client is still sent to the same mongos once its last connection has closed" },
     { M(balance), "balance", ENUM, 0, 3, "least-connections", "least-connections|round-robin|random-two|weighted",
       "which mongos a new client gets; all but round-robin heed the weights" },
+    { M(protect), "protected", BOOL, 0, 1, "yes", "no|yes",
+      "pooled, with upstream_user but without users: only clients of this machine are served (loopback and unix sockets)" },
     { M(upstream_proxy), "upstream_proxy", ENUM, 0, 1, "none", "none|v2",
       "v2: a PROXY header goes ahead of each connection, as the loadBalancerPort of a mongos wants it" },
     { M(client_window), "client_window", SIZE, KIB(16), MIB(256), "256k", NULL,

@@ -24,6 +24,7 @@
 
 #include "command.h"
 #include "resp.h"
+#include "scram.h"
 #include "slotmap.h"
 
 #define PUERTA_VERSION "0.1.0"
@@ -544,6 +545,9 @@ enum mongo_mode { MONGO_PASSTHROUGH, MONGO_LOADBALANCED };
 enum mongo_affinity { AFFINITY_FINGERPRINT, AFFINITY_SOURCE, AFFINITY_CONNECTION };
 enum mongo_balance { BALANCE_LEAST, BALANCE_ROUND_ROBIN, BALANCE_RANDOM_TWO, BALANCE_WEIGHTED };
 
+#define MAX_USERS 32
+struct conf_user { char name[SCRAM_NAME_MAX + 1]; struct scram_keys keys; };
+
 /* One [redis NAME] or [mongo NAME] section. */
 struct conf_service {
     enum service_kind kind;
@@ -580,6 +584,8 @@ struct conf_service {
     int deep_probe;                      /* listDatabases behind each hello */
     uint32_t affinity_grace_ms, handshake_timeout_ms, slow_start_ms, drain_timeout_ms, eject_time_ms;
     uint32_t eject_after;
+    struct conf_user users[MAX_USERS];
+    int user_count;
 };
 
 /* One `command = ...` line: what command_declare() is called with. */
