@@ -9,7 +9,7 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 23000
+WHOLE_BUDGET = 25000
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
@@ -24,7 +24,8 @@ ROOMS = {
     "mongowire.c": (1, "pure", 650),
     "mongomsg.c": (1, "pure", 180),
     "affinity.c": (1, "pure", 350),
-    "scram.c": (1, "pure", 400),
+    "hash.c": (1, "pure", 260),
+    "scram.c": (1, "pure", 540),
     "http.c": (1, "pure", 200),
     "os.c": (2, "system", 500),
     "arena.c": (2, "system", 150),
