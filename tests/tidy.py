@@ -9,7 +9,7 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 23000
+WHOLE_BUDGET = 25000
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
@@ -25,7 +25,7 @@ ROOMS = {
     "mongomsg.c": (1, "pure", 180),
     "affinity.c": (1, "pure", 350),
     "hash.c": (1, "pure", 260),
-    "scram.c": (1, "pure", 400),
+    "scram.c": (1, "pure", 540),
     "http.c": (1, "pure", 200),
     "os.c": (2, "system", 500),
     "arena.c": (2, "system", 150),
@@ -74,10 +74,10 @@ ROOMS = {
     "redis.c": (4, "redis", 500),
     "redis_client.c": (4, "redis", 520),
     "users.c": (4, "users", 400),
-    "mongo_health.c": (4, "mongo", 360),
+    "mongo_health.c": (4, "mongo", 390),
     "mongo_choose.c": (4, "mongo", 330),
-    "mongo_door.c": (4, "mongo", 330),
-    "mongo_greet.c": (4, "mongo", 430),
+    "mongo_door.c": (4, "mongo", 380),
+    "mongo_greet.c": (4, "mongo", 500),
     "mongo.c": (4, "mongo", 830),
     "admin.c": (5, "admin", 600),
     "option.c": (5, "conf", 480),
