@@ -39,6 +39,9 @@
 #define HOST_CAP 256        /* a DNS name is at most 253 characters */
 #define NAME_CAP 32         /* the name of a section */
 #define SECRET_CAP 256      /* a user or a password */
+#define KEYFILE_CAP 1025    /* the password in a keyfile of MongoDB: 1024 letters at most */
+#define DATABASE_CAP 64     /* the name of a database */
+#define MAX_USERS 16        /* users of one MongoDB section: each takes 264 bytes */
 #define SEND_SLICES 64      /* iovecs of one send: beyond 64 the kernel's copy dominates */
 #define ACCEPTS_PER_TURN 64 /* so that a storm of dials does not starve the clients inside */
 #define COLD_PER_TURN 256   /* cold descriptors told in one turn */
@@ -541,11 +544,11 @@ bool guesses_bar(const struct conf_service *conf, const struct address *peer, co
 struct host_port { char host[HOST_CAP]; uint16_t port; }; /* port 0: a unix path in host */
 
 enum service_kind { SERVICE_REDIS, SERVICE_MONGO };
-enum mongo_mode { MONGO_PASSTHROUGH, MONGO_LOADBALANCED };
+enum mongo_mode { MONGO_PASSTHROUGH, MONGO_LOADBALANCED, MONGO_POOLED };
 enum mongo_affinity { AFFINITY_FINGERPRINT, AFFINITY_SOURCE, AFFINITY_CONNECTION };
 enum mongo_balance { BALANCE_LEAST, BALANCE_ROUND_ROBIN, BALANCE_RANDOM_TWO, BALANCE_WEIGHTED };
 
-#define MAX_USERS 32
+/* One `user = NAME KEYS` line. */
 struct conf_user { char name[SCRAM_NAME_MAX + 1]; struct scram_keys keys; };
 
 /* One [redis NAME] or [mongo NAME] section. */
@@ -561,11 +564,11 @@ struct conf_service {
     uint32_t rise, fall;
     int receive_buffer, send_buffer;     /* SO_RCVBUF, SO_SNDBUF; 0 = the system's */
     size_t client_window;
+    char upstream_user[SECRET_CAP], upstream_password[SECRET_CAP];
     /* Redis */
     int single;                          /* topology: 0 = cluster, 1 = single */
     char announce[HOST_CAP + 8];         /* "HOST:PORT"; "" = the address that a client came by */
     char redis_version[16];              /* that clients are told */
-    char upstream_user[SECRET_CAP], upstream_password[SECRET_CAP];
     char password[SECRET_CAP];           /* of clients; "" = they need none */
     int protect, allow_admin, client_logins; /* yes / no */
     size_t retain_bytes, shared_reply_limit, merge_limit;
@@ -584,7 +587,9 @@ struct conf_service {
     int deep_probe;                      /* listDatabases behind each hello */
     uint32_t affinity_grace_ms, handshake_timeout_ms, slow_start_ms, drain_timeout_ms, eject_time_ms;
     uint32_t eject_after;
-    struct conf_user users[MAX_USERS];
+    char upstream_auth_db[DATABASE_CAP]; /* where upstream_user is kept */
+    char upstream_key[KEYFILE_CAP];      /* of a keyfile; "" = upstream_password it is */
+    struct conf_user users[MAX_USERS];   /* as whom clients may log in; pooled alone */
     int user_count;
 };
 

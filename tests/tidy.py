@@ -80,8 +80,8 @@ ROOMS = {
     "mongo_greet.c": (4, "mongo", 500),
     "mongo.c": (4, "mongo", 830),
     "admin.c": (5, "admin", 600),
-    "option.c": (5, "conf", 480),
-    "conf.c": (5, "conf", 690),
+    "option.c": (5, "conf", 500),
+    "conf.c": (5, "conf", 770),
     "puerta.c": (5, "main", 600),
 }
 HEADERS = {"redis.h": ("redis_req.c", 4)}  # shared by a family: its prototypes belong to several rooms
