@@ -23,7 +23,7 @@
 
 static struct section {
     const struct service *service;  /* NULL: none yet */
-    uint32_t changes;               /* mongo_facts_changes as of `said` */
+    uint32_t changes;               /* mongos_changes as of `said` */
     uint32_t version;
     bool stopping;
     uint64_t stop_ms;               /* when it exits at the latest */
@@ -79,18 +79,11 @@ static struct mongo_facts merged(const struct service *s)
     return up.known ? up : down;
 }
 
-static bool same(const struct mongo_facts *a, const struct mongo_facts *b)
-{
-    return a->known == b->known && a->isdbgrid == b->isdbgrid && a->min_wire == b->min_wire && a->max_wire == b->max_wire &&
-           a->max_bson == b->max_bson && a->max_message == b->max_message && a->max_batch == b->max_batch &&
-           a->session_minutes == b->session_minutes;
-}
-
 static void look_again(struct section *t)
 {
     struct mongo_facts now = merged(t->service);
-    t->changes = mongo_facts_changes;
-    if (!now.known || same(&now, &t->said)) {
+    t->changes = mongos_changes;
+    if (!now.known || mongo_facts_same(&now, &t->said)) {
         return; /* what was said last holds until something else is known */
     }
     t->said = now;
@@ -109,7 +102,7 @@ static struct section *section_of(const struct service *s)
         t++;
         must(t < sections + MAX_SERVICES);
     }
-    if (t->service == NULL || t->changes != mongo_facts_changes) {
+    if (t->service == NULL || t->changes != mongos_changes) {
         t->service = s;
         look_again(t);
     }

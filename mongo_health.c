@@ -29,7 +29,8 @@ static struct {
     int32_t last_id;
 } mh;
 
-uint32_t mongo_facts_changes;
+uint32_t mongos_changes;
+void (*mongos_on_facts)(struct backend *b);
 
 static unsigned char scratch[16384]; /* an answer on its way through the walker */
 
@@ -61,6 +62,17 @@ static void make_service_id(const struct backend *b, unsigned char id[12])
     }
 }
 
+/* FNV-1a, 64 bits. */
+static uint64_t name_of(const struct backend *b)
+{
+    char name[HOST_CAP + 8];
+    uint64_t hash = UINT64_C(14695981039346656037);
+    for (const char *p = backend_name(b, name); *p != '\0'; p++) {
+        hash = (hash ^ (unsigned char)*p) * UINT64_C(1099511628211);
+    }
+    return hash;
+}
+
 static uint8_t weight_of(const struct backend *b)
 {
     const struct conf_service *conf = b->service->conf;
@@ -77,6 +89,7 @@ static void begin(struct backend *b)
     struct mongos *m = mongos_of(b);
     memset(m, 0, sizeof *m);
     m->backend = b;
+    m->name = name_of(b);
     m->weight = weight_of(b);
     m->watcher_timer.on_due = watcher_tick;
     make_service_id(b, m->service_id);
@@ -96,7 +109,7 @@ static void end(struct mongos *m)
 void mongos_changed(struct backend *b)
 {
     struct mongos *m = mongos_of(b);
-    mongo_facts_changes++;
+    mongos_changes++;
     switch (b->state) {
     case BACKEND_FREE: end(m); break;
     case BACKEND_NEW: begin(b); break;
@@ -191,9 +204,10 @@ static int64_t number_of(const struct wire *w, enum wire_field field)
     return wire_has(w, field) ? w->number[field] : 0;
 }
 
-static void note_facts(struct mongos *m, const struct wire *w)
+static void note_facts(struct backend *b, const struct wire *w)
 {
-    m->facts = (struct mongo_facts){
+    struct mongo_facts *f = &mongos_of(b)->facts;
+    struct mongo_facts now = {
         .known = true,
         .isdbgrid = wire_has(w, WIRE_ISDBGRID),
         .min_wire = number_of(w, WIRE_MIN_VERSION),
@@ -203,7 +217,13 @@ static void note_facts(struct mongos *m, const struct wire *w)
         .max_batch = number_of(w, WIRE_MAX_BATCH),
         .session_minutes = number_of(w, WIRE_SESSION_MINUTES),
     };
-    mongo_facts_changes++;
+    if (!mongo_facts_same(f, &now)) {
+        *f = now;
+        mongos_changes++;
+        if (mongos_on_facts != NULL) {
+            mongos_on_facts(b);
+        }
+    }
 }
 
 /* Feeds what has come into w, the answer to the question of that id (0: nothing was asked). False: nothing is whole yet, or
@@ -245,7 +265,7 @@ static bool judge(struct backend *b, const struct wire *w)
     struct mongos *m = mongos_of(b);
     if (wire_true(w, WIRE_OK) && (wire_has(w, WIRE_ISDBGRID) || b->service->conf->expect_any)) {
         note_version(m, w);
-        note_facts(m, w);
+        note_facts(b, w);
         return true;
     }
     if (wire_true(w, WIRE_OK)) {

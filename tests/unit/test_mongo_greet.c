@@ -109,7 +109,7 @@ static void set_state(int i, enum backend_state to)
 
 static struct mongo_facts *facts(int i)
 {
-    mongo_facts_changes++;
+    mongos_changes++;
     return &mongos_of(node[i])->facts;
 }
 
