@@ -17,6 +17,7 @@
 #define PUERTA_MONGO_H
 
 #include "affinity.h"
+#include "mongo_greet.h"
 #include "mongomsg.h"
 #include "mongowire.h"
 #include "puerta.h"
@@ -44,6 +45,19 @@ void mongo_login_stop(struct mongo_login *l);
 
 /* ------------------------------------------------- mongo_health.c */
 
+/* What a mongos has said of itself in its last good hello. A number that it left out is 0. */
+struct mongo_facts {
+    bool known, isdbgrid;
+    int64_t min_wire, max_wire, max_bson, max_message, max_batch, session_minutes;
+};
+
+static inline bool mongo_facts_same(const struct mongo_facts *a, const struct mongo_facts *b)
+{
+    return a->known == b->known && a->isdbgrid == b->isdbgrid && a->min_wire == b->min_wire && a->max_wire == b->max_wire &&
+           a->max_bson == b->max_bson && a->max_message == b->max_message && a->max_batch == b->max_batch &&
+           a->session_minutes == b->session_minutes;
+}
+
 /* What is known of one mongos beside its backend entry, at the same index. */
 struct mongos {
     struct backend *backend;    /* NULL: none */
@@ -56,6 +70,7 @@ struct mongos {
     bool has_version;           /* it has said a topologyVersion */
     unsigned char process_id[12];
     int64_t counter;
+    struct mongo_facts facts;
     unsigned char service_id[12]; /* told to drivers in load-balanced mode; the same as long as its address is */
     bool away;                  /* it has been anything but UP since it was first heard */
     uint64_t up_ms;             /* since when it is UP again, for slow_start; 0: it never was away */
@@ -71,6 +86,8 @@ struct mongos {
 void mongo_health_tables(const struct conf *conf);
 extern const struct probe_talk mongo_probe_talk;
 struct mongos *mongos_of(const struct backend *b);
+extern uint32_t mongos_changes;             /* grows whenever facts or the state of some mongos have changed */
+extern void (*mongos_on_facts)(struct backend *b); /* set by mongo.c: its facts have changed */
 void mongos_changed(struct backend *b);     /* its state: also when it is new in the table (NEW), or leaves it (FREE) */
 /* A client's connection to it was refused, or lost in the middle of an answer: after eject_after of these in a row it is
  * left out for a while, but never the last one. */
@@ -218,12 +235,6 @@ void pool_backend(struct backend *b);        /* its state has changed */
 
 /* --------------------------------------- a client of pooled mode */
 
-/* What a hello that waits, or a step of a login, left behind. Owned by mongo_greet.c. */
-struct greeting {
-    bool waits, has_metadata;
-    struct wire_header asked;
-};
-
 enum pooled_state {
     POOLED_READING,  /* a request is coming, and where it goes is not known */
     POOLED_WAITING,  /* that is known: for a connection, or for a mongos */
@@ -278,20 +289,6 @@ size_t split_ask(struct pooled *p, const struct backend *b, unsigned char *out, 
 void split_said(struct pooled *p, const unsigned char *msg, size_t n);
 /* The answer to the whole, with that id. */
 size_t split_answer(const struct pooled *p, int32_t id, unsigned char *out, size_t cap);
-
-/* -------------------------------------------------- mongo_greet.c */
-
-/* What Puerta answers itself; see there. */
-void greet_arrive(struct pooled *p);   /* a new client */
-void greet_leave(struct pooled *p);  /* it has gone */
-/* Whether a request is answered here; its command is known. */
-bool greet_takes(const struct pooled *p);
-/* The answer to a whole request of n bytes, at most 64 KiB: its length. 0: not yet; greet_again() at p->until_ms, and when
- * a mongos changes its state. The message is not kept by the caller. */
-size_t greet_answer(struct pooled *p, const unsigned char *msg, size_t n, unsigned char *out, size_t cap);
-size_t greet_again(struct pooled *p, unsigned char *out, size_t cap);
-/* Whether it may send requests on; else the error. */
-bool door_admits(const struct pooled *p, enum mongo_code *code, const char **text);
 
 /* ------------------------------------------------- mongo_pooled.c */
 

@@ -29,6 +29,9 @@ static struct {
     int32_t last_id;
 } mh;
 
+uint32_t mongos_changes;
+void (*mongos_on_facts)(struct backend *b);
+
 static unsigned char scratch[16384]; /* an answer on its way through the walker */
 
 static void watcher_tick(struct timer *t);
@@ -94,6 +97,7 @@ static void begin(struct backend *b)
 
 static void end(struct mongos *m)
 {
+    m->facts.known = false;
     loop_timer_stop(&m->watcher_timer);
     if (m->watcher != NULL) {
         conn_close(m->watcher);
@@ -105,6 +109,7 @@ static void end(struct mongos *m)
 void mongos_changed(struct backend *b)
 {
     struct mongos *m = mongos_of(b);
+    mongos_changes++;
     switch (b->state) {
     case BACKEND_FREE: end(m); break;
     case BACKEND_NEW: begin(b); break;
@@ -194,6 +199,33 @@ static void note_version(struct mongos *m, const struct wire *w)
     }
 }
 
+static int64_t number_of(const struct wire *w, enum wire_field field)
+{
+    return wire_has(w, field) ? w->number[field] : 0;
+}
+
+static void note_facts(struct backend *b, const struct wire *w)
+{
+    struct mongo_facts *f = &mongos_of(b)->facts;
+    struct mongo_facts now = {
+        .known = true,
+        .isdbgrid = wire_has(w, WIRE_ISDBGRID),
+        .min_wire = number_of(w, WIRE_MIN_VERSION),
+        .max_wire = number_of(w, WIRE_MAX_VERSION),
+        .max_bson = number_of(w, WIRE_MAX_BSON),
+        .max_message = number_of(w, WIRE_MAX_MESSAGE),
+        .max_batch = number_of(w, WIRE_MAX_BATCH),
+        .session_minutes = number_of(w, WIRE_SESSION_MINUTES),
+    };
+    if (!mongo_facts_same(f, &now)) {
+        *f = now;
+        mongos_changes++;
+        if (mongos_on_facts != NULL) {
+            mongos_on_facts(b);
+        }
+    }
+}
+
 /* Feeds what has come into w, the answer to the question of that id (0: nothing was asked). False: nothing is whole yet, or
  * the connection is gone. */
 static bool answer_read(struct conn *c, struct wire *w, int32_t id)
@@ -233,9 +265,11 @@ static bool judge(struct backend *b, const struct wire *w)
     struct mongos *m = mongos_of(b);
     if (wire_true(w, WIRE_OK) && (wire_has(w, WIRE_ISDBGRID) || b->service->conf->expect_any)) {
         note_version(m, w);
+        note_facts(b, w);
         return true;
     }
     if (wire_true(w, WIRE_OK)) {
+        m->facts.known = false;
         say_refusal(b, "it is no mongos (expect = any takes it all the same)", 0);
         health_state(b, BACKEND_MISMATCH);
     } else if (wire_has(w, WIRE_CODE) && w->number[WIRE_CODE] == MONGO_CODE_SHUTDOWN_IN_PROGRESS) {

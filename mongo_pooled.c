@@ -216,6 +216,9 @@ static void tell(struct pooled *p)
 {
     char text[SLOTMAP_ERROR_CAP + 256];
     bool unreachable = p->code == MONGO_CODE_HOST_UNREACHABLE;
+    if (p->code == MONGO_CODE_UNAUTHORIZED) {
+        door_admits(p, &p->code, &p->text); /* the text holds until somebody else is refused */
+    }
     snprintf(text, sizeof text, unreachable ? "%s: %s" : "%s", p->text, p->service->trouble);
     stats.errors_sent++;
     give(p, said, mongomsg_refuse(said, sizeof said, &p->asks.header, ++mp.last_id, p->code, text, p->label));
@@ -396,7 +399,7 @@ static void split(struct pooled *p)
 static void consider(struct pooled *p)
 {
     const struct wire *w = &p->asks;
-    bool is_all = is_whole(w), is_here = w->command[0] != '\0' && greet_takes(p);
+    bool is_all = is_whole(w), is_here = greet_takes(p);
     bool short_one = is_here || split_takes(w) || (w->flags & WIRE_EXHAUST_ALLOWED) != 0;
     enum mongo_code code;
     const char *text;
