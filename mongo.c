@@ -795,6 +795,7 @@ void mongo_tables(const struct conf *conf)
 {
     md.total = conf->max_clients;
     md.all = arena_take("mongo clients", md.total, sizeof *md.all);
+    mongo_login_tables(conf);
     mongo_health_tables(conf);
     mongo_choose_tables(conf);
 }
@@ -806,6 +807,7 @@ void mongo_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
         md.free = &md.all[i - 1];
     }
     md.care.on_due = on_care;
+    mongo_login_open();
     for (int i = 0; i < conf->service_count; i++) {
         const struct conf_service *cs = &conf->services[i];
         struct service *s = &md.services[md.service_count];
