@@ -272,6 +272,7 @@ struct pooled {
     bool begun;                 /* part of an answer has gone to it */
     bool starved;               /* no chunk was left for what it says, or for what is said to it */
     bool holds_much;            /* more of a request than client_window */
+    bool wants_split;           /* WAITING: for a place in mongo_split.c */
 };
 
 /* -------------------------------------------------- mongo_split.c */
@@ -282,9 +283,14 @@ void split_tables(const struct conf *conf);
 void split_open(void);
 /* Whether a request goes to several mongos. */
 bool split_takes(const struct wire *request);
-/* Begins with a whole request, which also stays in p->held until split_end(). False: it cannot be read, names more than there
- * is room for, or too many are under way. */
-bool split_begin(struct pooled *p, const unsigned char *msg, size_t n);
+enum split_begun {
+    SPLIT_BEGUN,
+    SPLIT_ONE,  /* it concerns one mongos, *only: it goes there as any request does */
+    SPLIT_FULL, /* too many are under way: again when one has ended */
+    SPLIT_BAD   /* it cannot be read, or names more than there is room for */
+};
+/* Begins with a whole request, which also stays in p->held until split_end(). */
+enum split_begun split_begin(struct pooled *p, const unsigned char *msg, size_t n, struct backend **only);
 void split_end(struct pooled *p);            /* also where there is none */
 /* The next mongos that is to be asked; NULL: all have been. */
 struct backend *split_next(struct pooled *p);

@@ -33,7 +33,7 @@
 
 static struct {
     struct pooled *all, *free;
-    uint32_t total, holders, starved;
+    uint32_t total, holders, starved, wanting;
     uint64_t starving_ms;       /* since when some are starved; 0: none is */
     int32_t last_id;
     struct timer care;
@@ -114,6 +114,19 @@ static void let_much_go(struct pooled *p)
     p->holds_much = false;
 }
 
+/* It does not wait for anything any more, and asks nobody. */
+static void no_longer(struct pooled *p)
+{
+    bool was_split = p->split != NULL;
+    pool_leave(&p->waiter);
+    mp.wanting -= p->wants_split ? 1u : 0;
+    p->wants_split = false;
+    split_end(p);
+    if (was_split && mp.wanting > 0) {
+        loop_timer(&mp.care, loop_ms());
+    }
+}
+
 /* --------------------------------------------------------------- their end */
 
 /* What was lent to it, when it has gone. What only has to be read or sent to its end is not worth a connection. */
@@ -135,8 +148,7 @@ static void link_let_go(struct pooled *p)
 static void client_gone(struct pooled *p)
 {
     stats.clients_closed++;
-    pool_leave(&p->waiter);
-    split_end(p);
+    no_longer(p);
     if (p->link != NULL) {
         link_let_go(p);
     }
@@ -165,8 +177,7 @@ static void on_client_close(struct conn *conn, const char *why)
 /* Nothing more is taken from it; what it has been sent so far it may read. */
 static void client_finish(struct pooled *p)
 {
-    pool_leave(&p->waiter);
-    split_end(p);
+    no_longer(p);
     if (p->link != NULL) {
         link_let_go(p);
     }
@@ -228,7 +239,7 @@ static void tell(struct pooled *p)
 static void refuse(struct pooled *p, enum mongo_code code, const char *label, const char *text)
 {
     log_debug("request refused", "command=%s code=%d why=\"%s\"", p->asks.command, (int)code, text);
-    split_end(p);
+    no_longer(p);
     p->code = code;
     p->label = label;
     p->text = text;
@@ -321,7 +332,7 @@ static void go_split(struct pooled *p)
         take_from(p, b, true);
     } else {
         size_t n = split_answer(p, ++mp.last_id, said, sizeof said);
-        split_end(p);
+        no_longer(p);
         give(p, said, n);
     }
 }
@@ -387,11 +398,17 @@ static void hold_on(struct pooled *p)
 
 static void split(struct pooled *p)
 {
+    struct backend *only;
     chain_copy(&p->held, whole, p->held.len);
-    if (split_begin(p, whole, p->held.len)) {
-        go_split(p);
-    } else {
-        refuse(p, MONGO_CODE_FAILED_TO_PARSE, NULL, "a command for several mongos that names too much, or too many of them are under way");
+    switch (split_begin(p, whole, p->held.len, &only)) {
+    case SPLIT_BEGUN: go_split(p); break;
+    case SPLIT_ONE: take_from(p, only, true); break;
+    case SPLIT_BAD: refuse(p, MONGO_CODE_FAILED_TO_PARSE, NULL, "a killCursors that cannot be read, or of more than 256 cursors at several mongos"); break;
+    case SPLIT_FULL:
+        p->wants_split = true;
+        mp.wanting++;
+        wait(p);
+        break;
     }
 }
 
@@ -554,7 +571,9 @@ static void waited(struct pooled *p)
     bool up = p->waiter.backend != NULL && p->waiter.backend->state == BACKEND_UP;
     stats.pool_timeouts++;
     pool_leave(&p->waiter);
-    if (p->split != NULL) {
+    if (p->wants_split) {
+        refuse(p, MONGO_CODE_NETWORK_TIMEOUT, NULL, "too many commands for several mongos are under way");
+    } else if (p->split != NULL) {
         go_split(p);
     } else {
         refuse(p, up ? MONGO_CODE_NETWORK_TIMEOUT : MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks),
@@ -633,6 +652,7 @@ static struct pooled *client_of(struct pool_waiter *w)
 static void on_lent(struct pool_waiter *w, struct pool_link *l)
 {
     use(client_of(w), l);
+    pump(client_of(w)); /* the rest of a long request came while it waited */
 }
 
 static void on_moved(struct pool_waiter *w, const struct backend *refused)
@@ -855,6 +875,15 @@ static void on_care(struct timer *t)
             if (p->link != NULL) {
                 conn_read(p->link->conn, true);
             }
+        }
+    }
+    for (uint32_t i = 0; i < mp.total && mp.wanting > 0; i++) {
+        struct pooled *p = &mp.all[i];
+        if (is_open(p) && p->wants_split) {
+            p->wants_split = false;
+            mp.wanting--;
+            split(p);
+            pump(p);
         }
     }
     (void)t;

@@ -82,7 +82,7 @@ ROOMS = {
     "mongo_door.c": (4, "mongo", 380),
     "mongo_greet.c": (4, "mongo", 500),
     "mongo_split.c": (4, "mongo", 260),
-    "mongo_pooled.c": (4, "mongo", 800),
+    "mongo_pooled.c": (4, "mongo", 860),
     "mongo_relay.c": (4, "mongo", 750),
     "mongo.c": (4, "mongo", 420),
     "admin.c": (5, "admin", 600),
