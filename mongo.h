@@ -258,6 +258,7 @@ struct pooled {
     struct pool_link *link;     /* lent to it; NULL: none */
     struct wire asks;           /* its request */
     struct chain held;          /* of the request: what has not gone on */
+    struct slice packed;        /* all that is held, of a small request that waits */
     struct chain ahead;         /* what came behind the request */
     struct chain small;         /* of an answer that goes on when it is whole */
     uint64_t until_ms;          /* LATER: greet_again() is called then at the latest */

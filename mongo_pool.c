@@ -467,7 +467,7 @@ static void look_after(struct backend *b)
     struct pool *p = pool_of(b);
     if (p->moves) {
         p->moves = false;
-        line_moves(&p->line, false, b);
+        line_moves(&p->line, true, b);
     }
     for (struct pool_link *l = p->idle, *next; l != NULL; l = next) {
         bool idle = conf->pool_idle_ms > 0 && loop_ms() - l->idle_ms >= conf->pool_idle_ms;
