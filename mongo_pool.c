@@ -14,6 +14,7 @@
  */
 #include "mongo.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define CARE_MS 1000            /* how often idle ones are looked after */
@@ -243,6 +244,10 @@ static void on_login(struct mongo_login *login, const char *why)
     struct pool_link *l = (struct pool_link *)(void *)((char *)login - offsetof(struct pool_link, login));
     struct pool *p = pool_of(l->backend);
     if (why != NULL) {
+        snprintf(l->backend->service->trouble, sizeof l->backend->service->trouble, "%s", why);
+        if (login->code == MONGO_CODE_SHUTDOWN_IN_PROGRESS) {
+            mongos_leaves(l->backend);
+        }
         conn_close(l->conn);
         link_failed(l, why);
         return;
@@ -462,7 +467,7 @@ static void look_after(struct backend *b)
     struct pool *p = pool_of(b);
     if (p->moves) {
         p->moves = false;
-        line_moves(&p->line, false, b);
+        line_moves(&p->line, true, b);
     }
     for (struct pool_link *l = p->idle, *next; l != NULL; l = next) {
         bool idle = conf->pool_idle_ms > 0 && loop_ms() - l->idle_ms >= conf->pool_idle_ms;

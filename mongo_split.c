@@ -47,15 +47,10 @@ void split_open(void)
     }
 }
 
-static bool kills_cursors(const struct wire *w)
-{
-    return wire_is(w, "killCursors");
-}
-
 bool split_takes(const struct wire *w)
 {
     bool pinned = wire_in_transaction(w) && wire_has(w, WIRE_LSID);
-    return !pinned && (kills_cursors(w) || wire_is(w, "killSessions") || wire_is(w, "killAllSessions") ||
+    return !pinned && (wire_is(w, "killCursors") || wire_is(w, "killSessions") || wire_is(w, "killAllSessions") ||
                        wire_is(w, "killAllSessionsByPattern"));
 }
 
@@ -87,7 +82,7 @@ static void add_all(struct split *s, const struct service *of)
 }
 
 /* The cursors of a killCursors, and where each is. False: more than there is room for, or what is no number. */
-static bool add_cursors(struct pooled *p, struct split *s, const unsigned char *msg, size_t n)
+static bool add_cursors(const struct pooled *p, struct split *s, const unsigned char *msg, size_t n)
 {
     struct bson_reader doc = mongomsg_document(msg, n), list;
     struct bson_element e;
@@ -101,7 +96,7 @@ static bool add_cursors(struct pooled *p, struct split *s, const unsigned char *
         if (s->count == CURSORS || !bson_number(&e, &s->cursor[s->count].id)) {
             return false;
         }
-        b = route_cursor(p->section, &p->asks, s->cursor[s->count].id, true);
+        b = route_cursor(p->section, &p->asks, s->cursor[s->count].id, false);
         s->cursor[s->count].at = b;
         s->cursor[s->count].fate = FATE_NOT_FOUND;
         somewhere = somewhere || b == NULL;
@@ -115,22 +110,34 @@ static bool add_cursors(struct pooled *p, struct split *s, const unsigned char *
     return !list.bad;
 }
 
-bool split_begin(struct pooled *p, const unsigned char *msg, size_t n)
+static void forget_cursors(const struct pooled *p, const struct split *s)
 {
-    struct split *s = sp.free;
-    if (s == NULL) {
-        return false;
+    for (uint32_t i = 0; i < s->count; i++) {
+        route_cursor(p->section, &p->asks, s->cursor[i].id, true);
     }
-    sp.free = s->next;
-    memset(s, 0, sizeof *s);
-    p->split = s;
-    if (!kills_cursors(&p->asks)) {
-        add_all(s, p->service);
-    } else if (!add_cursors(p, s, msg, n)) {
-        split_end(p);
-        return false;
+}
+
+enum split_begun split_begin(struct pooled *p, const unsigned char *msg, size_t n, struct backend **only)
+{
+    static struct split read;
+    memset(&read, 0, sizeof read);
+    if (!wire_is(&p->asks, "killCursors")) {
+        add_all(&read, p->service);
+    } else if (!add_cursors(p, &read, msg, n)) {
+        return SPLIT_BAD;
     }
-    return true;
+    if (read.targets != 1 && sp.free == NULL) {
+        return SPLIT_FULL;
+    }
+    forget_cursors(p, &read);
+    if (read.targets == 1) {
+        *only = read.target[0];
+        return SPLIT_ONE;
+    }
+    p->split = sp.free;
+    sp.free = sp.free->next;
+    *p->split = read;
+    return SPLIT_BEGUN;
 }
 
 void split_end(struct pooled *p)
