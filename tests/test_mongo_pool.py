@@ -445,6 +445,61 @@ def test_a_client_that_ends_its_side_gets_its_answer(front):
         assert third.ask(LOOK, DB)["ok"] and len(front.commands("count")) == 1
 
 
+def test_a_mongos_that_reads_slowly_holds_up_its_client_only(fronts):
+    sink = Sink(fronts)
+    fronts[0].set(read_rate=400000)
+    with pooled(fronts, process=SMALL, client_window="64k") as p, greeted(p, 2) as (writer, other):
+        s = Session()
+        while not at_front(fronts[0], other, s):
+            s = Session()
+        data = wire.op_msg(dict({"insert": "large", "x": b"x" * 800000, "$db": DB}, **s.plain), 5)
+        sender = threading.Thread(target=writer.send_raw, args=(data,), daemon=True)
+        sender.start()
+        asked = 0
+        while sender.is_alive():
+            assert other.ask({"pull": 50000, "token": asked}, timeout=5)["token"] == asked
+            asked += 1
+        assert writer.read(timeout=30).body["ok"] and sink.inserted == 1 and asked > 0
+
+
+def at_front(front, client, session):
+    """Whether that session's mongos is this one."""
+    front.set(keep_seen=True)
+    front.clear()
+    assert client.ask(dict({"pull": 1}, **session.plain))["ok"]
+    return bool(front.commands("pull"))
+
+
+def test_chunks_are_given_back_by_who_holds_most(sink):
+    """Clients that do not read fill the pool: the others starve for two seconds at most, then those are closed."""
+    with pooled([sink], process=SMALL, client_stall="600s", client_window="1m") as p, contextlib.ExitStack() as stack:
+        for _ in range(4):
+            c = stack.enter_context(p.client(rcvbuf=4096))
+            assert c.hello()["ok"]
+            c.send({"pull": 20000000})
+        p.wait_log("no chunks left", timeout=30)
+
+        def served():
+            with p.client(timeout=5) as c, contextlib.suppress(EOFError, OSError):
+                return c.hello()["ok"] and c.ask({"pull": 100})["ok"]
+        wait_for("another to be served", served, timeout=30)
+
+
+def test_many_commands_for_several_mongos_at_once(fronts):
+    """More than there is room for: they wait."""
+    with pooled(fronts, pool_max=60, pool_wait="60s") as p, greeted(p, 41) as (*clients, other):
+        faults = [f.fault("killCursors", hold=True) for f in fronts]
+        for i, c in enumerate(clients):
+            c.send({"killCursors": "x", "cursors": [i + 1, i + 1001]}, DB)
+        heard(other)
+        assert other.ask(LOOK, DB)["ok"]
+        for fault in faults:
+            fault.clear()
+        for i, c in enumerate(clients):
+            answer = c.read().body
+            assert answer["ok"] and sorted(answer["cursorsNotFound"]) == [i + 1, i + 1001], answer
+
+
 def test_idle_clients_hold_no_chunks(front):
     with pooled([front], process=dict(SMALL, chunks=128, max_clients=1000), counters=True) as p, greeted(p, 150) as clients:
         for c in clients:
