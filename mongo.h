@@ -235,7 +235,7 @@ void pool_return(struct pool_link *l);       /* the exchange is over, nothing of
  * to go out. */
 void pool_end(struct pool_link *l, bool unanswered);
 void pool_drop(struct pool_link *l);         /* something is left on it: closed */
-bool pool_has_room(const struct backend *b); /* a connection is idle, or another may be dialled */
+bool pool_has_room(const struct backend *b); /* a connection is idle, or may be dialled for one more than wait already */
 void pool_backend(struct backend *b);        /* its state has changed */
 
 /* --------------------------------------- a client of pooled mode */
