@@ -456,7 +456,7 @@ bool pool_has_room(const struct backend *b)
 {
     const struct pool *p = pool_of(b);
     uint32_t more = conf_of(b)->pool_max - p->total + p->dialing;
-    return p->idle != NULL || line_length(&p->line, more) < more;
+    return p->idle != NULL || (loop_ms() >= p->again_ms && line_length(&p->line, more) < more);
 }
 
 /* ------------------------------------------------------------------- care */

@@ -36,7 +36,7 @@ static struct {
     struct pooled *all, *free;
     uint32_t total, holders, starved, wanting;
     uint64_t starving_ms;       /* since when some are starved; 0: none is */
-    uint32_t care_at;           /* who was helped last */
+    uint32_t care_at, want_at;  /* who was helped last */
     int32_t last_id;
     struct timer care;
     struct pen pen;             /* of requests that wait */
@@ -437,7 +437,7 @@ static void split(struct pooled *p)
     switch (split_begin(p, whole, p->held.len, &only)) {
     case SPLIT_BEGUN: go_split(p); break;
     case SPLIT_ONE: take_from(p, only, true); break;
-    case SPLIT_BAD: refuse(p, MONGO_CODE_FAILED_TO_PARSE, NULL, "a killCursors that cannot be read, or of more than 256 cursors at several mongos"); break;
+    case SPLIT_BAD: refuse(p, MONGO_CODE_FAILED_TO_PARSE, NULL, "a killCursors that cannot be read, or of more than 64 cursors at several mongos"); break;
     case SPLIT_FULL:
         p->wants_split = true;
         mp.wanting++;
@@ -851,7 +851,7 @@ static void on_link_room(struct pool_link *l)
 {
     struct pooled *p = client_of(l->holder);
     if (p->state == POOLED_SENDING) {
-        conn_read(p->conn, true);
+        pump(p);
     } else if (p->state == POOLED_ASKED && wire_more_to_come(&p->asks)) {
         p->link = NULL;
         pool_return(l);
@@ -929,7 +929,7 @@ static void on_care(struct timer *t)
     }
     feed_starved();
     for (uint32_t i = 0; i < mp.total && mp.wanting > 0; i++) {
-        struct pooled *p = &mp.all[i];
+        struct pooled *p = &mp.all[mp.want_at = (mp.want_at + 1) % mp.total];
         if (is_open(p) && p->wants_split) {
             p->wants_split = false;
             mp.wanting--;
