@@ -64,6 +64,7 @@ void mongo_tables(const struct conf *conf)
     split_tables(conf);
     route_tables(conf);
     door_tables(conf);
+    mongo_login_tables(conf);
     mongo_health_tables(conf);
     mongo_choose_tables(conf);
 }
@@ -74,6 +75,7 @@ void mongo_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     pooled_open();
     split_open();
     greet_start(conf);
+    mongo_login_open();
     mongos_on_facts = on_facts;
     for (int i = 0; i < conf->service_count; i++) {
         const struct conf_service *cs = &conf->services[i];

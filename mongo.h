@@ -21,29 +21,33 @@
 #include "mongomsg.h"
 #include "mongowire.h"
 #include "puerta.h"
+#include "scram.h"
 
-/* -------------------------------------------------- mongo_login.c */
+/* ------------------------------------------------- mongo_login.c */
 
-/* Our greeting and login on one connection to a mongos. Lives inside the connection's owner. */
+/* Our own greeting and login on one connection to a mongos: hello (client metadata, never compression), then SCRAM with the
+ * section's user (upstream_user ...) if it has one. Lives inside the owner of the connection; may be zeroed before it begins. */
 struct mongo_login {
     struct conn *conn;
     struct backend *backend;
-    void (*on_end)(struct mongo_login *l, const char *why);
-    struct wire answer;
-    int32_t asked_id;
-    uint8_t step;
+    void (*on_end)(struct mongo_login *l, const char *why); /* why NULL: it is ready; else the connection is to be closed by
+                                                               its owner, and why is a text until the next one ends */
+    int64_t code;               /* of the mongos' error, 0 if there was none: 91: it is shutting down, which is no failure */
+    uint8_t step;               /* 0: it has not begun, or has ended; private, as all below */
+    int32_t asked_id, conversation;
+    const char *late;
+    struct mongo_login *next;
+    struct chain in;
+    struct timer timer;
+    struct scram_client scram;
 };
-
-/* Begins on an open connection: says hello, and logs in where the section has a user for us. on_end is called once, never
- * from within this: `why` NULL, and the connection is ready; or a constant text, and its owner closes it. */
-void mongo_login_begin(struct mongo_login *l, struct backend *b, struct conn *c,
-                       void (*on_end)(struct mongo_login *l, const char *why));
-/* Its connection is readable. May end in on_end, or in the connection's on_close. */
-void mongo_login_bytes(struct mongo_login *l);
-/* Its connection is gone: on_end is not called any more. */
-void mongo_login_stop(struct mongo_login *l);
-
-/* ------------------------------------------------- mongo_health.c */
+void mongo_login_tables(const struct conf *conf);
+void mongo_login_open(void);
+/* Begins on an open connection (behind a PROXY header, if the section wants one): writes, and calls on_end once, never from
+ * within; after handshake_timeout at the latest. What fails is logged and counted here. */
+void mongo_login_begin(struct mongo_login *l, struct backend *b, struct conn *c, void (*on_end)(struct mongo_login *, const char *));
+void mongo_login_bytes(struct mongo_login *l);   /* its connection is readable: may call on_end as the last thing it does */
+void mongo_login_stop(struct mongo_login *l);    /* its connection is gone: on_end will not be called any more */
 
 /* What a mongos has said of itself in its last good hello. A number that it left out is 0. */
 struct mongo_facts {
@@ -61,6 +65,7 @@ static inline bool mongo_facts_same(const struct mongo_facts *a, const struct mo
 /* What is known of one mongos beside its backend entry, at the same index. */
 struct mongos {
     struct backend *backend;    /* NULL: none */
+    struct mongo_login login;   /* of the probe, where deep_probe has a user */
     struct wire answer;         /* to the probe's hello */
     int32_t asked_id;
     struct conn *watcher;       /* on which a hello waits until something changes; NULL: none */
@@ -93,6 +98,7 @@ void mongos_changed(struct backend *b);     /* its state: also when it is new in
  * left out for a while, but never the last one. */
 void mongos_broke(struct backend *b);
 void mongos_served(struct backend *b);      /* it has answered a client */
+void mongos_leaves(struct backend *b);      /* it says that it shuts down: nothing new until its probe knows */
 bool mongos_ejected(const struct backend *b);
 
 /* ------------------------------------------------- mongo_choose.c */
@@ -122,6 +128,8 @@ void mongo_choose_open(int section, const struct conf_service *conf);
  * shutting down. Gives how many. */
 uint32_t mongo_candidates(const struct service *s, struct backend *const *tried, uint32_t count,
                           struct backend *list[MAX_SEEDS]);
+/* Adds to stats what a table has counted since it was last told. */
+void mongo_count(const struct affinity *a, struct affinity_counts *told);
 /* What part of the load it is to get, by its weight and the time since it came back; never 0. */
 uint32_t mongo_share(const struct backend *b);
 /* Of n (not 0) the one with the fewest connections for its share; among equals by chance. */

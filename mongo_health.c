@@ -1,7 +1,7 @@
 /*
  * mongo_health.c - how each mongos is: it is asked by hello, on two connections.
  *
- *   probe     hello ------> at once: up, shutting down, not a mongos        every probe_interval (health.c dials and waits)
+ *   probe     (login) hello ------> at once: up, shutting down, not a mongos        every probe_interval (health.c dials and waits)
  *   watcher   hello, topologyVersion, maxAwaitTimeMS ------> when something changes, or after AWAIT_MS
  *                                                            what it says makes the probe ask at once
  *
@@ -22,7 +22,7 @@
 #define EJECTIONS_MAX 10       /* eject_time is multiplied so often at most */
 #define HELLO_CAP 512
 
-enum { ASK_HELLO = 1, ASK_DEEP };
+enum { ASK_HELLO = 1, ASK_DEEP, ASK_LOGIN };
 
 static struct {
     struct mongos *all;
@@ -282,7 +282,7 @@ static bool judge(struct backend *b, const struct wire *w)
     return false;
 }
 
-/* One that wants a login first cannot be asked: it is taken at its hello. */
+/* One that wants a login first cannot be asked by nobody, nor by a user without that right: it is taken at its hello. */
 static void judge_deep(struct backend *b, const struct wire *w)
 {
     int64_t code = wire_has(w, WIRE_CODE) ? w->number[WIRE_CODE] : 0;
@@ -385,6 +385,10 @@ static void on_bytes(struct backend *b)
 {
     struct mongos *m = mongos_of(b);
     bool deep;
+    if (b->question == ASK_LOGIN) {
+        mongo_login_bytes(&m->login);
+        return;
+    }
     if (!answer_read(b->probe, &m->answer, b->question == 0 ? 0 : m->asked_id)) {
         return;
     }
@@ -405,13 +409,34 @@ static void on_bytes(struct backend *b)
     }
 }
 
+/* One that is shutting down lets nobody in, but its hello says how it is. */
+static void on_login(struct mongo_login *l, const char *why)
+{
+    struct backend *b = l->backend;
+    b->question = 0;
+    if (why != NULL && l->code != MONGO_CODE_SHUTDOWN_IN_PROGRESS) {
+        snprintf(b->service->trouble, sizeof b->service->trouble, "%.*s", (int)sizeof b->service->trouble - 1, why);
+        conn_fail(b->probe, why);
+    } else {
+        ask_hello(b);
+    }
+}
+
 static void on_open(struct backend *b)
 {
-    if (greet(b, b->probe)) {
-        ask_hello(b);
-    } else {
+    if (!greet(b, b->probe)) {
         conn_fail(b->probe, "no chunk left for a PROXY header (chunks)");
+    } else if (b->service->conf->deep_probe && b->service->conf->upstream_user[0] != '\0') {
+        b->question = ASK_LOGIN;
+        mongo_login_begin(&mongos_of(b)->login, b, b->probe, on_login);
+    } else {
+        ask_hello(b);
     }
+}
+
+static void on_lost(struct backend *b)
+{
+    mongo_login_stop(&mongos_of(b)->login);
 }
 
 static void on_nothing(struct backend *b)
@@ -419,7 +444,7 @@ static void on_nothing(struct backend *b)
     (void)b;
 }
 
-const struct probe_talk mongo_probe_talk = { on_open, on_bytes, ask_hello, on_nothing, on_nothing };
+const struct probe_talk mongo_probe_talk = { on_open, on_bytes, ask_hello, on_lost, on_nothing };
 
 /* --------------------------------------------------- what clients have seen */
 
@@ -455,6 +480,16 @@ void mongos_broke(struct backend *b)
     m->up_ms = m->ejected_until_ms;
     log_warn("a mongos is left out: it breaks connections off (eject_after)", "mongos=%s:%u for_ms=%llu", b->host,
              (unsigned)b->port, (unsigned long long)(m->ejected_until_ms - loop_ms()));
+}
+
+void mongos_leaves(struct backend *b)
+{
+    struct mongos *m = mongos_of(b);
+    uint64_t until = loop_ms() + b->service->conf->probe_timeout_ms;
+    health_look(b);
+    if (b->state == BACKEND_UP && has_peer(b) && m->ejected_until_ms < until) {
+        m->ejected_until_ms = until;
+    }
 }
 
 void mongos_served(struct backend *b)

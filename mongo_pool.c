@@ -14,6 +14,7 @@
  */
 #include "mongo.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define CARE_MS 1000            /* how often idle ones are looked after */
@@ -243,6 +244,10 @@ static void on_login(struct mongo_login *login, const char *why)
     struct pool_link *l = (struct pool_link *)(void *)((char *)login - offsetof(struct pool_link, login));
     struct pool *p = pool_of(l->backend);
     if (why != NULL) {
+        snprintf(l->backend->service->trouble, sizeof l->backend->service->trouble, "%s", why);
+        if (login->code == MONGO_CODE_SHUTDOWN_IN_PROGRESS) {
+            mongos_leaves(l->backend);
+        }
         conn_close(l->conn);
         link_failed(l, why);
         return;
@@ -514,6 +519,17 @@ static void all_lost(struct backend *b)
     line_moves(&pool_of(b)->line, true, b);
 }
 
+/* Who waits, for want of others, for one that is shutting down. */
+static void all_move(const struct service *s)
+{
+    for (uint16_t i = 0; i < backend_cap(); i++) {
+        struct backend *b = backend_at(i);
+        if (b != NULL && b->service == s && b->state == BACKEND_DRAINING) {
+            line_moves(&pool_of(b)->line, false, b);
+        }
+    }
+}
+
 void pool_backend(struct backend *b)
 {
     struct pool *p = pool_of(b);
@@ -521,6 +537,7 @@ void pool_backend(struct backend *b)
         p->failures = 0;
         p->again_ms = 0;
         line_moves(&pl.sections[section_of(b->service)].line, true, NULL);
+        all_move(b->service);
         dial_more(b);
     } else if (b->state == BACKEND_DRAINING) {
         line_moves(&p->line, false, b);

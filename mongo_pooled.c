@@ -228,6 +228,7 @@ static void tell(struct pooled *p)
 static void refuse(struct pooled *p, enum mongo_code code, const char *label, const char *text)
 {
     log_debug("request refused", "command=%s code=%d why=\"%s\"", p->asks.command, (int)code, text);
+    split_end(p);
     p->code = code;
     p->label = label;
     p->text = text;
@@ -371,6 +372,29 @@ static void here(struct pooled *p)
     }
 }
 
+/* A request of which more has to be known, or all. */
+static void hold_on(struct pooled *p)
+{
+    bool much = p->held.len > p->service->conf->client_window && !p->holds_much;
+    if (much && mp.holders == HOLDERS) {
+        refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL,
+               "its session stands behind too many documents, and others like it are under way (client_window)");
+    } else if (much) {
+        p->holds_much = true;
+        mp.holders++;
+    }
+}
+
+static void split(struct pooled *p)
+{
+    chain_copy(&p->held, whole, p->held.len);
+    if (split_begin(p, whole, p->held.len)) {
+        go_split(p);
+    } else {
+        refuse(p, MONGO_CODE_FAILED_TO_PARSE, NULL, "a command for several mongos that names too much, or too many of them are under way");
+    }
+}
+
 /* Of a request in READING it may be known by now what is to be done with it. */
 static void consider(struct pooled *p)
 {
@@ -379,30 +403,18 @@ static void consider(struct pooled *p)
     bool short_one = is_here || split_takes(w) || (w->flags & WIRE_EXHAUST_ALLOWED) != 0;
     enum mongo_code code;
     const char *text;
-    if (w->header.length == 0 || (!is_all && (w->command[0] == '\0' || short_one || !w->known))) {
-        if (short_one && w->header.length > HELD_MAX) {
-            refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "a message of this kind has at most 64 KiB");
-        } else if (p->held.len > p->service->conf->client_window && !p->holds_much && mp.holders == HOLDERS) {
-            refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "its session stands behind too many documents, and others like it are under way (client_window)");
-        } else if (p->held.len > p->service->conf->client_window && !p->holds_much) {
-            p->holds_much = true;
-            mp.holders++;
-        }
-        return;
-    }
-    if (short_one && w->header.length > HELD_MAX) {
+    if (w->command[0] == '\0' && !is_all) {
+        hold_on(p);
+    } else if (!is_here && !door_admits(p, &code, &text)) {
+        refuse(p, code, NULL, text);
+    } else if (short_one && w->header.length > HELD_MAX) {
         refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "a message of this kind has at most 64 KiB");
+    } else if (!is_all && (short_one || !w->known)) {
+        hold_on(p);
     } else if (is_here) {
         here(p);
-    } else if (!door_admits(p, &code, &text)) {
-        refuse(p, code, NULL, text);
     } else if (split_takes(w)) {
-        chain_copy(&p->held, whole, p->held.len);
-        if (split_begin(p, whole, p->held.len)) {
-            go_split(p);
-        } else {
-            refuse(p, MONGO_CODE_FAILED_TO_PARSE, NULL, "a command for several mongos that names too much at once, or too many of them are under way");
-        }
+        split(p);
     } else {
         go(p, NULL);
     }
@@ -444,7 +456,9 @@ static size_t take(struct pooled *p, const unsigned char *bytes, size_t n)
     } else if (p->state != POOLED_REFUSING && !chain_put(to, BUF_REPLY, bytes, used)) {
         conn_fail(p->conn, "no chunk left for a request (chunks)");
     } else if (p->state == POOLED_READING) {
-        arm(p);
+        if (status != WIRE_WHOLE) {
+            arm(p);
+        }
         consider(p);
     } else if (p->state == POOLED_SENDING) {
         conn_dirty(p->link->conn);
@@ -647,7 +661,6 @@ static bool is_hidden(const struct wire *a)
 /* Its mongos has been lost, or cannot be trusted; what it asked may have been done or not. */
 static void answer_lost(struct pooled *p, const char *why)
 {
-    split_end(p);
     if (p->begun) {
         client_finish(p);
     } else if (wire_more_to_come(&p->asks) && is_whole(&p->asks)) {
@@ -711,7 +724,7 @@ static void small_answer(struct pooled *p, struct pool_link *l, const unsigned c
         return;
     }
     if (is_hidden(&l->answer)) {
-        health_look(b);
+        mongos_leaves(b);
         p->link = NULL;
         pool_drop(l);
         refuse(p, MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks), "the mongos is shutting down");

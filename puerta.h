@@ -219,7 +219,7 @@ size_t loop_cold(void);
     X(messages_in) X(messages_out) X(messages_lost) X(subscribers_closed) \
     X(auth_failures) X(auth_delayed) X(clients_denied) \
     X(dials) X(dial_failures) X(upstream_lost) X(refreshes) X(refresh_failures) X(map_changes) \
-    X(probes) X(probe_failures) \
+    X(probes) X(probe_failures) X(upstream_login_failures) \
     X(affinity_hits) X(affinity_misses) X(affinity_evictions) X(affinity_full) \
     X(pool_dials) X(pool_lent) X(pool_waits) X(pool_timeouts) X(pool_full) X(pool_drops)
 
