@@ -227,6 +227,22 @@ def test_drivers_with_a_login(front, script):
         assert p.counter("auth_failures") == 0 and p.counter("auth_delayed") == 0
 
 
+def test_clients_logins_and_puertas_own_are_two_things(front):
+    """Clients are known here, Puerta at the mongos: neither has the other's password."""
+    front.set(users={"puerta": "inner secret"})
+    with guarded(front, upstream_user="puerta", upstream_password="inner secret") as p, p.client() as c:
+        assert is_stranger(c)
+        assert refused(Talk("puerta", "inner secret").log_in(c))
+        assert Talk().log_in(c)["ok"] == 1
+        assert c.ask({"insert": "two", "documents": [{"x": 1}]}, db="puerta")["n"] == 1
+        users = c.ask({"connectionStatus": 1})["authInfo"]["authenticatedUsers"]
+        assert [u["user"] for u in users] == ["puerta"]  # whose rights count at the mongos
+        assert c.ask({"logout": 1})["ok"] == 1 and is_stranger(c)
+        with friend(p) as other:
+            assert other.ask({"find": "two"}, db="puerta")["ok"] == 1  # the shared connection has not been logged out
+        assert not front.commands("logout")
+
+
 def test_a_section_without_users_takes_no_logins(front):
     with MongoPuerta([front], **QUICK) as p:
         p.wait_state(front, "up")
