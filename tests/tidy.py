@@ -74,7 +74,7 @@ ROOMS = {
     "redis_client.c": (4, "redis", 520),
     "users.c": (4, "users", 400),
     "mongo_login.c": (4, "mongo", 460),
-    "mongo_health.c": (4, "mongo", 380),
+    "mongo_health.c": (4, "mongo", 400),
     "mongo_choose.c": (4, "mongo", 330),
     "mongo.c": (4, "mongo", 840),
     "admin.c": (5, "admin", 600),
