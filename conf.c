@@ -631,6 +631,8 @@ static void check_mongo(struct reader *r, int section)
     if (s->upstream_proxy && s->mode != MONGO_LOADBALANCED)
         complain(r, line_of(r, section, "upstream_proxy"), "v2", "set mode = loadbalanced, or leave it out",
                  "a PROXY header leads to the loadBalancerPort, which serves only drivers with loadBalanced=true");
+    if (s->mode == MONGO_POOLED && s->pool_min > s->pool_max)
+        complain(r, line_of(r, section, "pool_min"), "pool_min", "set it to pool_max or less", "more connections kept than there may be");
 }
 
 static void check_redis(struct reader *r, int section)
