@@ -343,3 +343,65 @@ def test_logins_that_need_other_salts_wait_for_each_other(ferret):
                 f.drop_clients()
             for f, before in zip(fronts, known):
                 wait_for("a new login", lambda f=f, before=before: probe_of(f) not in (None, before))
+
+
+# ----------------------------------------------------------------- pooled mode
+
+POOLED = dict({k: v for k, v in QUICK.items() if k != "deep_probe"}, mode="pooled", pool_min=0, pool_max=20)
+
+
+def logins(front):
+    return [c for c in list(front.everyone) if c.metadata and c.metadata["driver"]["name"] == "puerta"]
+
+
+def test_each_pooled_connection_logs_in_and_the_password_is_salted_once(ferret):
+    """Twenty at once, with rounds that take a while: the first one's keys do for all of them."""
+    with mongo_harness.fronts(ferret, 1, users=dict(USERS), rounds=400000) as (front,), MongoPuerta([front], **dict(POOLED, pool_dials=20)) as p:
+        p.wait_state(front, "up")
+        front.fault("find", delay=0.3)  # so that each client needs a connection of its own
+        clients = [p.client() for _ in range(20)]
+        try:
+            for c in clients:
+                assert c.hello(app_name="many")["ok"]
+            for c in clients:
+                c.send({"find": "none"})
+            for c in clients:
+                assert c.read().body["ok"]
+        finally:
+            for c in clients:
+                c.close()
+        made = logins(front)
+        assert 10 < len(made) <= 20 and all(c.user == "app" for c in made) and all(c.app_name == "mongo" for c in made)
+        first = min(asked_by(c, "hello")[0].at for c in made)
+        last = max(asked_by(c, "saslContinue")[0].at for c in made)
+        one = min(seconds_of(front, c) for c in made)
+        assert last - first < 5 * max(one, 0.2), (last - first, one)
+
+
+def test_a_pool_logs_in_again_after_a_restart(front):
+    with MongoPuerta([front], **POOLED) as p, p.client() as c:
+        p.wait_state(front, "up")
+        assert c.hello()["ok"] and c.ask({"find": "none"})["ok"]
+        front.stop()
+        p.wait_state(front, "down")
+        known = len(front.everyone)
+        front.start()
+        p.wait_state(front, "up", 2)
+        wait_for("an answer", lambda: c.ask({"find": "none"})["ok"])
+        assert [c.user for c in front.everyone[known:] if c in logins(front)] == ["app"]
+
+
+@pytest.mark.parametrize("what,why", [(dict(users={"app": "other"}), "Authentication failed"), (dict(sasl_answer=lie(2, other_signature)), "does not show")],
+                         ids=["password", "signature"])
+def test_a_pool_that_cannot_log_in_says_so_to_its_clients(front, what, why):
+    was = {name: getattr(front, name) for name in what}
+    front.set(**what)
+    with MongoPuerta([front], counters=True, **dict(POOLED, pool_wait="1s")) as p, p.client() as c:
+        p.wait_state(front, "up")
+        assert c.hello()["ok"]
+        answer = c.ask({"find": "none"})
+        assert answer["ok"] == 0 and answer["code"] == 6 and "pencil" not in str(answer), answer
+        assert p.counter("upstream_login_failures") >= 1
+        assert re.search(REFUSED % re.escape(front.address) + "the login of app at .*" + why, p.log_text())
+        front.set(**was)
+        wait_for("an answer", lambda: c.ask({"find": "none"})["ok"])
