@@ -66,6 +66,7 @@ static inline bool mongo_facts_same(const struct mongo_facts *a, const struct mo
 struct mongos {
     struct backend *backend;    /* NULL: none */
     struct mongo_login login;   /* of the probe, where deep_probe has a user */
+    bool let_in;                /* it has ended well */
     struct wire answer;         /* to the probe's hello */
     int32_t asked_id;
     struct conn *watcher;       /* on which a hello waits until something changes; NULL: none */

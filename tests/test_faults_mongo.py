@@ -74,6 +74,27 @@ def test_every_nth_socket_call_fails(fronts, every, mode):
         wait_for("the last fault to have passed", lambda: session(p, 0, 50, **more) == 50, timeout=60)
 
 
+@pytest.mark.parametrize("every", PRIMES[2::3])
+@pytest.mark.parametrize("mode", ["passthrough", "pooled"])
+def test_every_nth_socket_call_fails_while_it_logs_in(every, mode):
+    """In the end it is let in, by both mechanisms; in passthrough mode it is the probe that logs in."""
+    env = {"PUERTA_FAULTS": "every=%d,limit=200,seed=%d" % (every, every)}
+    login = dict(deep_probe="yes", upstream_user="app", upstream_password="pencil", mode=mode)
+    with mongo_harness.Ferret() as ferret, mongo_harness.fronts(ferret, 2, users={"app": "pencil"}, skip_empty=False) as cluster:
+        cluster[1].set(mechanisms=("SCRAM-SHA-1",))
+        with MongoPuerta(cluster, binary=BINARY, env=env, wait=False, probe_interval="50ms", rise=1, slow_start=0, eject_after=0, pool_wait="10s", **login) as p:
+            harness.wait_for("the address to be open", p.listens)
+            for front in cluster:
+                wait_for("the probe's question", lambda front=front: any(s.connection.user == "app" for s in front.commands("listDatabases")), timeout=60)
+
+            def answered():
+                with contextlib.suppress(EOFError, ConnectionError, BrokenPipeError), p.client(timeout=30) as c:
+                    return c.hello(app_name="f")["ok"] and c.ask({"ping": 1})["ok"] and (mode != "pooled" or c.ask({"find": "none"})["ok"])
+
+            for _ in range(20):
+                wait_for("an answer", answered, timeout=60)
+
+
 def test_the_faults_were_felt():
     """Else this file would say nothing: a build without faults breaks nothing off."""
     assert felt and sum(felt.values()) > 0, felt

@@ -75,7 +75,7 @@ ROOMS = {
     "redis_client.c": (4, "redis", 520),
     "users.c": (4, "users", 400),
     "mongo_login.c": (4, "mongo", 460),
-    "mongo_health.c": (4, "mongo", 430),
+    "mongo_health.c": (4, "mongo", 440),
     "mongo_choose.c": (4, "mongo", 330),
     "mongo_route.c": (4, "mongo", 230),
     "mongo_pool.c": (4, "mongo", 480),
