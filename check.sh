@@ -225,14 +225,14 @@ printf '#include <stdio.h>\n__GLIBC__\n' | cc -E - 2>/dev/null | tail -1 | grep 
 
 for compiler in gcc clang; do
     if have $compiler; then
-        step "build with $compiler, warnings are errors" $MAKE -s BUILD=build/$compiler CC=$compiler WERROR=1 all load unit-build
+        step "build with $compiler, warnings are errors" $MAKE -s BUILD=build/$compiler CC=$compiler WERROR=1 all load crowd unit-build
     else
         skip "build with $compiler" "there is no $compiler on this system"
     fi
 done
 step "build as it is installed" sh -c "$MAKE -s all load && rm -rf build/root && $MAKE -s install DESTDIR=\$PWD/build/root PREFIX=/usr &&
     build/root/usr/bin/puerta -V && $MAKE -s uninstall DESTDIR=\$PWD/build/root PREFIX=/usr && test -z \"\$(find build/root -type f | grep -v etc)\""
-$MAKE -s all load >/dev/null 2>&1
+$MAKE -s all load crowd >/dev/null 2>&1
 sanitizers=
 if sanitizer_works; then
     sanitizers=yes
@@ -332,12 +332,12 @@ else
 fi
 # The two longest runs go side by side: each of them waits for most of its time.
 if [ -n "$glibc" ]; then
-    beside "integration without a heap after the seal" with noheap 1 tests/test_redis_*.py tests/test_mongo.py tests/test_conf.py
+    beside "integration without a heap after the seal" with noheap 1 tests/test_redis_*.py tests/test_mongo.py tests/test_mongo_crowd.py tests/test_conf.py
 else
     skip "integration without a heap after the seal" "the guard stands on glibc"
 fi
 if [ -n "$sanitizers" ]; then
-    beside "integration asan" with asan 3 tests/test_redis_*.py tests/test_mongo.py tests/test_conf.py
+    beside "integration asan" with asan 3 tests/test_redis_*.py tests/test_mongo.py tests/test_mongo_crowd.py tests/test_conf.py
 else
     skip "integration asan" "the compiler has no sanitizers here"
 fi
