@@ -262,7 +262,8 @@ struct pooled {
     struct slice packed;        /* all that is held, of a small request that waits */
     struct chain ahead;         /* what came behind the request */
     struct chain small;         /* of an answer that goes on when it is whole */
-    uint64_t until_ms;          /* LATER: greet_again() is called then at the latest */
+    uint64_t until_ms;          /* LATER: greet_again() is called then at the latest; `much`: it is whole by then */
+    uint32_t much;              /* bytes of a request of which more than client_window is held; 0: it is not */
     uint64_t wait_ms;           /* since when the request waits for a connection; 0: it has not */
     struct greeting greeting;
     enum mongo_code code;       /* REFUSING: with label and text, which are constants */
@@ -273,7 +274,7 @@ struct pooled {
     bool ended;                 /* it sends no more */
     bool begun;                 /* part of an answer has gone to it */
     bool starved;               /* no chunk was left for what it says, or for what is said to it */
-    bool holds_much;            /* more of a request than client_window */
+    bool queues;                /* READING: to hold more of a request than client_window */
     bool wants_split;           /* WAITING: for a place in mongo_split.c */
 };
 

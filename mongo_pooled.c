@@ -25,7 +25,8 @@
 #define SMALL 4096             /* an answer up to this size goes on when it is whole: no error is longer */
 #define REST_MAX 262144        /* the rest of an answer whose client has gone: read and dropped, if it is no longer */
 #define PACKED_MAX 2048        /* a request up to this size that waits is packed with others */
-#define HOLDERS 4              /* clients that may hold more of a request than client_window, at the same time */
+#define MUCH_SHARE 2           /* requests held beyond client_window: a half of the pool together... */
+#define MUCH_ALONE(pool) ((pool) / 8 * 5) /* ...or one alone with so much of it */
 #define HALF_MS 2000           /* a client that sends no more may wait for its answer so long */
 #define FINISH_MS 2000         /* how long a client that is being closed may take to read its last answer */
 #define CARE_MS 20             /* how often those that find no chunk are looked after */
@@ -34,9 +35,10 @@
 
 static struct {
     struct pooled *all, *free;
-    uint32_t total, holders, starved, wanting;
+    uint32_t total, starved, wanting, queued;
+    size_t much;                /* bytes of requests that are held beyond client_window */
     uint64_t starving_ms;       /* since when some are starved; 0: none is */
-    uint32_t care_at, want_at;  /* who was helped last */
+    uint32_t care_at, want_at, queue_at; /* who was helped last */
     int32_t last_id;
     struct timer care;
     struct pen pen;             /* of requests that wait */
@@ -61,7 +63,8 @@ static void arm(struct pooled *p)
     uint64_t due = 0;
     switch ((enum pooled_state)p->state) {
     case POOLED_READING:
-        due = p->asks.used > 0 ? loop_ms() + conf->client_stall_ms
+        due = p->much > 0 ? p->until_ms /* set once: who holds much may not be slow */
+            : p->asks.used > 0 ? loop_ms() + conf->client_stall_ms
             : !p->spoke ? loop_ms() + conf->handshake_timeout_ms
             : conf->client_idle_ms > 0 ? loop_ms() + conf->client_idle_ms : 0;
         break;
@@ -142,8 +145,27 @@ static bool unpack(struct pooled *p)
 
 static void let_much_go(struct pooled *p)
 {
-    mp.holders -= p->holds_much ? 1u : 0;
-    p->holds_much = false;
+    mp.much -= p->much;
+    mp.queued -= p->queues ? 1u : 0;
+    if (p->much > 0 && mp.queued > 0) {
+        loop_timer(&mp.care, loop_ms());
+    }
+    p->much = 0;
+    p->queues = false;
+}
+
+/* A request of which more than client_window has to be held: false while others hold too much. */
+static bool hold_much(struct pooled *p)
+{
+    uint32_t n = p->asks.header.length;
+    if (mp.much > 0 && mp.much + n > buf_total() / MUCH_SHARE) {
+        return false;
+    }
+    mp.much += n;
+    p->much = n;
+    p->until_ms = loop_ms() + p->service->conf->client_stall_ms;
+    arm(p);
+    return true;
 }
 
 /* It does not wait for anything any more, and asks nobody. */
@@ -272,6 +294,7 @@ static void refuse(struct pooled *p, enum mongo_code code, const char *label, co
 {
     log_debug("request refused", "command=%s code=%d why=\"%s\"", p->asks.command, (int)code, text);
     no_longer(p);
+    let_much_go(p);
     p->code = code;
     p->label = label;
     p->text = text;
@@ -420,13 +443,16 @@ static void here(struct pooled *p)
 /* A request of which more has to be known, or all. */
 static void hold_on(struct pooled *p)
 {
-    bool much = p->held.len > p->service->conf->client_window && !p->holds_much;
-    if (much && mp.holders == HOLDERS) {
-        refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL,
-               "its session stands behind too many documents, and others like it are under way (client_window)");
-    } else if (much) {
-        p->holds_much = true;
-        mp.holders++;
+    if (p->held.len <= p->service->conf->client_window || p->much > 0) {
+        return;
+    }
+    if (p->asks.header.length > MUCH_ALONE(buf_total())) {
+        refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "its session stands behind more documents than can be held (chunks)");
+    } else if (!hold_much(p)) {
+        p->queues = true;
+        mp.queued++;
+        conn_read(p->conn, false);
+        arm(p);
     }
 }
 
@@ -488,7 +514,7 @@ static void request_bad(struct pooled *p)
 
 static bool takes_bytes(const struct pooled *p)
 {
-    return p->state == POOLED_READING || p->state == POOLED_SENDING || p->state == POOLED_REFUSING;
+    return (p->state == POOLED_READING && !p->queues) || p->state == POOLED_SENDING || p->state == POOLED_REFUSING;
 }
 
 static bool is_open(const struct pooled *p)
@@ -562,7 +588,7 @@ static void client_bytes(struct conn *conn)
     size_t at = 0, n;
     ssize_t got;
     /* Who has a connection is helped to become done with it: it may have what those without one may not. */
-    if (full || p->ahead.len > 0 || !has_chunks(p, p->state == POOLED_SENDING ? BUF_URGENT : BUF_REQUEST)) {
+    if (full || p->queues || p->ahead.len > 0 || !has_chunks(p, p->state == POOLED_SENDING ? BUF_URGENT : BUF_REQUEST)) {
         conn_read(conn, false);
         return;
     }
@@ -624,6 +650,11 @@ static void client_tick(struct conn *conn)
     case POOLED_READING:
         if (p->starved) {
             arm(p); /* what it has sent may be here, and nobody could read it */
+            break;
+        }
+        if (p->queues) {
+            refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "its session stands behind many documents, and others like it are under way (chunks)");
+            pump(p);
             break;
         }
         conn_fail(conn, p->asks.used > 0 ? "it stopped in the middle of a message (client_stall)"
@@ -921,6 +952,19 @@ static void feed_starved(void)
     }
 }
 
+/* Those who wait to hold much, in their turn. */
+static void let_hold(void)
+{
+    for (uint32_t i = 0; i < mp.total && mp.queued > 0; i++) {
+        struct pooled *p = &mp.all[mp.queue_at = (mp.queue_at + 1) % mp.total];
+        if (is_open(p) && p->queues && hold_much(p)) {
+            p->queues = false;
+            mp.queued--;
+            pump(p);
+        }
+    }
+}
+
 static void on_care(struct timer *t)
 {
     if (mp.starved > 0 && loop_ms() - mp.starving_ms > STARVING_MS) {
@@ -928,6 +972,7 @@ static void on_care(struct timer *t)
         mp.starving_ms = loop_ms();
     }
     feed_starved();
+    let_hold();
     for (uint32_t i = 0; i < mp.total && mp.wanting > 0; i++) {
         struct pooled *p = &mp.all[mp.want_at = (mp.want_at + 1) % mp.total];
         if (is_open(p) && p->wants_split) {
