@@ -4,6 +4,7 @@
  *   mongo.c            the sections, and which kind of clients each has
  *     mongo_relay.c      clients, each beside its own connection to a mongos (pass-through, load-balanced)
  *     mongo_pooled.c     clients that have a connection for one exchange at a time (pooled)
+ *       mongo_hold.c       what is held of requests until they go on
  *       mongo_split.c      commands that go to several mongos
  *       mongo_greet.c      what Puerta answers itself: hello, logins
  *       mongo_door.c       who may come in
@@ -256,6 +257,7 @@ struct pooled {
     struct conn *conn;          /* NULL: free */
     struct service *service;
     struct pooled *next_free;
+    struct pooled *queue_next, *queue_prev; /* mongo_hold.c: others who wait there */
     struct pool_link *link;     /* lent to it; NULL: none */
     struct wire asks;           /* its request */
     struct chain held;          /* of the request: what has not gone on */
@@ -303,6 +305,23 @@ size_t split_ask(struct pooled *p, const struct backend *b, unsigned char *out, 
 void split_said(struct pooled *p, const unsigned char *msg, size_t n);
 /* The answer to the whole, with that id. */
 size_t split_answer(const struct pooled *p, int32_t id, unsigned char *out, size_t cap);
+
+/* --------------------------------------------------- mongo_hold.c */
+
+enum hold {
+    HOLD_MAY,
+    HOLD_QUEUES, /* others hold much: on_turn follows when it may go on */
+    HOLD_NEVER   /* it is too long for the pool */
+};
+
+void hold_open(void (*on_turn)(struct pooled *p));
+/* More than client_window has to be held of a request. What may be is to be whole by p->until_ms (client_stall). */
+enum hold hold_much(struct pooled *p);
+/* Lets all go that is held of its request, and what was reserved for it; it queues no longer. */
+void hold_drop(struct pooled *p);
+/* While it waits, a small request does not occupy a chunk; back into p->held: false if there is no chunk for that. */
+void hold_pack(struct pooled *p);
+bool hold_unpack(struct pooled *p);
 
 /* ------------------------------------------------- mongo_pooled.c */
 

@@ -24,9 +24,6 @@
 #define HELD_MAX 65536         /* what is answered here, or goes to several mongos, is no longer than this */
 #define SMALL 4096             /* an answer up to this size goes on when it is whole: no error is longer */
 #define REST_MAX 262144        /* the rest of an answer whose client has gone: read and dropped, if it is no longer */
-#define PACKED_MAX 2048        /* a request up to this size that waits is packed with others */
-#define MUCH_SHARE 2           /* requests held beyond client_window: a half of the pool together... */
-#define MUCH_ALONE(pool) ((pool) / 8 * 5) /* ...or one alone with so much of it */
 #define HALF_MS 2000           /* a client that sends no more may wait for its answer so long */
 #define FINISH_MS 2000         /* how long a client that is being closed may take to read its last answer */
 #define CARE_MS 20             /* how often those that find no chunk are looked after */
@@ -35,13 +32,11 @@
 
 static struct {
     struct pooled *all, *free;
-    uint32_t total, starved, wanting, queued;
-    size_t much;                /* bytes of requests that are held beyond client_window */
+    uint32_t total, starved, wanting;
     uint64_t starving_ms;       /* since when some are starved; 0: none is */
-    uint32_t care_at, want_at, queue_at; /* who was helped last */
+    uint32_t care_at, want_at; /* who was helped last */
     int32_t last_id;
     struct timer care;
-    struct pen pen;             /* of requests that wait */
 } mp;
 
 static unsigned char scratch[262144];                          /* what has just come: a chunk at most */
@@ -114,60 +109,6 @@ static bool has_chunks(struct pooled *p, enum buf_use use)
     return has;
 }
 
-static void held_drop(struct pooled *p)
-{
-    chain_clear(&p->held);
-    slice_release(&p->packed);
-}
-
-/* While it waits, a small request does not occupy a chunk: thousands may wait. */
-static void pack(struct pooled *p)
-{
-    size_t n = p->held.len;
-    if (n > 0 && n <= PACKED_MAX && p->split == NULL && !p->wants_split) {
-        chain_copy(&p->held, whole, n);
-        if (pen_write(&mp.pen, BUF_REPLY, whole, n, &p->packed)) {
-            chain_clear(&p->held);
-        }
-    }
-}
-
-static bool unpack(struct pooled *p)
-{
-    size_t n = p->packed.len;
-    if (n == 0) {
-        return true;
-    }
-    slice_copy(&p->packed, 0, whole, n);
-    slice_release(&p->packed);
-    return chain_put(&p->held, BUF_REPLY, whole, n);
-}
-
-static void let_much_go(struct pooled *p)
-{
-    mp.much -= p->much;
-    mp.queued -= p->queues ? 1u : 0;
-    if (p->much > 0 && mp.queued > 0) {
-        loop_timer(&mp.care, loop_ms());
-    }
-    p->much = 0;
-    p->queues = false;
-}
-
-/* A request of which more than client_window has to be held: false while others hold too much. */
-static bool hold_much(struct pooled *p)
-{
-    uint32_t n = p->asks.header.length;
-    if (mp.much > 0 && mp.much + n > buf_total() / MUCH_SHARE) {
-        return false;
-    }
-    mp.much += n;
-    p->much = n;
-    p->until_ms = loop_ms() + p->service->conf->client_stall_ms;
-    arm(p);
-    return true;
-}
-
 /* It does not wait for anything any more, and asks nobody. */
 static void no_longer(struct pooled *p)
 {
@@ -208,8 +149,7 @@ static void client_gone(struct pooled *p)
     }
     greet_leave(p);
     set_starved(p, false);
-    let_much_go(p);
-    held_drop(p);
+    hold_drop(p);
     chain_clear(&p->ahead);
     chain_clear(&p->small);
     p->conn = NULL;
@@ -236,8 +176,7 @@ static void client_finish(struct pooled *p)
         link_let_go(p);
     }
     set_starved(p, false);
-    let_much_go(p);
-    held_drop(p);
+    hold_drop(p);
     chain_clear(&p->ahead);
     chain_clear(&p->small);
     conn_finish(p->conn, FINISH_MS);
@@ -248,8 +187,7 @@ static void client_finish(struct pooled *p)
 /* The exchange is over, and the next may begin: pump() does that, once nobody is at work with this one any more. */
 static void next(struct pooled *p)
 {
-    let_much_go(p);
-    held_drop(p);
+    hold_drop(p);
     chain_clear(&p->small);
     p->spoke = true;
     p->begun = false;
@@ -294,11 +232,10 @@ static void refuse(struct pooled *p, enum mongo_code code, const char *label, co
 {
     log_debug("request refused", "command=%s code=%d why=\"%s\"", p->asks.command, (int)code, text);
     no_longer(p);
-    let_much_go(p);
     p->code = code;
     p->label = label;
     p->text = text;
-    held_drop(p);
+    hold_drop(p);
     chain_clear(&p->small);
     set_state(p, POOLED_REFUSING);
     if (is_whole(&p->asks)) {
@@ -343,7 +280,7 @@ static bool held_goes(struct pooled *p, struct chain *out)
 /* The connection is its own for this exchange. */
 static void use(struct pooled *p, struct pool_link *l)
 {
-    bool is_held = unpack(p);
+    bool is_held = hold_unpack(p);
     size_t n = p->split != NULL ? split_ask(p, l->backend, said, sizeof said) : 0;
     bool good = !is_held ? false : p->split != NULL ? n > 0 && chain_put(&l->conn->out, BUF_REPLY, said, n) : held_goes(p, &l->conn->out);
     p->link = l;
@@ -361,7 +298,9 @@ static void use(struct pooled *p, struct pool_link *l)
 static void wait(struct pooled *p)
 {
     p->wait_ms = p->wait_ms != 0 ? p->wait_ms : loop_ms();
-    pack(p);
+    if (p->split == NULL && !p->wants_split) {
+        hold_pack(p);
+    }
     set_state(p, POOLED_WAITING);
 }
 
@@ -446,14 +385,14 @@ static void hold_on(struct pooled *p)
     if (p->held.len <= p->service->conf->client_window || p->much > 0) {
         return;
     }
-    if (p->asks.header.length > MUCH_ALONE(buf_total())) {
+    switch (hold_much(p)) {
+    case HOLD_NEVER:
         refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "its session stands behind more documents than can be held (chunks)");
-    } else if (!hold_much(p)) {
-        p->queues = true;
-        mp.queued++;
-        conn_read(p->conn, false);
-        arm(p);
+        return;
+    case HOLD_QUEUES: conn_read(p->conn, false); break;
+    case HOLD_MAY: break;
     }
+    arm(p);
 }
 
 static void split(struct pooled *p)
@@ -952,19 +891,6 @@ static void feed_starved(void)
     }
 }
 
-/* Those who wait to hold much, in their turn. */
-static void let_hold(void)
-{
-    for (uint32_t i = 0; i < mp.total && mp.queued > 0; i++) {
-        struct pooled *p = &mp.all[mp.queue_at = (mp.queue_at + 1) % mp.total];
-        if (is_open(p) && p->queues && hold_much(p)) {
-            p->queues = false;
-            mp.queued--;
-            pump(p);
-        }
-    }
-}
-
 static void on_care(struct timer *t)
 {
     if (mp.starved > 0 && loop_ms() - mp.starving_ms > STARVING_MS) {
@@ -972,7 +898,6 @@ static void on_care(struct timer *t)
         mp.starving_ms = loop_ms();
     }
     feed_starved();
-    let_hold();
     for (uint32_t i = 0; i < mp.total && mp.wanting > 0; i++) {
         struct pooled *p = &mp.all[mp.want_at = (mp.want_at + 1) % mp.total];
         if (is_open(p) && p->wants_split) {
@@ -1010,6 +935,7 @@ void pooled_open(void)
     }
     mp.care.on_due = on_care;
     pool_open(&pool_client_ops);
+    hold_open(pump);
 }
 
 void pooled_stop(void)
