@@ -236,7 +236,7 @@ void pool_return(struct pool_link *l);       /* the exchange is over, nothing of
  * to go out. */
 void pool_end(struct pool_link *l, bool unanswered);
 void pool_drop(struct pool_link *l);         /* something is left on it: closed */
-bool pool_has_room(const struct backend *b); /* a connection is idle, or another may be dialled */
+bool pool_has_room(const struct backend *b); /* a connection is idle, or may be dialled for one more than wait already */
 void pool_backend(struct backend *b);        /* its state has changed */
 
 /* --------------------------------------- a client of pooled mode */
@@ -259,6 +259,7 @@ struct pooled {
     struct pool_link *link;     /* lent to it; NULL: none */
     struct wire asks;           /* its request */
     struct chain held;          /* of the request: what has not gone on */
+    struct slice packed;        /* all that is held, of a small request that waits */
     struct chain ahead;         /* what came behind the request */
     struct chain small;         /* of an answer that goes on when it is whole */
     uint64_t until_ms;          /* LATER: greet_again() is called then at the latest */
@@ -273,6 +274,7 @@ struct pooled {
     bool begun;                 /* part of an answer has gone to it */
     bool starved;               /* no chunk was left for what it says, or for what is said to it */
     bool holds_much;            /* more of a request than client_window */
+    bool wants_split;           /* WAITING: for a place in mongo_split.c */
 };
 
 /* -------------------------------------------------- mongo_split.c */
@@ -283,9 +285,14 @@ void split_tables(const struct conf *conf);
 void split_open(void);
 /* Whether a request goes to several mongos. */
 bool split_takes(const struct wire *request);
-/* Begins with a whole request, which also stays in p->held until split_end(). False: it cannot be read, names more than there
- * is room for, or too many are under way. */
-bool split_begin(struct pooled *p, const unsigned char *msg, size_t n);
+enum split_begun {
+    SPLIT_BEGUN,
+    SPLIT_ONE,  /* it concerns one mongos, *only: it goes there as any request does */
+    SPLIT_FULL, /* too many are under way: again when one has ended */
+    SPLIT_BAD   /* it cannot be read, or names more than there is room for */
+};
+/* Begins with a whole request, which also stays in p->held until split_end(). */
+enum split_begun split_begin(struct pooled *p, const unsigned char *msg, size_t n, struct backend **only);
 void split_end(struct pooled *p);            /* also where there is none */
 /* The next mongos that is to be asked; NULL: all have been. */
 struct backend *split_next(struct pooled *p);

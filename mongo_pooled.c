@@ -24,6 +24,7 @@
 #define HELD_MAX 65536         /* what is answered here, or goes to several mongos, is no longer than this */
 #define SMALL 4096             /* an answer up to this size goes on when it is whole: no error is longer */
 #define REST_MAX 262144        /* the rest of an answer whose client has gone: read and dropped, if it is no longer */
+#define PACKED_MAX 2048        /* a request up to this size that waits is packed with others */
 #define HOLDERS 4              /* clients that may hold more of a request than client_window, at the same time */
 #define HALF_MS 2000           /* a client that sends no more may wait for its answer so long */
 #define FINISH_MS 2000         /* how long a client that is being closed may take to read its last answer */
@@ -33,10 +34,12 @@
 
 static struct {
     struct pooled *all, *free;
-    uint32_t total, holders, starved;
+    uint32_t total, holders, starved, wanting;
     uint64_t starving_ms;       /* since when some are starved; 0: none is */
+    uint32_t care_at, want_at;  /* who was helped last */
     int32_t last_id;
     struct timer care;
+    struct pen pen;             /* of requests that wait */
 } mp;
 
 static unsigned char scratch[262144];                          /* what has just come: a chunk at most */
@@ -108,10 +111,52 @@ static bool has_chunks(struct pooled *p, enum buf_use use)
     return has;
 }
 
+static void held_drop(struct pooled *p)
+{
+    chain_clear(&p->held);
+    slice_release(&p->packed);
+}
+
+/* While it waits, a small request does not occupy a chunk: thousands may wait. */
+static void pack(struct pooled *p)
+{
+    size_t n = p->held.len;
+    if (n > 0 && n <= PACKED_MAX && p->split == NULL && !p->wants_split) {
+        chain_copy(&p->held, whole, n);
+        if (pen_write(&mp.pen, BUF_REPLY, whole, n, &p->packed)) {
+            chain_clear(&p->held);
+        }
+    }
+}
+
+static bool unpack(struct pooled *p)
+{
+    size_t n = p->packed.len;
+    if (n == 0) {
+        return true;
+    }
+    slice_copy(&p->packed, 0, whole, n);
+    slice_release(&p->packed);
+    return chain_put(&p->held, BUF_REPLY, whole, n);
+}
+
 static void let_much_go(struct pooled *p)
 {
     mp.holders -= p->holds_much ? 1u : 0;
     p->holds_much = false;
+}
+
+/* It does not wait for anything any more, and asks nobody. */
+static void no_longer(struct pooled *p)
+{
+    bool was_split = p->split != NULL;
+    pool_leave(&p->waiter);
+    mp.wanting -= p->wants_split ? 1u : 0;
+    p->wants_split = false;
+    split_end(p);
+    if (was_split && mp.wanting > 0) {
+        loop_timer(&mp.care, loop_ms());
+    }
 }
 
 /* --------------------------------------------------------------- their end */
@@ -135,15 +180,14 @@ static void link_let_go(struct pooled *p)
 static void client_gone(struct pooled *p)
 {
     stats.clients_closed++;
-    pool_leave(&p->waiter);
-    split_end(p);
+    no_longer(p);
     if (p->link != NULL) {
         link_let_go(p);
     }
     greet_leave(p);
     set_starved(p, false);
     let_much_go(p);
-    chain_clear(&p->held);
+    held_drop(p);
     chain_clear(&p->ahead);
     chain_clear(&p->small);
     p->conn = NULL;
@@ -165,14 +209,13 @@ static void on_client_close(struct conn *conn, const char *why)
 /* Nothing more is taken from it; what it has been sent so far it may read. */
 static void client_finish(struct pooled *p)
 {
-    pool_leave(&p->waiter);
-    split_end(p);
+    no_longer(p);
     if (p->link != NULL) {
         link_let_go(p);
     }
     set_starved(p, false);
     let_much_go(p);
-    chain_clear(&p->held);
+    held_drop(p);
     chain_clear(&p->ahead);
     chain_clear(&p->small);
     conn_finish(p->conn, FINISH_MS);
@@ -184,7 +227,7 @@ static void client_finish(struct pooled *p)
 static void next(struct pooled *p)
 {
     let_much_go(p);
-    chain_clear(&p->held);
+    held_drop(p);
     chain_clear(&p->small);
     p->spoke = true;
     p->begun = false;
@@ -228,11 +271,11 @@ static void tell(struct pooled *p)
 static void refuse(struct pooled *p, enum mongo_code code, const char *label, const char *text)
 {
     log_debug("request refused", "command=%s code=%d why=\"%s\"", p->asks.command, (int)code, text);
-    split_end(p);
+    no_longer(p);
     p->code = code;
     p->label = label;
     p->text = text;
-    chain_clear(&p->held);
+    held_drop(p);
     chain_clear(&p->small);
     set_state(p, POOLED_REFUSING);
     if (is_whole(&p->asks)) {
@@ -277,8 +320,9 @@ static bool held_goes(struct pooled *p, struct chain *out)
 /* The connection is its own for this exchange. */
 static void use(struct pooled *p, struct pool_link *l)
 {
+    bool is_held = unpack(p);
     size_t n = p->split != NULL ? split_ask(p, l->backend, said, sizeof said) : 0;
-    bool good = p->split != NULL ? n > 0 && chain_put(&l->conn->out, BUF_REPLY, said, n) : held_goes(p, &l->conn->out);
+    bool good = !is_held ? false : p->split != NULL ? n > 0 && chain_put(&l->conn->out, BUF_REPLY, said, n) : held_goes(p, &l->conn->out);
     p->link = l;
     stats.requests++;
     route_sent(p->section, &p->asks, l->backend);
@@ -294,6 +338,7 @@ static void use(struct pooled *p, struct pool_link *l)
 static void wait(struct pooled *p)
 {
     p->wait_ms = p->wait_ms != 0 ? p->wait_ms : loop_ms();
+    pack(p);
     set_state(p, POOLED_WAITING);
 }
 
@@ -321,7 +366,7 @@ static void go_split(struct pooled *p)
         take_from(p, b, true);
     } else {
         size_t n = split_answer(p, ++mp.last_id, said, sizeof said);
-        split_end(p);
+        no_longer(p);
         give(p, said, n);
     }
 }
@@ -387,11 +432,17 @@ static void hold_on(struct pooled *p)
 
 static void split(struct pooled *p)
 {
+    struct backend *only;
     chain_copy(&p->held, whole, p->held.len);
-    if (split_begin(p, whole, p->held.len)) {
-        go_split(p);
-    } else {
-        refuse(p, MONGO_CODE_FAILED_TO_PARSE, NULL, "a command for several mongos that names too much, or too many of them are under way");
+    switch (split_begin(p, whole, p->held.len, &only)) {
+    case SPLIT_BEGUN: go_split(p); break;
+    case SPLIT_ONE: take_from(p, only, true); break;
+    case SPLIT_BAD: refuse(p, MONGO_CODE_FAILED_TO_PARSE, NULL, "a killCursors that cannot be read, or of more than 64 cursors at several mongos"); break;
+    case SPLIT_FULL:
+        p->wants_split = true;
+        mp.wanting++;
+        wait(p);
+        break;
     }
 }
 
@@ -510,7 +561,8 @@ static void client_bytes(struct conn *conn)
     bool full = p->state == POOLED_SENDING && p->link->conn->out.len >= p->service->conf->client_window;
     size_t at = 0, n;
     ssize_t got;
-    if (full || p->ahead.len > 0 || !has_chunks(p, BUF_REQUEST)) {
+    /* Who has a connection is helped to become done with it: it may have what those without one may not. */
+    if (full || p->ahead.len > 0 || !has_chunks(p, p->state == POOLED_SENDING ? BUF_URGENT : BUF_REQUEST)) {
         conn_read(conn, false);
         return;
     }
@@ -554,7 +606,9 @@ static void waited(struct pooled *p)
     bool up = p->waiter.backend != NULL && p->waiter.backend->state == BACKEND_UP;
     stats.pool_timeouts++;
     pool_leave(&p->waiter);
-    if (p->split != NULL) {
+    if (p->wants_split) {
+        refuse(p, MONGO_CODE_NETWORK_TIMEOUT, NULL, "too many commands for several mongos are under way");
+    } else if (p->split != NULL) {
         go_split(p);
     } else {
         refuse(p, up ? MONGO_CODE_NETWORK_TIMEOUT : MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks),
@@ -568,6 +622,10 @@ static void client_tick(struct conn *conn)
     struct pooled *p = conn->owner;
     switch ((enum pooled_state)p->state) {
     case POOLED_READING:
+        if (p->starved) {
+            arm(p); /* what it has sent may be here, and nobody could read it */
+            break;
+        }
         conn_fail(conn, p->asks.used > 0 ? "it stopped in the middle of a message (client_stall)"
                         : p->spoke       ? "idle (client_idle)"
                                          : "no hello within handshake_timeout");
@@ -633,6 +691,7 @@ static struct pooled *client_of(struct pool_waiter *w)
 static void on_lent(struct pool_waiter *w, struct pool_link *l)
 {
     use(client_of(w), l);
+    pump(client_of(w)); /* the rest of a long request came while it waited */
 }
 
 static void on_moved(struct pool_waiter *w, const struct backend *refused)
@@ -674,7 +733,7 @@ static void answer_lost(struct pooled *p, const char *why)
 static void answer_bad(struct pooled *p, struct pool_link *l, const char *why)
 {
     struct backend *b = l->backend;
-    log_warn("a mongos sends what is no answer", "mongos=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
+    log_warn("a mongos sends what is no message", "mongos=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
     stats.protocol_errors++;
     p->link = NULL;
     mongos_broke(b);
@@ -792,7 +851,7 @@ static void on_link_room(struct pool_link *l)
 {
     struct pooled *p = client_of(l->holder);
     if (p->state == POOLED_SENDING) {
-        conn_read(p->conn, true);
+        pump(p);
     } else if (p->state == POOLED_ASKED && wire_more_to_come(&p->asks)) {
         p->link = NULL;
         pool_return(l);
@@ -841,20 +900,41 @@ static void relieve(void)
     }
 }
 
+/* Those who have a connection, and as many others as there are chunks for, each in its turn. */
+static void feed_starved(void)
+{
+    uint32_t fed = 0;
+    for (uint32_t i = 0; i < mp.total && mp.starved > 0; i++) {
+        struct pooled *p = &mp.all[mp.care_at = (mp.care_at + 1) % mp.total];
+        bool may = is_open(p) && p->starved && (p->link != NULL || buf_may_take_many(BUF_REQUEST, 2 * (fed + 1)));
+        if (may) {
+            set_starved(p, false);
+            conn_read(p->conn, true);
+            fed++;
+        }
+        if (may && p->link != NULL) {
+            conn_read(p->link->conn, true);
+        }
+    }
+    if (mp.starved > 0) {
+        care_soon();
+    }
+}
+
 static void on_care(struct timer *t)
 {
     if (mp.starved > 0 && loop_ms() - mp.starving_ms > STARVING_MS) {
         relieve();
         mp.starving_ms = loop_ms();
     }
-    for (uint32_t i = 0; i < mp.total && mp.starved > 0; i++) {
-        struct pooled *p = &mp.all[i];
-        if (is_open(p) && p->starved) {
-            set_starved(p, false);
-            conn_read(p->conn, true);
-            if (p->link != NULL) {
-                conn_read(p->link->conn, true);
-            }
+    feed_starved();
+    for (uint32_t i = 0; i < mp.total && mp.wanting > 0; i++) {
+        struct pooled *p = &mp.all[mp.want_at = (mp.want_at + 1) % mp.total];
+        if (is_open(p) && p->wants_split) {
+            p->wants_split = false;
+            mp.wanting--;
+            split(p);
+            pump(p);
         }
     }
     (void)t;
