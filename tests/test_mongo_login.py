@@ -13,6 +13,7 @@ import pytest
 import harness
 import mongo_harness
 from bson import Binary
+from fake import scram
 from harness import SLOW, wait_for
 from mongo_harness import MongoPuerta
 
@@ -307,6 +308,7 @@ def test_nobody_waits_while_a_password_is_salted_and_it_is_salted_once(ferret):
                         assert c.ask({"ping": 1})["ok"]
                         took.append((began, time.monotonic() - began))
 
+                scram.know("SCRAM-SHA-256", "app", "pencil", 1000000, " anew")
                 b.set(rounds=1000000, salt=" anew")
                 known = len(b.everyone)
                 thread = threading.Thread(target=ping)
@@ -356,6 +358,7 @@ def logins(front):
 
 def test_each_pooled_connection_logs_in_and_the_password_is_salted_once(ferret):
     """Twenty at once, with rounds that take a while: the first one's keys do for all of them."""
+    scram.know("SCRAM-SHA-256", "app", "pencil", 400000)
     with mongo_harness.fronts(ferret, 1, users=dict(USERS), rounds=400000) as (front,), MongoPuerta([front], **dict(POOLED, pool_dials=20)) as p:
         p.wait_state(front, "up")
         front.fault("find", delay=0.3)  # so that each client needs a connection of its own
