@@ -455,7 +455,8 @@ void pool_drop(struct pool_link *l)
 bool pool_has_room(const struct backend *b)
 {
     const struct pool *p = pool_of(b);
-    return p->line.first == NULL && (p->idle != NULL || (p->total < conf_of(b)->pool_max && loop_ms() >= p->again_ms));
+    uint32_t more = conf_of(b)->pool_max - p->total + p->dialing;
+    return p->idle != NULL || (loop_ms() >= p->again_ms && line_length(&p->line, more) < more);
 }
 
 /* ------------------------------------------------------------------- care */

@@ -24,8 +24,6 @@
 #define HELD_MAX 65536         /* what is answered here, or goes to several mongos, is no longer than this */
 #define SMALL 4096             /* an answer up to this size goes on when it is whole: no error is longer */
 #define REST_MAX 262144        /* the rest of an answer whose client has gone: read and dropped, if it is no longer */
-#define PACKED_MAX 2048        /* a request up to this size that waits is packed with others */
-#define HOLDERS 4              /* clients that may hold more of a request than client_window, at the same time */
 #define HALF_MS 2000           /* a client that sends no more may wait for its answer so long */
 #define FINISH_MS 2000         /* how long a client that is being closed may take to read its last answer */
 #define CARE_MS 20             /* how often those that find no chunk are looked after */
@@ -34,12 +32,11 @@
 
 static struct {
     struct pooled *all, *free;
-    uint32_t total, holders, starved, wanting;
+    uint32_t total, starved, wanting;
     uint64_t starving_ms;       /* since when some are starved; 0: none is */
-    uint32_t care_at;           /* who was helped last */
+    uint32_t care_at, want_at; /* who was helped last */
     int32_t last_id;
     struct timer care;
-    struct pen pen;             /* of requests that wait */
 } mp;
 
 static unsigned char scratch[262144];                          /* what has just come: a chunk at most */
@@ -61,7 +58,8 @@ static void arm(struct pooled *p)
     uint64_t due = 0;
     switch ((enum pooled_state)p->state) {
     case POOLED_READING:
-        due = p->asks.used > 0 ? loop_ms() + conf->client_stall_ms
+        due = p->much > 0 ? p->until_ms /* set once: who holds much may not be slow */
+            : p->asks.used > 0 ? loop_ms() + conf->client_stall_ms
             : !p->spoke ? loop_ms() + conf->handshake_timeout_ms
             : conf->client_idle_ms > 0 ? loop_ms() + conf->client_idle_ms : 0;
         break;
@@ -111,41 +109,6 @@ static bool has_chunks(struct pooled *p, enum buf_use use)
     return has;
 }
 
-static void held_drop(struct pooled *p)
-{
-    chain_clear(&p->held);
-    slice_release(&p->packed);
-}
-
-/* While it waits, a small request does not occupy a chunk: thousands may wait. */
-static void pack(struct pooled *p)
-{
-    size_t n = p->held.len;
-    if (n > 0 && n <= PACKED_MAX && p->split == NULL && !p->wants_split) {
-        chain_copy(&p->held, whole, n);
-        if (pen_write(&mp.pen, BUF_REPLY, whole, n, &p->packed)) {
-            chain_clear(&p->held);
-        }
-    }
-}
-
-static bool unpack(struct pooled *p)
-{
-    size_t n = p->packed.len;
-    if (n == 0) {
-        return true;
-    }
-    slice_copy(&p->packed, 0, whole, n);
-    slice_release(&p->packed);
-    return chain_put(&p->held, BUF_REPLY, whole, n);
-}
-
-static void let_much_go(struct pooled *p)
-{
-    mp.holders -= p->holds_much ? 1u : 0;
-    p->holds_much = false;
-}
-
 /* It does not wait for anything any more, and asks nobody. */
 static void no_longer(struct pooled *p)
 {
@@ -186,8 +149,7 @@ static void client_gone(struct pooled *p)
     }
     greet_leave(p);
     set_starved(p, false);
-    let_much_go(p);
-    held_drop(p);
+    hold_drop(p);
     chain_clear(&p->ahead);
     chain_clear(&p->small);
     p->conn = NULL;
@@ -214,8 +176,7 @@ static void client_finish(struct pooled *p)
         link_let_go(p);
     }
     set_starved(p, false);
-    let_much_go(p);
-    held_drop(p);
+    hold_drop(p);
     chain_clear(&p->ahead);
     chain_clear(&p->small);
     conn_finish(p->conn, FINISH_MS);
@@ -226,8 +187,7 @@ static void client_finish(struct pooled *p)
 /* The exchange is over, and the next may begin: pump() does that, once nobody is at work with this one any more. */
 static void next(struct pooled *p)
 {
-    let_much_go(p);
-    held_drop(p);
+    hold_drop(p);
     chain_clear(&p->small);
     p->spoke = true;
     p->begun = false;
@@ -275,7 +235,7 @@ static void refuse(struct pooled *p, enum mongo_code code, const char *label, co
     p->code = code;
     p->label = label;
     p->text = text;
-    held_drop(p);
+    hold_drop(p);
     chain_clear(&p->small);
     set_state(p, POOLED_REFUSING);
     if (is_whole(&p->asks)) {
@@ -320,7 +280,7 @@ static bool held_goes(struct pooled *p, struct chain *out)
 /* The connection is its own for this exchange. */
 static void use(struct pooled *p, struct pool_link *l)
 {
-    bool is_held = unpack(p);
+    bool is_held = hold_unpack(p);
     size_t n = p->split != NULL ? split_ask(p, l->backend, said, sizeof said) : 0;
     bool good = !is_held ? false : p->split != NULL ? n > 0 && chain_put(&l->conn->out, BUF_REPLY, said, n) : held_goes(p, &l->conn->out);
     p->link = l;
@@ -338,7 +298,9 @@ static void use(struct pooled *p, struct pool_link *l)
 static void wait(struct pooled *p)
 {
     p->wait_ms = p->wait_ms != 0 ? p->wait_ms : loop_ms();
-    pack(p);
+    if (p->split == NULL && !p->wants_split) {
+        hold_pack(p);
+    }
     set_state(p, POOLED_WAITING);
 }
 
@@ -420,14 +382,17 @@ static void here(struct pooled *p)
 /* A request of which more has to be known, or all. */
 static void hold_on(struct pooled *p)
 {
-    bool much = p->held.len > p->service->conf->client_window && !p->holds_much;
-    if (much && mp.holders == HOLDERS) {
-        refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL,
-               "its session stands behind too many documents, and others like it are under way (client_window)");
-    } else if (much) {
-        p->holds_much = true;
-        mp.holders++;
+    if (p->held.len <= p->service->conf->client_window || p->much > 0) {
+        return;
     }
+    switch (hold_much(p)) {
+    case HOLD_NEVER:
+        refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "its session stands behind more documents than can be held (chunks)");
+        return;
+    case HOLD_QUEUES: conn_read(p->conn, false); break;
+    case HOLD_MAY: break;
+    }
+    arm(p);
 }
 
 static void split(struct pooled *p)
@@ -437,7 +402,7 @@ static void split(struct pooled *p)
     switch (split_begin(p, whole, p->held.len, &only)) {
     case SPLIT_BEGUN: go_split(p); break;
     case SPLIT_ONE: take_from(p, only, true); break;
-    case SPLIT_BAD: refuse(p, MONGO_CODE_FAILED_TO_PARSE, NULL, "a killCursors that cannot be read, or of more than 256 cursors at several mongos"); break;
+    case SPLIT_BAD: refuse(p, MONGO_CODE_FAILED_TO_PARSE, NULL, "a killCursors that cannot be read, or of more than 64 cursors at several mongos"); break;
     case SPLIT_FULL:
         p->wants_split = true;
         mp.wanting++;
@@ -488,7 +453,7 @@ static void request_bad(struct pooled *p)
 
 static bool takes_bytes(const struct pooled *p)
 {
-    return p->state == POOLED_READING || p->state == POOLED_SENDING || p->state == POOLED_REFUSING;
+    return (p->state == POOLED_READING && !p->queues) || p->state == POOLED_SENDING || p->state == POOLED_REFUSING;
 }
 
 static bool is_open(const struct pooled *p)
@@ -562,7 +527,7 @@ static void client_bytes(struct conn *conn)
     size_t at = 0, n;
     ssize_t got;
     /* Who has a connection is helped to become done with it: it may have what those without one may not. */
-    if (full || p->ahead.len > 0 || !has_chunks(p, p->state == POOLED_SENDING ? BUF_URGENT : BUF_REQUEST)) {
+    if (full || p->queues || p->ahead.len > 0 || !has_chunks(p, p->state == POOLED_SENDING ? BUF_URGENT : BUF_REQUEST)) {
         conn_read(conn, false);
         return;
     }
@@ -624,6 +589,11 @@ static void client_tick(struct conn *conn)
     case POOLED_READING:
         if (p->starved) {
             arm(p); /* what it has sent may be here, and nobody could read it */
+            break;
+        }
+        if (p->queues) {
+            refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "its session stands behind many documents, and others like it are under way (chunks)");
+            pump(p);
             break;
         }
         conn_fail(conn, p->asks.used > 0 ? "it stopped in the middle of a message (client_stall)"
@@ -929,7 +899,7 @@ static void on_care(struct timer *t)
     }
     feed_starved();
     for (uint32_t i = 0; i < mp.total && mp.wanting > 0; i++) {
-        struct pooled *p = &mp.all[i];
+        struct pooled *p = &mp.all[mp.want_at = (mp.want_at + 1) % mp.total];
         if (is_open(p) && p->wants_split) {
             p->wants_split = false;
             mp.wanting--;
@@ -965,6 +935,7 @@ void pooled_open(void)
     }
     mp.care.on_due = on_care;
     pool_open(&pool_client_ops);
+    hold_open(pump);
 }
 
 void pooled_stop(void)

@@ -13,9 +13,11 @@
 
 #include <string.h>
 
-#define SPLITS 32               /* commands under way at the same time */
-#define CURSORS 256             /* of one killCursors: drivers kill one at a time */
-#define REPLY_CAP 1024          /* an answer that is passed on as it is */
+#define SPLITS_LEAST 32         /* commands under way at the same time; more of them with many clients */
+#define SPLITS_SHARE 16         /* one for so many clients */
+#define CURSORS 64              /* of one killCursors: drivers kill one at a time */
+#define REPLY_CAP 512           /* an answer that is passed on as it is */
+#define NOBODY UINT16_MAX       /* it is not known which mongos has a cursor */
 
 enum fate { FATE_NOT_FOUND, FATE_UNKNOWN, FATE_ALIVE, FATE_KILLED }; /* a later one outdoes those before it */
 
@@ -26,7 +28,7 @@ struct split {
     struct backend *target[MAX_SEEDS];
     uint32_t targets, at, answered, count;
     bool failed;                /* the answer kept is an error */
-    struct { int64_t id; const struct backend *at; uint8_t fate; } cursor[CURSORS];
+    struct { int64_t id; uint16_t at; uint8_t fate; } cursor[CURSORS]; /* at: the index of its mongos, or NOBODY */
     size_t reply_len;           /* of the answer kept; 0: it had no room */
     unsigned char reply[REPLY_CAP];
 };
@@ -35,7 +37,8 @@ static struct { struct split *all, *free; size_t total; } sp;
 
 void split_tables(const struct conf *conf)
 {
-    sp.total = conf_mongo(conf, true) ? SPLITS : 0;
+    uint32_t share = conf->max_clients / SPLITS_SHARE;
+    sp.total = !conf_mongo(conf, true) ? 0 : share > SPLITS_LEAST ? share : SPLITS_LEAST;
     sp.all = arena_take("split commands", sp.total, sizeof *sp.all);
 }
 
@@ -97,7 +100,7 @@ static bool add_cursors(const struct pooled *p, struct split *s, const unsigned 
             return false;
         }
         b = route_cursor(p->section, &p->asks, s->cursor[s->count].id, false);
-        s->cursor[s->count].at = b;
+        s->cursor[s->count].at = b != NULL ? b->index : NOBODY;
         s->cursor[s->count].fate = FATE_NOT_FOUND;
         somewhere = somewhere || b == NULL;
         if (b != NULL && works(b)) {
@@ -177,7 +180,7 @@ size_t split_ask(struct pooled *p, const struct backend *b, unsigned char *out, 
     bson_start(&list, field, sizeof field);
     bson_array(&list, "cursors");
     for (uint32_t i = 0; i < s->count; i++) {
-        if (s->cursor[i].at == b || s->cursor[i].at == NULL) {
+        if (s->cursor[i].at == b->index || s->cursor[i].at == NOBODY) {
             bson_int64(&list, NULL, s->cursor[i].id);
         }
     }

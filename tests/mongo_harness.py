@@ -73,6 +73,14 @@ class Ferret:
         harness.ended(self.process)
 
 
+def crowd_tool():
+    """The crowd (tests/crowd): a server that plays several mongos, and clients that check or measure."""
+    tool = os.path.join(harness.ROOT, "build", "tests", "mongo_crowd")
+    if not os.path.exists(tool):
+        subprocess.run(["make", "-s", "-C", harness.ROOT, "crowd"], check=True, stdout=subprocess.DEVNULL)
+    return tool
+
+
 def fronts(ferret, count=3, **toggles):
     """So many scripted mongos before one FerretDB; the toggles are those of fake.mongos.Front, and load_balancer."""
     return mongos.Cluster(("127.0.0.1", ferret.port), count, free_port=harness.free_port, **toggles)
