@@ -687,6 +687,12 @@ static bool is_hidden(const struct wire *a)
     return false;
 }
 
+/* Those of them that are about the mongos itself; the others come from a shard that changes its primary. */
+static bool is_leaving(const struct wire *a)
+{
+    return a->number[WIRE_CODE] == MONGO_CODE_SHUTDOWN_IN_PROGRESS || a->number[WIRE_CODE] == MONGO_CODE_INTERRUPTED_AT_SHUTDOWN;
+}
+
 /* Its mongos has been lost, or cannot be trusted; what it asked may have been done or not. */
 static void answer_lost(struct pooled *p, const char *why)
 {
@@ -753,10 +759,15 @@ static void small_answer(struct pooled *p, struct pool_link *l, const unsigned c
         return;
     }
     if (is_hidden(&l->answer)) {
-        mongos_leaves(b);
+        bool leaves = is_leaving(&l->answer);
         p->link = NULL;
-        pool_drop(l);
-        refuse(p, MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks), "the mongos is shutting down");
+        if (leaves) {
+            mongos_leaves(b);
+            pool_drop(l);
+        } else {
+            pool_return(l);
+        }
+        refuse(p, MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks), leaves ? "the mongos is shutting down" : "a shard changes its primary");
         return;
     }
     if (answer_put(p, bytes, n)) {
