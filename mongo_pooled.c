@@ -703,7 +703,7 @@ static void answer_lost(struct pooled *p, const char *why)
 static void answer_bad(struct pooled *p, struct pool_link *l, const char *why)
 {
     struct backend *b = l->backend;
-    log_warn("a mongos sends what is no message", "mongos=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
+    log_warn("a mongos sends what is no answer", "mongos=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
     stats.protocol_errors++;
     p->link = NULL;
     mongos_broke(b);
