@@ -41,6 +41,14 @@ static void on_backend(struct backend *b)
     }
 }
 
+/* What it says of itself has changed, though its state may not have. */
+static void on_facts(struct backend *b)
+{
+    if (b->service->conf->mode == MONGO_POOLED) {
+        pooled_backend(b);
+    }
+}
+
 static bool in_use(const struct backend *b)
 {
     return mongos_of(b)->connections > 0;
@@ -55,6 +63,8 @@ void mongo_tables(const struct conf *conf)
     pool_tables(conf);
     split_tables(conf);
     route_tables(conf);
+    door_tables(conf);
+    mongo_login_tables(conf);
     mongo_health_tables(conf);
     mongo_choose_tables(conf);
 }
@@ -64,6 +74,9 @@ void mongo_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     relay_open();
     pooled_open();
     split_open();
+    greet_start(conf);
+    mongo_login_open();
+    mongos_on_facts = on_facts;
     for (int i = 0; i < conf->service_count; i++) {
         const struct conf_service *cs = &conf->services[i];
         struct service *s = &md.services[md.count];

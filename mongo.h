@@ -17,36 +17,55 @@
 #define PUERTA_MONGO_H
 
 #include "affinity.h"
+#include "mongo_greet.h"
 #include "mongomsg.h"
 #include "mongowire.h"
 #include "puerta.h"
+#include "scram.h"
 
-/* -------------------------------------------------- mongo_login.c */
+/* ------------------------------------------------- mongo_login.c */
 
-/* Our greeting and login on one connection to a mongos. Lives inside the connection's owner. */
+/* Our own greeting and login on one connection to a mongos: hello (client metadata, never compression), then SCRAM with the
+ * section's user (upstream_user ...) if it has one. Lives inside the owner of the connection; may be zeroed before it begins. */
 struct mongo_login {
     struct conn *conn;
     struct backend *backend;
-    void (*on_end)(struct mongo_login *l, const char *why);
-    struct wire answer;
-    int32_t asked_id;
-    uint8_t step;
+    void (*on_end)(struct mongo_login *l, const char *why); /* why NULL: it is ready; else the connection is to be closed by
+                                                               its owner, and why is a text until the next one ends */
+    int64_t code;               /* of the mongos' error, 0 if there was none: 91: it is shutting down, which is no failure */
+    uint8_t step;               /* 0: it has not begun, or has ended; private, as all below */
+    int32_t asked_id, conversation;
+    const char *late;
+    struct mongo_login *next;
+    struct chain in;
+    struct timer timer;
+    struct scram_client scram;
+};
+void mongo_login_tables(const struct conf *conf);
+void mongo_login_open(void);
+/* Begins on an open connection (behind a PROXY header, if the section wants one): writes, and calls on_end once, never from
+ * within; after handshake_timeout at the latest. What fails is logged and counted here. */
+void mongo_login_begin(struct mongo_login *l, struct backend *b, struct conn *c, void (*on_end)(struct mongo_login *, const char *));
+void mongo_login_bytes(struct mongo_login *l);   /* its connection is readable: may call on_end as the last thing it does */
+void mongo_login_stop(struct mongo_login *l);    /* its connection is gone: on_end will not be called any more */
+
+/* What a mongos has said of itself in its last good hello. A number that it left out is 0. */
+struct mongo_facts {
+    bool known, isdbgrid;
+    int64_t min_wire, max_wire, max_bson, max_message, max_batch, session_minutes;
 };
 
-/* Begins on an open connection: says hello, and logs in where the section has a user for us. on_end is called once, never
- * from within this: `why` NULL, and the connection is ready; or a constant text, and its owner closes it. */
-void mongo_login_begin(struct mongo_login *l, struct backend *b, struct conn *c,
-                       void (*on_end)(struct mongo_login *l, const char *why));
-/* Its connection is readable. May end in on_end, or in the connection's on_close. */
-void mongo_login_bytes(struct mongo_login *l);
-/* Its connection is gone: on_end is not called any more. */
-void mongo_login_stop(struct mongo_login *l);
-
-/* ------------------------------------------------- mongo_health.c */
+static inline bool mongo_facts_same(const struct mongo_facts *a, const struct mongo_facts *b)
+{
+    return a->known == b->known && a->isdbgrid == b->isdbgrid && a->min_wire == b->min_wire && a->max_wire == b->max_wire &&
+           a->max_bson == b->max_bson && a->max_message == b->max_message && a->max_batch == b->max_batch &&
+           a->session_minutes == b->session_minutes;
+}
 
 /* What is known of one mongos beside its backend entry, at the same index. */
 struct mongos {
     struct backend *backend;    /* NULL: none */
+    struct mongo_login login;   /* of the probe, where deep_probe has a user */
     struct wire answer;         /* to the probe's hello */
     int32_t asked_id;
     struct conn *watcher;       /* on which a hello waits until something changes; NULL: none */
@@ -56,6 +75,7 @@ struct mongos {
     bool has_version;           /* it has said a topologyVersion */
     unsigned char process_id[12];
     int64_t counter;
+    struct mongo_facts facts;
     unsigned char service_id[12]; /* told to drivers in load-balanced mode; the same as long as its address is */
     bool away;                  /* it has been anything but UP since it was first heard */
     uint64_t up_ms;             /* since when it is UP again, for slow_start; 0: it never was away */
@@ -71,11 +91,14 @@ struct mongos {
 void mongo_health_tables(const struct conf *conf);
 extern const struct probe_talk mongo_probe_talk;
 struct mongos *mongos_of(const struct backend *b);
+extern uint32_t mongos_changes;             /* grows whenever facts or the state of some mongos have changed */
+extern void (*mongos_on_facts)(struct backend *b); /* set by mongo.c: its facts have changed */
 void mongos_changed(struct backend *b);     /* its state: also when it is new in the table (NEW), or leaves it (FREE) */
 /* A client's connection to it was refused, or lost in the middle of an answer: after eject_after of these in a row it is
  * left out for a while, but never the last one. */
 void mongos_broke(struct backend *b);
 void mongos_served(struct backend *b);      /* it has answered a client */
+void mongos_leaves(struct backend *b);      /* it says that it shuts down: nothing new until its probe knows */
 bool mongos_ejected(const struct backend *b);
 
 /* ------------------------------------------------- mongo_choose.c */
@@ -105,6 +128,8 @@ void mongo_choose_open(int section, const struct conf_service *conf);
  * shutting down. Gives how many. */
 uint32_t mongo_candidates(const struct service *s, struct backend *const *tried, uint32_t count,
                           struct backend *list[MAX_SEEDS]);
+/* Adds to stats what a table has counted since it was last told. */
+void mongo_count(const struct affinity *a, struct affinity_counts *told);
 /* What part of the load it is to get, by its weight and the time since it came back; never 0. */
 uint32_t mongo_share(const struct backend *b);
 /* Of n (not 0) the one with the fewest connections for its share; among equals by chance. */
@@ -215,12 +240,6 @@ void pool_backend(struct backend *b);        /* its state has changed */
 
 /* --------------------------------------- a client of pooled mode */
 
-/* What a hello that waits, or a step of a login, left behind. Owned by mongo_greet.c. */
-struct greeting {
-    bool waits, has_metadata;
-    struct wire_header asked;
-};
-
 enum pooled_state {
     POOLED_READING,  /* a request is coming, and where it goes is not known */
     POOLED_WAITING,  /* that is known: for a connection, or for a mongos */
@@ -241,7 +260,7 @@ struct pooled {
     struct chain held;          /* of the request: what has not gone on */
     struct chain ahead;         /* what came behind the request */
     struct chain small;         /* of an answer that goes on when it is whole */
-    uint64_t until_ms;          /* LATER: hello_again() is called then at the latest */
+    uint64_t until_ms;          /* LATER: greet_again() is called then at the latest */
     uint64_t wait_ms;           /* since when the request waits for a connection; 0: it has not */
     struct greeting greeting;
     enum mongo_code code;       /* REFUSING: with label and text, which are constants */
@@ -275,20 +294,6 @@ size_t split_ask(struct pooled *p, const struct backend *b, unsigned char *out, 
 void split_said(struct pooled *p, const unsigned char *msg, size_t n);
 /* The answer to the whole, with that id. */
 size_t split_answer(const struct pooled *p, int32_t id, unsigned char *out, size_t cap);
-
-/* -------------------------------------------------- mongo_greet.c */
-
-/* What Puerta answers itself; see there. */
-void hello_open(struct pooled *p);   /* a new client */
-void hello_close(struct pooled *p);  /* it has gone */
-/* Whether a request is answered here; its command is known. */
-bool hello_takes(const struct pooled *p);
-/* The answer to a whole request of n bytes, at most 64 KiB: its length. 0: not yet; hello_again() at p->until_ms, and when
- * a mongos changes its state. The message is not kept by the caller. */
-size_t hello_answer(struct pooled *p, const unsigned char *msg, size_t n, unsigned char *out, size_t cap);
-size_t hello_again(struct pooled *p, unsigned char *out, size_t cap);
-/* Whether it may send requests on; else the error. */
-bool door_admits(const struct pooled *p, enum mongo_code *code, const char **text);
 
 /* ------------------------------------------------- mongo_pooled.c */
 

@@ -32,6 +32,7 @@ struct keep {
     struct affinity table;
     struct affinity_entry *entries;
     struct pins *pins;          /* by the index of a client's entry */
+    struct affinity_counts told; /* of the table, as in stats */
     uint32_t turn;              /* round-robin: the candidate that was last */
 };
 
@@ -86,19 +87,20 @@ static bool hold(const struct pins *p)
     return (p->cursors > 0 && since < CURSOR_MS) || (p->transactions > 0 && since < TRANSACTION_MS);
 }
 
-/* What affinity.c has counted, of all sections and kinds. */
-static void tell_stats(void)
+void mongo_count(const struct affinity *a, struct affinity_counts *told)
 {
-    stats.affinity_hits = stats.affinity_misses = stats.affinity_evictions = stats.affinity_full = 0;
-    for (int i = 0; i < ch.count; i++) {
-        for (int kind = 0; kind < AFFINITY_KINDS; kind++) {
-            const struct affinity_counts *n = &ch.all[i].table.counts[kind];
-            stats.affinity_hits += n->hits;
-            stats.affinity_misses += n->misses;
-            stats.affinity_evictions += n->evictions;
-            stats.affinity_full += n->full;
-        }
+    struct affinity_counts now = { 0, 0, 0, 0, 0 };
+    for (int kind = 0; kind < AFFINITY_KINDS; kind++) {
+        now.hits += a->counts[kind].hits;
+        now.misses += a->counts[kind].misses;
+        now.evictions += a->counts[kind].evictions;
+        now.full += a->counts[kind].full;
     }
+    stats.affinity_hits += now.hits - told->hits;
+    stats.affinity_misses += now.misses - told->misses;
+    stats.affinity_evictions += now.evictions - told->evictions;
+    stats.affinity_full += now.full - told->full;
+    *told = now;
 }
 
 /* --------------------------------------------------------- who is a client */
@@ -260,7 +262,7 @@ struct backend *mongo_choose(struct mongo_client_id *id, struct service *s, stru
         b = balance(k, s->conf->balance, list, n);
         e = affinity_add(&k->table, AFFINITY_CLIENT, id->key, id->len, b->index, loop_ms());
     }
-    tell_stats();
+    mongo_count(&k->table, &k->told);
     if (e == NULL) {
         return without_entry(id, list, n);
     }
@@ -305,7 +307,7 @@ static void pin(const struct mongo_client_id *id, enum affinity_kind kind, int64
         affinity_add(&k->table, kind, key, n, k->entries[id->entry].backend, loop_ms()) != NULL) {
         *(kind == AFFINITY_CURSOR ? &p->cursors : &p->transactions) += 1;
     }
-    tell_stats();
+    mongo_count(&k->table, &k->told);
 }
 
 static void unpin(const struct mongo_client_id *id, enum affinity_kind kind, int64_t number, const unsigned char *lsid)

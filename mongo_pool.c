@@ -14,6 +14,7 @@
  */
 #include "mongo.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define CARE_MS 1000            /* how often idle ones are looked after */
@@ -63,7 +64,7 @@ static const struct conf_service *conf_of(const struct backend *b)
 
 /* ------------------------------------------------------------- who waits */
 
-static void line_put(struct line *l, struct pool_waiter *w)
+static void stand_in_line(struct line *l, struct pool_waiter *w)
 {
     w->next = NULL;
     w->prev = l->last;
@@ -71,7 +72,7 @@ static void line_put(struct line *l, struct pool_waiter *w)
     l->last = w;
 }
 
-static void line_take(struct line *l, struct pool_waiter *w)
+static void leave_line(struct line *l, struct pool_waiter *w)
 {
     *(w->prev != NULL ? &w->prev->next : &l->first) = w->next;
     *(w->next != NULL ? &w->next->prev : &l->last) = w->prev;
@@ -102,7 +103,7 @@ static bool wait_for(struct pool_waiter *w, struct service *s, struct backend *b
     w->backend = b;
     w->pinned = pinned;
     w->waits = true;
-    line_put(b != NULL ? &pool_of(b)->line : &pl.sections[i].line, w);
+    stand_in_line(b != NULL ? &pool_of(b)->line : &pl.sections[i].line, w);
     return true;
 }
 
@@ -115,7 +116,7 @@ void pool_leave(struct pool_waiter *w)
     i = section_of(w->service);
     w->waits = false;
     pl.sections[i].waiting--;
-    line_take(w->backend != NULL ? &pool_of(w->backend)->line : &pl.sections[i].line, w);
+    leave_line(w->backend != NULL ? &pool_of(w->backend)->line : &pl.sections[i].line, w);
 }
 
 bool pool_await(struct pool_waiter *w, struct service *s)
@@ -173,7 +174,7 @@ static void lend(struct pool_link *l, struct pool_waiter *w)
 }
 
 /* It is no link any more; its connection is gone, or goes now. */
-static void link_free(struct pool_link *l)
+static void link_forget(struct pool_link *l)
 {
     struct pool *p = pool_of(l->backend);
     if (l->state == LINK_IDLE) {
@@ -194,7 +195,7 @@ static void link_free(struct pool_link *l)
 static void link_close(struct pool_link *l)
 {
     conn_close(l->conn);
-    link_free(l);
+    link_forget(l);
 }
 
 static bool is_old(const struct pool_link *l)
@@ -230,7 +231,7 @@ static void link_failed(struct pool_link *l, const char *why)
     struct pool *p = pool_of(b);
     uint64_t again = (uint64_t)AGAIN_MS << (p->failures < 5 ? p->failures : 5);
     log_debug("no connection to a mongos", "mongos=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
-    link_free(l);
+    link_forget(l);
     p->failures++;
     p->again_ms = loop_ms() + (again < AGAIN_MAX_MS ? again : AGAIN_MAX_MS);
     mongos_broke(b);
@@ -243,6 +244,10 @@ static void on_login(struct mongo_login *login, const char *why)
     struct pool_link *l = (struct pool_link *)(void *)((char *)login - offsetof(struct pool_link, login));
     struct pool *p = pool_of(l->backend);
     if (why != NULL) {
+        snprintf(l->backend->service->trouble, sizeof l->backend->service->trouble, "%s", why);
+        if (login->code == MONGO_CODE_SHUTDOWN_IN_PROGRESS) {
+            mongos_leaves(l->backend);
+        }
         conn_close(l->conn);
         link_failed(l, why);
         return;
@@ -317,7 +322,7 @@ static void link_lost(struct conn *c, const char *why)
         return;
     }
     health_look(b);
-    link_free(l);
+    link_forget(l);
     if (was_lent) {
         stats.upstream_lost++;
         mongos_broke(b);
@@ -514,6 +519,17 @@ static void all_lost(struct backend *b)
     line_moves(&pool_of(b)->line, true, b);
 }
 
+/* Who waits, for want of others, for one that is shutting down. */
+static void all_move(const struct service *s)
+{
+    for (uint16_t i = 0; i < backend_cap(); i++) {
+        struct backend *b = backend_at(i);
+        if (b != NULL && b->service == s && b->state == BACKEND_DRAINING) {
+            line_moves(&pool_of(b)->line, false, b);
+        }
+    }
+}
+
 void pool_backend(struct backend *b)
 {
     struct pool *p = pool_of(b);
@@ -521,6 +537,7 @@ void pool_backend(struct backend *b)
         p->failures = 0;
         p->again_ms = 0;
         line_moves(&pl.sections[section_of(b->service)].line, true, NULL);
+        all_move(b->service);
         dial_more(b);
     } else if (b->state == BACKEND_DRAINING) {
         line_moves(&p->line, false, b);

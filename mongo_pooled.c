@@ -140,7 +140,7 @@ static void client_gone(struct pooled *p)
     if (p->link != NULL) {
         link_let_go(p);
     }
-    hello_close(p);
+    greet_leave(p);
     set_starved(p, false);
     let_much_go(p);
     chain_clear(&p->held);
@@ -199,7 +199,7 @@ static void next(struct pooled *p)
 }
 
 /* An answer of our own; nothing may be said to a request that wants no answer. */
-static void say(struct pooled *p, const void *bytes, size_t n)
+static void give(struct pooled *p, const void *bytes, size_t n)
 {
     if (!wire_more_to_come(&p->asks)) {
         if (!chain_put(&p->conn->out, BUF_REPLY, bytes, n)) {
@@ -216,15 +216,19 @@ static void tell(struct pooled *p)
 {
     char text[SLOTMAP_ERROR_CAP + 256];
     bool unreachable = p->code == MONGO_CODE_HOST_UNREACHABLE;
+    if (p->code == MONGO_CODE_UNAUTHORIZED) {
+        door_admits(p, &p->code, &p->text); /* the text holds until somebody else is refused */
+    }
     snprintf(text, sizeof text, unreachable ? "%s: %s" : "%s", p->text, p->service->trouble);
     stats.errors_sent++;
-    say(p, said, mongomsg_refuse(said, sizeof said, &p->asks.header, ++mp.last_id, p->code, text, p->label));
+    give(p, said, mongomsg_refuse(said, sizeof said, &p->asks.header, ++mp.last_id, p->code, text, p->label));
 }
 
 /* Its request goes nowhere. The rest of it is to come first, if it is not whole. */
 static void refuse(struct pooled *p, enum mongo_code code, const char *label, const char *text)
 {
     log_debug("request refused", "command=%s code=%d why=\"%s\"", p->asks.command, (int)code, text);
+    split_end(p);
     p->code = code;
     p->label = label;
     p->text = text;
@@ -318,7 +322,7 @@ static void go_split(struct pooled *p)
     } else {
         size_t n = split_answer(p, ++mp.last_id, said, sizeof said);
         split_end(p);
-        say(p, said, n);
+        give(p, said, n);
     }
 }
 
@@ -358,13 +362,36 @@ static void here(struct pooled *p)
 {
     size_t n;
     chain_copy(&p->held, whole, p->held.len);
-    n = hello_answer(p, whole, p->held.len, said, sizeof said);
+    n = greet_answer(p, whole, p->held.len, said, sizeof said);
     stats.requests++;
     chain_clear(&p->held);
     if (n > 0) {
-        say(p, said, n);
+        give(p, said, n);
     } else {
         set_state(p, POOLED_LATER);
+    }
+}
+
+/* A request of which more has to be known, or all. */
+static void hold_on(struct pooled *p)
+{
+    bool much = p->held.len > p->service->conf->client_window && !p->holds_much;
+    if (much && mp.holders == HOLDERS) {
+        refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL,
+               "its session stands behind too many documents, and others like it are under way (client_window)");
+    } else if (much) {
+        p->holds_much = true;
+        mp.holders++;
+    }
+}
+
+static void split(struct pooled *p)
+{
+    chain_copy(&p->held, whole, p->held.len);
+    if (split_begin(p, whole, p->held.len)) {
+        go_split(p);
+    } else {
+        refuse(p, MONGO_CODE_FAILED_TO_PARSE, NULL, "a command for several mongos that names too much, or too many of them are under way");
     }
 }
 
@@ -372,34 +399,22 @@ static void here(struct pooled *p)
 static void consider(struct pooled *p)
 {
     const struct wire *w = &p->asks;
-    bool is_all = is_whole(w), is_here = w->command[0] != '\0' && hello_takes(p);
+    bool is_all = is_whole(w), is_here = greet_takes(p);
     bool short_one = is_here || split_takes(w) || (w->flags & WIRE_EXHAUST_ALLOWED) != 0;
     enum mongo_code code;
     const char *text;
-    if (w->header.length == 0 || (!is_all && (w->command[0] == '\0' || short_one || !w->known))) {
-        if (short_one && w->header.length > HELD_MAX) {
-            refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "a message of this kind has at most 64 KiB");
-        } else if (p->held.len > p->service->conf->client_window && !p->holds_much && mp.holders == HOLDERS) {
-            refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "its session stands behind too many documents, and others like it are under way (client_window)");
-        } else if (p->held.len > p->service->conf->client_window && !p->holds_much) {
-            p->holds_much = true;
-            mp.holders++;
-        }
-        return;
-    }
-    if (short_one && w->header.length > HELD_MAX) {
+    if (w->command[0] == '\0' && !is_all) {
+        hold_on(p);
+    } else if (!is_here && !door_admits(p, &code, &text)) {
+        refuse(p, code, NULL, text);
+    } else if (short_one && w->header.length > HELD_MAX) {
         refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "a message of this kind has at most 64 KiB");
+    } else if (!is_all && (short_one || !w->known)) {
+        hold_on(p);
     } else if (is_here) {
         here(p);
-    } else if (!door_admits(p, &code, &text)) {
-        refuse(p, code, NULL, text);
     } else if (split_takes(w)) {
-        chain_copy(&p->held, whole, p->held.len);
-        if (split_begin(p, whole, p->held.len)) {
-            go_split(p);
-        } else {
-            refuse(p, MONGO_CODE_FAILED_TO_PARSE, NULL, "a command for several mongos that names too much at once, or too many of them are under way");
-        }
+        split(p);
     } else {
         go(p, NULL);
     }
@@ -441,7 +456,9 @@ static size_t take(struct pooled *p, const unsigned char *bytes, size_t n)
     } else if (p->state != POOLED_REFUSING && !chain_put(to, BUF_REPLY, bytes, used)) {
         conn_fail(p->conn, "no chunk left for a request (chunks)");
     } else if (p->state == POOLED_READING) {
-        arm(p);
+        if (status != WIRE_WHOLE) {
+            arm(p);
+        }
         consider(p);
     } else if (p->state == POOLED_SENDING) {
         conn_dirty(p->link->conn);
@@ -523,9 +540,9 @@ static void client_room(struct conn *conn)
 
 static void later(struct pooled *p)
 {
-    size_t n = hello_again(p, said, sizeof said);
+    size_t n = greet_again(p, said, sizeof said);
     if (n > 0) {
-        say(p, said, n);
+        give(p, said, n);
         pump(p);
     } else {
         arm(p);
@@ -599,7 +616,7 @@ bool pooled_accept(struct service *s, uint8_t section, int fd, const struct addr
         return true;
     }
     conn->watch.active_ms = loop_ms();
-    hello_open(p);
+    greet_arrive(p);
     arm(p);
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
     stats.clients_accepted++;
@@ -644,7 +661,6 @@ static bool is_hidden(const struct wire *a)
 /* Its mongos has been lost, or cannot be trusted; what it asked may have been done or not. */
 static void answer_lost(struct pooled *p, const char *why)
 {
-    split_end(p);
     if (p->begun) {
         client_finish(p);
     } else if (wire_more_to_come(&p->asks) && is_whole(&p->asks)) {
@@ -708,7 +724,7 @@ static void small_answer(struct pooled *p, struct pool_link *l, const unsigned c
         return;
     }
     if (is_hidden(&l->answer)) {
-        health_look(b);
+        mongos_leaves(b);
         p->link = NULL;
         pool_drop(l);
         refuse(p, MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks), "the mongos is shutting down");

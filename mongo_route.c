@@ -21,9 +21,10 @@
 #define TRANSACTION_MS 75000    /* and a transaction after 60 s; and some */
 #define SOON_FULL 16            /* so many free entries are left: nothing more goes where it would not be looked for */
 
+struct places { struct affinity table; struct affinity_counts told; struct affinity_entry *entries; };
+
 static struct {
-    struct affinity *tables;    /* by the section's number among those of MongoDB; those in other modes have an empty one */
-    struct affinity_entry **entries;
+    struct places *all;         /* by the section's number among those of MongoDB; those in other modes have none */
     struct affinity_config config;
     int count;
 } rt;
@@ -35,13 +36,12 @@ void route_tables(const struct conf *conf)
     rt.config.last_ms[AFFINITY_CURSOR] = CURSOR_MS;
     rt.config.last_ms[AFFINITY_TRANSACTION] = TRANSACTION_MS;
     rt.count = conf_mongo(conf, true) ? conf_services(conf, SERVICE_MONGO) : 0;
-    rt.tables = arena_take("mongos routes", (size_t)rt.count, sizeof *rt.tables);
-    rt.entries = arena_take("mongos route tables", (size_t)rt.count, sizeof *rt.entries);
+    rt.all = arena_take("mongos routes", (size_t)rt.count, sizeof *rt.all);
     for (int i = 0; i < rt.count; i++) {
         size_t n = conf_mongo_mode(conf, i) == MONGO_POOLED ? affinity_size(&rt.config) : 0;
         struct affinity_entry *entries = arena_take("cursors, transactions", n, sizeof *entries);
-        if (rt.entries != NULL) {
-            rt.entries[i] = entries;
+        if (rt.all != NULL) {
+            rt.all[i].entries = entries;
         }
     }
 }
@@ -50,7 +50,7 @@ void route_open(int section, const struct conf_service *conf)
 {
     if (conf->mode == MONGO_POOLED) {
         os_random(rt.config.seed, sizeof rt.config.seed);
-        affinity_init(&rt.tables[section], &rt.config, rt.entries[section]);
+        affinity_init(&rt.all[section].table, &rt.config, rt.all[section].entries);
     }
 }
 
@@ -74,13 +74,14 @@ static struct backend *found(const struct affinity_entry *e)
 
 struct backend *route_cursor(int section, const struct wire *w, int64_t cursor, bool forget)
 {
-    struct affinity *a = &rt.tables[section];
+    struct affinity *a = &rt.all[section].table;
     unsigned char key[24];
     size_t n = cursor_key(w, cursor, key);
     struct backend *b = found(affinity_find(a, AFFINITY_CURSOR, key, n, loop_ms(), true));
     if (forget) {
         affinity_remove(a, AFFINITY_CURSOR, key, n);
     }
+    mongo_count(a, &rt.all[section].told);
     return b;
 }
 
@@ -147,9 +148,10 @@ static enum route freely(struct service *s, const struct wire *w, const struct b
 /* A statement of a transaction that has begun. */
 static enum route to_transaction(int section, struct service *s, const struct wire *w, const struct backend *avoid, struct routed *out)
 {
-    struct affinity_entry *e = affinity_find(&rt.tables[section], AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid, loop_ms(), true);
+    struct affinity_entry *e = affinity_find(&rt.all[section].table, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid, loop_ms(), true);
     struct backend *b = found(e);
     bool commits = wire_is(w, "commitTransaction");
+    mongo_count(&rt.all[section].table, &rt.all[section].told);
     out->pinned = true;
     out->backend = b;
     if (b != NULL && works(b) && b != avoid) {
@@ -186,7 +188,7 @@ enum route mongo_route(int section, struct service *s, const struct wire *w, con
 
 struct backend *route_elsewhere(int section, struct service *s, const struct wire *w, bool (*fits)(const struct backend *))
 {
-    const struct affinity *a = &rt.tables[section];
+    const struct affinity *a = &rt.all[section].table;
     struct backend *list[MAX_SEEDS];
     uint32_t n = mongo_candidates(s, NULL, 0, list), kept = 0;
     if (a->used[AFFINITY_CURSOR] + SOON_FULL > rt.config.most[AFFINITY_CURSOR] ||
@@ -205,14 +207,14 @@ struct backend *route_elsewhere(int section, struct service *s, const struct wir
 
 bool route_sent(int section, const struct wire *w, const struct backend *b)
 {
-    struct affinity *a = &rt.tables[section];
-    if (!in_transaction(w) || is_end(w)) {
+    struct affinity *a = &rt.all[section].table;
+    bool noted;
+    if (!in_transaction(w) || is_end(w) || !wire_true(w, WIRE_START_TRANSACTION)) {
         return true;
     }
-    if (!wire_true(w, WIRE_START_TRANSACTION)) {
-        return true;
-    }
-    return affinity_add(a, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid, b->index, loop_ms()) != NULL;
+    noted = affinity_add(a, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid, b->index, loop_ms()) != NULL;
+    mongo_count(a, &rt.all[section].told);
+    return noted;
 }
 
 static bool cursor_ends(const struct wire *w, const struct wire *reply)
@@ -224,7 +226,7 @@ static bool cursor_ends(const struct wire *w, const struct wire *reply)
 
 void route_answered(int section, const struct wire *w, const struct wire *reply, const struct backend *b)
 {
-    struct affinity *a = &rt.tables[section];
+    struct affinity *a = &rt.all[section].table;
     unsigned char key[24];
     if (wire_true(reply, WIRE_CURSOR_ID)) {
         size_t n = cursor_key(w, reply->number[WIRE_CURSOR_ID], key);

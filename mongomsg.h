@@ -43,6 +43,7 @@ size_t mongomsg_finish(struct bson *b);
     X(HOST_UNREACHABLE, 6, "HostUnreachable") \
     X(FAILED_TO_PARSE, 9, "FailedToParse") \
     X(UNAUTHORIZED, 13, "Unauthorized") \
+    X(TYPE_MISMATCH, 14, "TypeMismatch") \
     X(PROTOCOL_ERROR, 17, "ProtocolError") \
     X(AUTHENTICATION_FAILED, 18, "AuthenticationFailed") \
     X(CURSOR_NOT_FOUND, 43, "CursorNotFound") \
@@ -52,8 +53,13 @@ size_t mongomsg_finish(struct bson *b);
     X(SHUTDOWN_IN_PROGRESS, 91, "ShutdownInProgress") \
     X(CLIENT_METADATA_FIXED, 186, "ClientMetadataCannotBeMutated") \
     X(NO_SUCH_TRANSACTION, 251, "NoSuchTransaction") \
+    X(UNSUPPORTED_OP_QUERY, 352, "UnsupportedOpQueryCommand") \
     X(LOAD_BALANCER_MISMATCH, 354, "LoadBalancerSupportMismatch") \
-    X(INTERRUPTED_AT_SHUTDOWN, 11600, "InterruptedAtShutdown")
+    X(INTERRUPTED_AT_SHUTDOWN, 11600, "InterruptedAtShutdown") \
+    X(TOPOLOGY_COUNTER, 51758, "Location51758") \
+    X(AWAIT_TIME, 51759, "Location51759") \
+    X(AWAIT_HALF, 51760, "Location51760") \
+    X(TOPOLOGY_AHEAD, 51761, "Location51761")
 
 enum mongo_code {
 #define X(name, number, text) MONGO_CODE_##name = number,

@@ -370,6 +370,12 @@ class Front:
     recovery_tokens = True    # a recoveryToken in a transaction's replies; with it a commit may come to another front
     test_commands = False     # getCmdLineOpts says enableTestCommands, so that drivers' tests use configureFailPoint
     users = None              # {name: password}: who may log in (SCRAM-SHA-256, SCRAM-SHA-1, PLAIN), and then everyone must
+    mechanisms = scram.MECHANISMS  # by which
+    rounds = scram.ROUNDS     # of SCRAM
+    salt = ""                 # changed: all users' salts are others
+    speculative = True        # takes speculativeAuthenticate in hello
+    skip_empty = True         # leaves out the empty exchange at the end of a login where it is asked to
+    sasl_answer = None        # called with (number of the step, its payload, the answer): gives what is answered instead
     silent = False            # reads everything, answers nothing
     read_rate = 0             # bytes a second that are read from each client; 0: as they come
     write_rate = 0            # bytes a second that are sent to each client; 0: as they go
@@ -663,7 +669,7 @@ class Front:
             document["compression"] = offered
         if "saslSupportedMechs" in body and self.users is not None:
             if body["saslSupportedMechs"].partition(".")[2] in self.users:
-                document["saslSupportedMechs"] = ["SCRAM-SHA-256", "SCRAM-SHA-1"]
+                document["saslSupportedMechs"] = [m for m in self.mechanisms if m != "PLAIN"]
         if client.from_load_balancer:
             document["serviceId"] = self.service_id
         document.update(self.hello_fields)
@@ -698,7 +704,7 @@ class Front:
                 if asked["counter"] == self.counter:
                     return await self.awaited_hello(client, body, asked)
         document = self._hello_document(client, body)
-        if "speculativeAuthenticate" in body and self.users is not None:
+        if "speculativeAuthenticate" in body and self.users is not None and self.speculative:
             try:
                 started = dict(body["speculativeAuthenticate"])
                 document["speculativeAuthenticate"] = await self._do_saslStart(client, started)
@@ -724,8 +730,9 @@ class Front:
     async def _do_saslStart(self, client, body):
         client.user = None
         try:
-            client.login = scram.Login(self.users or {}, body["mechanism"])
-            client.login.skip_empty = bool(body.get("options", {}).get("skipEmptyExchange"))
+            client.login = scram.Login(self.users or {}, body["mechanism"], self.mechanisms, self.rounds, self.salt)
+            client.login.skip_empty = self.skip_empty and bool(body.get("options", {}).get("skipEmptyExchange"))
+            client.login.steps = 0
             return self._sasl_step(client, body)
         except scram.Refused:
             client.login = None
@@ -743,10 +750,14 @@ class Front:
     def _sasl_step(self, client, body):
         payload, done = client.login.step(bytes(body["payload"]))
         done = done or client.login.proven and client.login.skip_empty
+        client.login.steps += 1
+        answer = {"conversationId": 1, "done": done, "payload": Binary(payload, 0), "ok": 1.0}
+        if self.sasl_answer is not None:
+            answer = self.sasl_answer(client.login.steps, payload, answer)
         if done:
             client.user = client.login.user
             client.login = None
-        return {"conversationId": 1, "done": done, "payload": Binary(payload, 0), "ok": 1.0}
+        return answer
 
     async def _do_logout(self, client, _body):
         client.user = None
