@@ -183,6 +183,7 @@ static void client_finish(struct pooled *p)
 /* The exchange is over, and the next may begin: pump() does that, once nobody is at work with this one any more. */
 static void next(struct pooled *p)
 {
+    split_end(p);
     let_much_go(p);
     chain_clear(&p->held);
     chain_clear(&p->small);
@@ -796,7 +797,11 @@ static void on_link_room(struct pool_link *l)
     } else if (p->state == POOLED_ASKED && wire_more_to_come(&p->asks)) {
         p->link = NULL;
         pool_return(l);
-        next(p);
+        if (p->split != NULL) {
+            go_split(p);
+        } else {
+            next(p);
+        }
         pump(p);
     }
 }
