@@ -284,7 +284,7 @@ static void use(struct pooled *p, struct pool_link *l)
     stats.requests++;
     route_sent(p->section, &p->asks, l->backend);
     if (!good) {
-        conn_fail(p->conn, "a message with a wrong checksum, or no chunk left for it (chunks)");
+        conn_fail(p->conn, "no chunk left for a request (chunks)");
         return;
     }
     set_state(p, is_whole(&p->asks) ? POOLED_ASKED : POOLED_SENDING);
@@ -396,6 +396,13 @@ static void split(struct pooled *p)
     }
 }
 
+/* One that is changed on its way is judged before it costs anybody a connection. */
+static bool is_intact(struct pooled *p)
+{
+    chain_copy(&p->held, whole, p->held.len);
+    return mongomsg_intact(whole, p->held.len, &p->asks);
+}
+
 /* Of a request in READING it may be known by now what is to be done with it. */
 static void consider(struct pooled *p)
 {
@@ -414,6 +421,8 @@ static void consider(struct pooled *p)
         hold_on(p);
     } else if (is_here) {
         here(p);
+    } else if (short_one && !is_intact(p)) {
+        refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, wire_error_text(WIRE_BAD_CHECKSUM));
     } else if (split_takes(w)) {
         split(p);
     } else {
