@@ -719,11 +719,26 @@ static bool answer_put(struct pooled *p, const unsigned char *bytes, size_t n)
     return true;
 }
 
+/* The mongos says that it goes. Its client does not hear of that; of a command for several mongos the others are asked. */
+static void mongos_went(struct pooled *p, struct pool_link *l)
+{
+    mongos_leaves(l->backend);
+    p->link = NULL;
+    pool_drop(l);
+    if (p->split != NULL) {
+        chain_clear(&p->small);
+        go_split(p);
+    } else {
+        refuse(p, MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks), "the mongos is shutting down");
+    }
+}
+
 /* A small answer that is whole. */
 static void small_answer(struct pooled *p, struct pool_link *l, const unsigned char *bytes, size_t n)
 {
-    struct backend *b = l->backend;
-    if (p->split != NULL) {
+    if (is_hidden(&l->answer)) {
+        mongos_went(p, l);
+    } else if (p->split != NULL) {
         chain_copy(&p->small, whole, p->small.len);
         memcpy(whole + p->small.len, bytes, n);
         split_said(p, whole, p->small.len + n);
@@ -731,16 +746,7 @@ static void small_answer(struct pooled *p, struct pool_link *l, const unsigned c
         p->link = NULL;
         pool_return(l);
         go_split(p);
-        return;
-    }
-    if (is_hidden(&l->answer)) {
-        mongos_leaves(b);
-        p->link = NULL;
-        pool_drop(l);
-        refuse(p, MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks), "the mongos is shutting down");
-        return;
-    }
-    if (answer_put(p, bytes, n)) {
+    } else if (answer_put(p, bytes, n)) {
         exchange_over(p, l);
     }
 }
