@@ -460,7 +460,7 @@ void pool_end(struct pool_link *l, bool unanswered)
 bool pool_has_room(const struct backend *b)
 {
     const struct pool *p = pool_of(b);
-    return p->line.first == NULL && (p->idle != NULL || p->total < conf_of(b)->pool_max);
+    return p->line.first == NULL && (p->idle != NULL || (p->total < conf_of(b)->pool_max && loop_ms() >= p->again_ms));
 }
 
 /* ------------------------------------------------------------------- care */
