@@ -31,7 +31,7 @@ struct split {
     unsigned char reply[REPLY_CAP];
 };
 
-static struct { struct split *all, *free; size_t total; } sp;
+static struct { struct split *all, *free; size_t total; uint32_t used; } sp;
 
 void split_tables(const struct conf *conf)
 {
@@ -122,6 +122,7 @@ bool split_begin(struct pooled *p, const unsigned char *msg, size_t n)
         return false;
     }
     sp.free = s->next;
+    sp.used++;
     memset(s, 0, sizeof *s);
     p->split = s;
     if (!kills_cursors(&p->asks)) {
@@ -138,8 +139,14 @@ void split_end(struct pooled *p)
     if (p->split != NULL) {
         p->split->next = sp.free;
         sp.free = p->split;
+        sp.used--;
         p->split = NULL;
     }
+}
+
+uint32_t split_count(void)
+{
+    return sp.used;
 }
 
 struct backend *split_next(struct pooled *p)

@@ -110,6 +110,8 @@ static size_t write_hello_answer(const struct wire_header *request, enum hello_k
     bson_object_id(&b, "processId", process);
     bson_int64(&b, "counter", version);
     bson_close(&b);
+    bson_int32(&b, "maxWireVersion", 17 + (int32_t)(version % 5));
+    bson_int32(&b, "logicalSessionTimeoutMinutes", 30);
     bson_double(&b, "ok", 1);
     return mongomsg_finish(&b);
 }
