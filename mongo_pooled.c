@@ -287,7 +287,7 @@ static void use(struct pooled *p, struct pool_link *l)
     stats.requests++;
     route_sent(p->section, &p->asks, l->backend);
     if (!good) {
-        conn_fail(p->conn, "a message with a wrong checksum, or no chunk left for it (chunks)");
+        conn_fail(p->conn, "no chunk left for a request (chunks)");
         return;
     }
     set_state(p, is_whole(&p->asks) ? POOLED_ASKED : POOLED_SENDING);
@@ -411,6 +411,13 @@ static void split(struct pooled *p)
     }
 }
 
+/* One that is changed on its way is judged before it costs anybody a connection. */
+static bool is_intact(struct pooled *p)
+{
+    chain_copy(&p->held, whole, p->held.len);
+    return mongomsg_intact(whole, p->held.len, &p->asks);
+}
+
 /* Of a request in READING it may be known by now what is to be done with it. */
 static void consider(struct pooled *p)
 {
@@ -429,6 +436,8 @@ static void consider(struct pooled *p)
         hold_on(p);
     } else if (is_here) {
         here(p);
+    } else if (short_one && !is_intact(p)) {
+        refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, wire_error_text(WIRE_BAD_CHECKSUM));
     } else if (split_takes(w)) {
         split(p);
     } else {
@@ -738,11 +747,26 @@ static bool answer_put(struct pooled *p, const unsigned char *bytes, size_t n)
     return true;
 }
 
+/* The mongos says that it goes. Its client does not hear of that; of a command for several mongos the others are asked. */
+static void mongos_went(struct pooled *p, struct pool_link *l)
+{
+    mongos_leaves(l->backend);
+    p->link = NULL;
+    pool_drop(l);
+    if (p->split != NULL) {
+        chain_clear(&p->small);
+        go_split(p);
+    } else {
+        refuse(p, MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks), "the mongos is shutting down");
+    }
+}
+
 /* A small answer that is whole. */
 static void small_answer(struct pooled *p, struct pool_link *l, const unsigned char *bytes, size_t n)
 {
-    struct backend *b = l->backend;
-    if (p->split != NULL) {
+    if (is_hidden(&l->answer)) {
+        mongos_went(p, l);
+    } else if (p->split != NULL) {
         chain_copy(&p->small, whole, p->small.len);
         memcpy(whole + p->small.len, bytes, n);
         split_said(p, whole, p->small.len + n);
@@ -750,16 +774,7 @@ static void small_answer(struct pooled *p, struct pool_link *l, const unsigned c
         p->link = NULL;
         pool_return(l);
         go_split(p);
-        return;
-    }
-    if (is_hidden(&l->answer)) {
-        mongos_leaves(b);
-        p->link = NULL;
-        pool_drop(l);
-        refuse(p, MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks), "the mongos is shutting down");
-        return;
-    }
-    if (answer_put(p, bytes, n)) {
+    } else if (answer_put(p, bytes, n)) {
         exchange_over(p, l);
     }
 }
@@ -825,7 +840,11 @@ static void on_link_room(struct pool_link *l)
     } else if (p->state == POOLED_ASKED && wire_more_to_come(&p->asks)) {
         p->link = NULL;
         pool_return(l);
-        next(p);
+        if (p->split != NULL) {
+            go_split(p);
+        } else {
+            next(p);
+        }
         pump(p);
     }
 }
