@@ -895,7 +895,8 @@ static void feed_starved(void)
     uint32_t fed = 0;
     for (uint32_t i = 0; i < mp.total && mp.starved > 0; i++) {
         struct pooled *p = &mp.all[mp.care_at = (mp.care_at + 1) % mp.total];
-        bool may = is_open(p) && p->starved && (p->link != NULL || buf_may_take_many(BUF_REQUEST, 2 * (fed + 1)));
+        enum buf_use use = p->link != NULL ? BUF_REPLY : BUF_REQUEST;
+        bool may = is_open(p) && p->starved && buf_may_take_many(use, 2 * (fed + 1));
         if (may) {
             set_starved(p, false);
             conn_read(p->conn, true);
@@ -906,6 +907,7 @@ static void feed_starved(void)
         }
     }
     if (mp.starved > 0) {
+        mp.starving_ms = fed > 0 ? loop_ms() : mp.starving_ms;
         care_soon();
     }
 }

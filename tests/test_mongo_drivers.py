@@ -97,7 +97,7 @@ LOGINS = ["no login", "at the mongos", "of clients", "both"]
 @pytest.mark.parametrize("login", LOGINS)
 @pytest.mark.parametrize("script", DRIVERS)
 def test_a_driver_over_few_connections(mongoses, script, login):
-    """All three mongos have work, no more connections than they are to have, and nothing is lost."""
+    """More than one mongos has work, none more connections than it is to have, and nothing is lost."""
     if login != "no login" and not has_logins():
         pytest.skip("this build has no logins")
     options, name = {"mode": "pooled", "pool_max": 4}, ""
@@ -111,7 +111,7 @@ def test_a_driver_over_few_connections(mongoses, script, login):
         for front in mongoses:
             p.wait_state(front, "up")
         check_all_passed(script, "mongodb://%s%s/" % (name, p.address))
-    assert all(front.commands("insert") for front in mongoses), "one of them was not used"
+    assert sum(1 for front in mongoses if front.commands("insert", "find", "aggregate", "drop")) > 1
     assert [front.overlaps for front in mongoses] == [0, 0, 0]
     assert all(front.most_connections <= 4 + 2 for front in mongoses)
     if login in ("at the mongos", "both"):

@@ -9,6 +9,7 @@ import contextlib
 import threading
 import time
 
+import bson
 import pytest
 
 import mongo_harness
@@ -443,6 +444,63 @@ def test_a_client_that_ends_its_side_gets_its_answer(front):
         assert c.read().body["ok"]
         assert closed(c)
         assert third.ask(LOOK, DB)["ok"] and len(front.commands("count")) == 1
+
+
+def test_a_mongos_that_reads_slowly_holds_up_its_client_only(fronts):
+    sink = Sink(fronts)
+    fronts[0].set(read_rate=400000)
+    with pooled(fronts, process=SMALL, client_window="64k") as p, greeted(p, 2) as (writer, other):
+        s = Session()
+        while not at_front(fronts[0], other, s):
+            s = Session()
+        rows = [bson.encode({"x": b"x" * 200000})] * 4
+        data = wire.op_msg(dict({"insert": "large"}, **s.plain, **{"$db": DB}), 5, sequences=[("documents", rows)])
+        sender = threading.Thread(target=writer.send_raw, args=(data,), daemon=True)
+        sender.start()
+        asked = 0
+        while sender.is_alive():
+            assert other.ask({"pull": 50000, "token": asked}, timeout=5)["token"] == asked
+            asked += 1
+        assert writer.read(timeout=30).body["ok"] and sink.inserted == 1 and asked > 0
+
+
+def at_front(front, client, session):
+    """Whether that session's mongos is this one."""
+    front.set(keep_seen=True)
+    front.clear()
+    assert client.ask(dict({"pull": 1}, **session.plain))["ok"]
+    return bool(front.commands("pull"))
+
+
+def test_clients_that_do_not_read_do_not_take_all_chunks(sink):
+    """Each may hold as much as the whole pool has: after two seconds in which nobody could be helped, who holds most is closed."""
+    with pooled([sink], process=SMALL, client_stall="600s", client_window="1m") as p, contextlib.ExitStack() as stack:
+        for _ in range(4):
+            c = stack.enter_context(p.client(rcvbuf=4096))
+            assert c.hello()["ok"]
+            c.send({"pull": 20000000})
+        p.wait_log("no chunks left")
+
+        def served():
+            with p.client(timeout=5) as c, contextlib.suppress(EOFError, OSError):
+                return c.hello()["ok"] and c.ask({"pull": 100})["ok"]
+        for _ in range(5):
+            wait_for("another to be served", served)
+
+
+def test_many_commands_for_several_mongos_at_once(fronts):
+    """More than there is room for: they wait."""
+    with pooled(fronts, pool_max=60, pool_wait="60s") as p, greeted(p, 41) as (*clients, other):
+        faults = [f.fault("killCursors", hold=True) for f in fronts]
+        for i, c in enumerate(clients):
+            c.send({"killCursors": "x", "cursors": [i + 1, i + 1001]}, DB)
+        heard(other)
+        assert other.ask(LOOK, DB)["ok"]
+        for fault in faults:
+            fault.clear()
+        for i, c in enumerate(clients):
+            answer = c.read().body
+            assert answer["ok"] and sorted(answer["cursorsNotFound"]) == [i + 1, i + 1001], answer
 
 
 def test_idle_clients_hold_no_chunks(front):

@@ -10,6 +10,7 @@ while that one was shutting down, shows that it is remembered where it began. Th
 """
 import contextlib
 import itertools
+import random as randomness
 import struct
 import threading
 import time
@@ -24,6 +25,7 @@ import mongo_harness
 from fake import wire
 from harness import SLOW, wait_for
 from mongo_harness import QUICK, MongoPuerta, Session
+from test_mongo import disturb
 
 DB = "pooled"
 LOOK = {"count": "nothing"}
@@ -441,22 +443,20 @@ def test_one_killcursors_for_cursors_of_several_mongos(fronts, in_session):
     with pooled(fronts) as p, greeted(p, 2) as (c, other):
         name, s = filled(c), Session()
         more = s.plain if in_session else {}
-        opened = {}
-        for f in fronts:  # one after the other is the only one that takes something new
-            others = [x for x in fronts if x is not f]
-            for x in others:
-                drained(p, x)
-            for _ in range(2):
-                answer, place = at(fronts, c, dict({"find": name, "batchSize": 2}, **more))
-                assert place is f
-                opened.setdefault(f, []).append(answer["cursor"]["id"])
-            for x in others:
-                returned(p, x)
+        opened, away = {}, []
+        while len(opened) < 3:  # its own mongos, then with that one away the next one, then the last
+            answer, place = at(fronts, c, dict({"find": name, "batchSize": 2}, **more))
+            opened.setdefault(place, []).append(answer["cursor"]["id"])
+            if in_session and len(opened[place]) == 2 and len(opened) < 3:
+                drained(p, place)
+                away.append(place)
+        for place in away:
+            returned(p, place)
         unknown = 123456789
-        listed = [i for pair in zip(*opened.values()) for i in pair] + [unknown]
+        listed = [i for each in itertools.zip_longest(*opened.values()) for i in each if i] + [unknown]
         answer = other.ask(dict({"killCursors": name, "cursors": [Int64(i) for i in listed]}, **more), DB)
         assert answer["ok"] == 1, answer
-        assert sorted(answer["cursorsKilled"]) == sorted(listed[:-1]) and len(answer["cursorsKilled"]) == 6, answer
+        assert sorted(answer["cursorsKilled"]) == sorted(listed[:-1]) and len(listed) > 4, answer
         assert (answer["cursorsNotFound"], answer["cursorsAlive"], answer["cursorsUnknown"]) == ([unknown], [], [])
         assert not any(f.cursors for f in fronts)
         for f in fronts:
@@ -749,6 +749,88 @@ def test_large_messages_both_ways_through_one_mebibyte(fronts, pool):
         assert p.resident() - resident < 8 << 20
 
 
+def test_a_cursor_behind_a_long_batch(fronts):
+    """Its number comes behind 5 MB that went on long ago."""
+    fronts.set(cursor_order="batch first")
+    with pooled(fronts, process=SMALL, client_window="64k") as p, greeted(p, 2) as (c, other):
+        name = next(names)
+        c.send({"insert": name}, DB, sequences=[("documents", [bson.encode({"_id": i, "x": "y" * 1000000}) for i in range(10)])])
+        assert c.read().body["n"] == 10
+        for _ in range(4):
+            answer, place = at(fronts, c, {"find": name, "batchSize": 5})
+            assert len(ids(answer)) == 5 and answer["cursor"]["id"]
+            answer, where = at(fronts, other, more_of(answer["cursor"]["id"], name, 4))
+            assert where is place and len(ids(answer)) == 4, answer
+            answer, where = at(fronts, c, more_of(answer["cursor"]["id"], name, 4))
+            assert where is place and len(ids(answer)) == 1 and answer["cursor"]["id"] == 0
+
+
+@pytest.mark.parametrize("lsid", ["with a user", "user first", "short", "a number"])
+def test_sessions_as_they_may_be_written(fronts, lsid):
+    """What else stands in an lsid does not matter; one that is none is the mongos' to judge."""
+    with pooled(fronts) as p, greeted(p, 2) as (c, other):
+        name = filled(c)
+        for _ in range(6):
+            s, uid = Session(), bson.Binary(b"u" * 32, 0)
+            s.lsid = {"with a user": {"id": s.lsid["id"], "uid": uid}, "user first": {"uid": uid, "id": s.lsid["id"]},
+                      "short": {"id": bson.Binary(b"short", 4)}, "a number": 7}[lsid]
+            if "user" in lsid:
+                places = {at(fronts, c, dict({"insert": name, "documents": [{}]}, **s.begin()))[1]}
+                for client in (other, c):
+                    places.add(at(fronts, client, dict({"insert": name, "documents": [{}]}, **s.more))[1])
+                    places.add(home(fronts, client, s))
+                assert s.commit(other)["ok"] and len(places) == 1
+            else:
+                answer = c.ask(dict({"find": name}, **s.plain), DB)
+                assert answer["ok"] or answer["errmsg"]
+            assert c.ask(LOOK, DB)["ok"]
+
+
+def test_requests_of_which_much_has_to_be_held_wait_for_each_other(fronts):
+    """Their session stands behind more than client_window, and all of that together may take half of the pool. Others go on."""
+    def heard():
+        for _ in range(2):
+            assert other.ask({"hello": 1})["ok"]
+
+    with pooled(fronts, client_window="64k", process={"chunk_size": "16k", "chunks": 128}) as p, greeted(p, 7) as (*clients, late, leaves, other):
+        name, rows = filled(other), [bson.encode({"x": "y" * 1000}) for _ in range(300)]
+        data = [with_first_sequence(dict({"insert": name}, **Session().plain, **{"$db": DB}), rows, 1000 + i) for i in range(6)]
+        for c, message in zip(clients[:3], data):
+            c.send_raw(message[:200000])
+            heard()
+        for c in (leaves, late):
+            c.send_raw(data[5][:200000])
+            heard()
+        leaves.close()
+        sender = threading.Thread(target=late.send_raw, args=(data[5][200000:],), daemon=True)
+        sender.start()
+        with pytest.raises(TimeoutError):
+            late.read(timeout=0.2)
+        assert clients[3].ask({"count": name}, DB)["n"] == 10
+        for i, (c, message) in enumerate(zip(clients[:3], data)):
+            c.send_raw(message[200000:])
+            answer = c.read()
+            assert answer.response_to == 1000 + i and answer.body["n"] == 300, answer.body
+        answer = late.read()
+        assert answer.response_to == 1005 and answer.body["n"] == 300
+        sender.join(20)
+        assert other.ask({"count": name}, DB)["n"] == 1210
+
+
+def test_a_request_of_which_more_has_to_be_held_than_there_is_room_for(fronts):
+    """It is told, and its connection stays; the same documents behind their command pass."""
+    with pooled(fronts, client_window="64k", process={"chunk_size": "16k", "chunks": 128}) as p, greeted(p, 2) as (c, other):
+        name, rows = filled(other), [bson.encode({"x": "y" * 1000}) for _ in range(2000)]
+        for _ in range(2):
+            c.send_raw(with_first_sequence(dict({"insert": name}, **Session().plain, **{"$db": DB}), rows, 77))
+            answer = c.read()
+            assert answer.response_to == 77 and error_of(answer.body) == (17, []), answer.body
+            assert c.ask(LOOK, DB)["ok"] and other.ask(LOOK, DB)["ok"]
+        c.send(dict({"insert": name}, **Session().plain), DB, sequences=[("documents", rows)])
+        assert c.read().body["n"] == 2000
+        assert not any(x.message.sections[0][0] == 1 for f in fronts for x in f.commands("insert"))
+
+
 def test_old_forms(fronts):
     """OP_QUERY is for hello alone; what a mongos says of others comes in its form. What has no answer at all is no message any more."""
     with pooled(fronts) as p, greeted(p, 1) as (c,):
@@ -991,6 +1073,49 @@ def test_when_a_mongos_hangs(fronts):
         assert home(fronts, third, s) is place
 
 
+@pytest.mark.parametrize("how", ["dies", "shuts down", "hangs"])
+def test_when_a_mongos_goes_while_requests_wait_for_it(fronts, how):
+    """Those that are bound to nothing stand in another line, the others are told, or served on what is open there."""
+    with pooled(fronts, pool_max=1, pool_wait="60s", drain_timeout="60s") as p, greeted(p, 9) as clients:
+        holders, (pinned, free, watcher), rest = clients[:3], clients[3:6], clients[6:]
+        name, s, t = filled(watcher), Session(), Session()
+        place = at(fronts, pinned, dict({"insert": name, "documents": [{}]}, **s.begin()))[1]
+        while home(fronts, watcher, t) is not place:
+            t = Session()
+        for f in fronts:
+            f.fault("distinct", hold=True)
+        for n, c in enumerate(holders, 1):
+            c.send({"distinct": name, "key": "_id"}, DB)
+            wait_for("it to be there", lambda n=n: sum(f.faults[0].held for f in fronts) == n)
+        pinned.send(dict({"insert": name, "documents": [{}]}, **s.more), DB)
+        free.send(dict({"insert": name, "documents": [{"_id": "free"}]}, **t.write()), DB)
+        for c in rest:
+            c.send({"count": name}, DB)
+        for _ in range(2):
+            assert watcher.ask({"hello": 1})["ok"]
+        if how == "shuts down":
+            drained(p, place)
+        else:
+            place.stop(reset=True) if how == "dies" else place.freeze()
+            p.wait_state(place, "down")
+            assert error_of(pinned.read().body) == (251, ["TransientTransactionError"])
+        for f in fronts:
+            if f is not place:
+                f.faults[0].clear()
+        assert free.read().body["n"] == 1  # those that are up have served it, though it waited elsewhere
+        assert any(x.body["documents"][0].get("_id") == "free" for f in fronts if f is not place for x in f.commands("insert"))
+        for c in rest:
+            assert c.read().body["ok"]
+        if how == "shuts down":
+            place.faults[0].clear()
+            assert pinned.read().body["n"] == 1
+        for c in holders:
+            answer = c.read().body
+            assert answer["ok"] or error_of(answer) == (6, []), answer
+        if how == "shuts down":
+            assert s.commit(watcher)["ok"]
+
+
 def test_when_a_mongos_shuts_down(fronts):
     """What is open there goes on to its end, all else is elsewhere, and nobody sees anything."""
     with pooled(fronts, drain_timeout="60s") as p, greeted(p, 3) as (c, other, third):
@@ -1070,7 +1195,7 @@ def test_when_a_mongos_sends_garbage(fronts, garbage):
         place = home(fronts, c, s)
         fault = place.fault("insert", raw=GARBAGE[garbage])
         assert error_of(c.ask(dict({"insert": name, "documents": [{}]}, **s.write()), DB)) == (6, ["RetryableWriteError"])
-        p.wait_log("a mongos sends what is no answer")
+        p.wait_log("a mongos sends what is no message")
         fault.clear()
         assert other.ask(LOOK, DB)["ok"] and c.ask(LOOK, DB)["ok"]
 
@@ -1165,6 +1290,7 @@ def test_when_no_mongos_is_there_at_all(fronts):
         for c, (_, _, labels) in zip(clients, asked.values()):
             assert error_of(c.read().body) == (6, labels)
         assert 0.2 < time.monotonic() - begun < 3 * SLOW
+        assert clients[0].ask({"hello": 1})["msg"] == "isdbgrid"  # a driver's monitor sees nothing of it
         fronts[2].start()
         for c in clients:
             wait_for("it to be served", lambda c=c: c.ask(LOOK, DB)["ok"])
@@ -1271,6 +1397,168 @@ def test_mongos_are_restarted_under_load_and_an_application_sees_nothing(fronts,
                 load.went_on(2)
         load.stop()
         assert pools.cleared == 0
+
+
+# -------------------------------------------------------- all of it at once
+
+class Rough:
+    """A client that does what comes to its mind. What it gets must be the answer to what it asked or an error that says what may be done;
+    its connection is closed only behind part of a long answer, or where it sent nonsense."""
+
+    CODES = (6, 43, 89, 251)
+
+    def __init__(self, p, random, name):
+        self.p, self.random, self.name = p, random, name
+        self.answers = self.errors = self.ends = 0
+        self.wrong = []
+        self.doing = ""
+
+    def run(self, until):
+        while time.monotonic() < until and len(self.wrong) < 5:
+            try:
+                with self.p.client(timeout=30, rcvbuf=self.random.choice((None, None, 8192))) as c, self.p.client(timeout=30) as d:
+                    for x in (c, d):
+                        assert x.hello(app_name="rough", compression=["zlib"])["ok"]
+                    self._session(c, d, until)
+            except (OSError, EOFError) as e:
+                self.ends += 1
+                if "long" not in self.doing or isinstance(e, TimeoutError):
+                    self.wrong.append("%s: %r" % (self.doing, e))
+            except Exception as e:  # noqa: BLE001
+                self.wrong.append("%s: %r" % (self.doing, e))
+
+    def good(self, answer, label=None):
+        """Whether it is no error; one that is must be one of those, with that label."""
+        if answer["ok"]:
+            self.answers += 1
+            return True
+        assert answer["code"] in self.CODES, answer
+        assert label is None or label in answer.get("errorLabels", []) or answer["code"] == 43, answer
+        self.errors += 1
+        return False
+
+    def echo(self, c, size, **more):
+        token = self.random.randrange(1 << 30)
+        answer = c.ask(dict({"echo": token, "size": size}, **more))
+        assert not self.good(answer) or (answer["token"] == token and len(answer["x"]) == size)
+
+    def _session(self, c, d, until):
+        r = self.random
+        for _ in range(r.randrange(1, 20)):
+            if time.monotonic() > until:
+                return
+            what = r.choice(("short", "long", "cursor", "transaction", "write", "several", "quiet", "half", "leaves", "waits", "kill"))
+            self.doing = what
+            if what == "short":
+                self.echo(c, r.choice((10, 1000)), **Session().plain)
+            elif what == "long":
+                self.echo(c, r.choice((9000, 100000, 700000)), padding=b"p" * r.choice((0, 0, 300000)))
+            elif what == "cursor":
+                self.cursor(c, d)
+            elif what == "transaction":
+                self.transaction(c, d)
+            elif what == "write":
+                self.good(c.ask(dict({"echo": 1, "size": 1}, **Session().write())), "RetryableWriteError")
+            elif what == "several":
+                tokens = [r.randrange(1 << 30) for _ in range(5)]
+                c.send_raw(b"".join(wire.op_msg({"echo": t, "size": 10, "$db": "admin"}, t) for t in tokens))
+                for t in tokens:
+                    answer = c.read()
+                    assert answer.response_to == t and (not self.good(answer.body) or answer.body["token"] == t)
+            elif what == "quiet":
+                for _ in range(3):
+                    c.send({"echo": 1, "size": 10, "padding": b"q" * r.choice((10, 100000))}, flags=wire.MORE_TO_COME)
+                self.echo(c, 10)
+            elif what == "kill":
+                answer = c.ask({"killCursors": self.name, "cursors": [Int64(r.randrange(1, 1 << 40)) for _ in range(3)]}, DB)
+                assert not self.good(answer) or len(answer["cursorsKilled"]) == 0
+            elif what == "half":
+                self.doing += " (long)"  # it goes first
+                c.send_raw(wire.op_msg({"echo": 7, "size": 10, "padding": b"h" * 100000, "$db": "admin"}, 3)[:r.randrange(1, 90000)])
+                return
+            elif what == "leaves":
+                c.send({"echo": 1, "size": r.choice((10, 100000, 2000000))})
+                if r.random() < 0.5:
+                    self.doing += " (long)"
+                    c.sock.recv(10)
+                return
+            else:
+                answer = d.ask({"hello": 1})
+                d.send({"hello": 1, "topologyVersion": answer["topologyVersion"], "maxAwaitTimeMS": r.choice((10, 60000))})
+                self.echo(c, 10)
+                return
+
+    def cursor(self, c, d):
+        more = Session().plain if self.random.random() < 0.5 else {}
+        answer, got = c.ask(dict({"find": self.name, "sort": {"_id": 1}, "batchSize": 3}, **more), DB), []
+        while self.good(answer):
+            got += ids(answer)
+            if not answer["cursor"]["id"]:
+                assert got == list(range(20)), got
+                return
+            if self.random.random() < 0.05:
+                killed = d.ask(dict({"killCursors": self.name, "cursors": [Int64(answer["cursor"]["id"])]}, **more), DB)
+                self.good(killed)
+                return
+            asked = d.send(dict(more_of(answer["cursor"]["id"], self.name, 4), **more), DB, flags=self.random.choice((0, 0, wire.EXHAUST_ALLOWED)))
+            answer = d.read()
+            assert answer.response_to == asked and not answer.flags & wire.MORE_TO_COME
+            answer = answer.body
+
+    def transaction(self, c, d):
+        s = Session()
+        if not self.good(c.ask(dict(LOOK, **s.begin()), DB), "TransientTransactionError"):
+            return
+        for _ in range(3):
+            if not self.good(self.random.choice((c, d)).ask(dict({"find": self.name, "limit": 2}, **s.more), DB), "TransientTransactionError"):
+                return
+        self.good((s.commit if self.random.random() < 0.7 else s.abort)(d))
+
+
+@pytest.mark.parametrize("options", [{}, {"pool_max": 2, "pool_life": "100ms", "eject_after": 2, "eject_time": "200ms"}], ids=["defaults", "few connections"])
+def test_all_that_can_happen_at_once(fronts, options):
+    """For some seconds clients and mongos do what they should not; then all must be well, and the log without a complaint (see stop)."""
+    async def echo(_client, body):
+        return {"token": body["echo"], "x": b"e" * body["size"], "ok": 1.0}
+
+    for f in fronts:
+        f._do_echo = echo
+    seed, lasts = (randomness.randrange(1 << 30), 60) if harness.LONG else (4711, 6)
+    random = randomness.Random(seed)
+    print("seed", seed)
+    with MongoPuerta(fronts, process={"chunk_size": "16k", "chunks": 1024}, counters=True, mode="pooled", **dict(QUICK, **options)) as p:
+        for f in fronts:
+            p.wait_state(f, "up")
+        with greeted(p, 1) as (c,):
+            name = filled(c, 20)
+        fronts.set(keep_seen=False)
+        until = time.monotonic() + lasts
+        clients = [Rough(p, randomness.Random(seed + i), name) for i in range(8)]
+        threads = [threading.Thread(target=c.run, args=(until,), daemon=True) for c in clients]
+        for t in threads:
+            t.start()
+        while time.monotonic() < until:
+            disturb(random, fronts)
+            time.sleep(0.1)
+        for f in fronts:
+            f.clear_faults()
+        for t in threads:
+            t.join(60 * SLOW)
+            assert not t.is_alive()
+        print([(c.answers, c.errors, c.ends) for c in clients])
+        assert not [w for c in clients for w in c.wrong], [w for c in clients for w in c.wrong][:5]
+        assert sum(c.answers for c in clients) > 100 and sum(c.errors for c in clients) > 0
+        with greeted(p, 2) as (c, d):
+            well = Rough(p, random, name)
+            wait_for("all to be well again", lambda: all(c.ask(dict(LOOK, **Session().plain), DB)["ok"] for _ in range(20)))
+            for _ in range(20):
+                well.cursor(c, d)
+                well.transaction(c, d)
+                well.echo(d, 300000)
+            assert well.errors == 0
+        wait_for("all chunks to be free again", lambda: p.counter("free_chunks") > 1000)
+        assert [f.overlaps for f in fronts] == [0, 0, 0]
+        assert not [x.malformed for f in fronts for x in f.everyone if x.malformed]
 
 
 # ------------------------------------------------------------------ its end
