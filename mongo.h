@@ -297,6 +297,7 @@ enum split_begun {
 /* Begins with a whole request, which also stays in p->held until split_end(). */
 enum split_begun split_begin(struct pooled *p, const unsigned char *msg, size_t n, struct backend **only);
 void split_end(struct pooled *p);            /* also where there is none */
+uint32_t split_count(void);                  /* under way */
 /* The next mongos that is to be asked; NULL: all have been. */
 struct backend *split_next(struct pooled *p);
 /* What it is asked: its length, 0 if it has no room or the request's checksum is wrong. */

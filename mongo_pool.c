@@ -425,8 +425,21 @@ enum pool_take pool_take(struct pool_waiter *w, struct service *s, struct backen
     return POOL_WAITS;
 }
 
+void pool_drop(struct pool_link *l)
+{
+    struct backend *b = l->backend;
+    stats.pool_drops++;
+    link_close(l);
+    dial_more(b);
+}
+
+/* An answer may have come before its request had gone out: what is left of that would go ahead of the next one. */
 void pool_return(struct pool_link *l)
 {
+    if (l->conn->out.len > 0) {
+        pool_drop(l);
+        return;
+    }
     mongos_of(l->backend)->connections--;
     l->holder = NULL;
     l->state = LINK_CLEAN;
@@ -442,14 +455,6 @@ void pool_end(struct pool_link *l, bool unanswered)
     l->unanswered = unanswered;
     conn_read(l->conn, true);
     conn_deadline(l->conn, loop_ms() + ENDING_MS);
-}
-
-void pool_drop(struct pool_link *l)
-{
-    struct backend *b = l->backend;
-    stats.pool_drops++;
-    link_close(l);
-    dial_more(b);
 }
 
 bool pool_has_room(const struct backend *b)

@@ -287,7 +287,7 @@ static void use(struct pooled *p, struct pool_link *l)
     stats.requests++;
     route_sent(p->section, &p->asks, l->backend);
     if (!good) {
-        conn_fail(p->conn, "a message with a wrong checksum, or no chunk left for it (chunks)");
+        conn_fail(p->conn, "no chunk left for a request (chunks)");
         return;
     }
     set_state(p, is_whole(&p->asks) ? POOLED_ASKED : POOLED_SENDING);
@@ -411,6 +411,13 @@ static void split(struct pooled *p)
     }
 }
 
+/* One that is changed on its way is judged before it costs anybody a connection. */
+static bool is_intact(struct pooled *p)
+{
+    chain_copy(&p->held, whole, p->held.len);
+    return mongomsg_intact(whole, p->held.len, &p->asks);
+}
+
 /* Of a request in READING it may be known by now what is to be done with it. */
 static void consider(struct pooled *p)
 {
@@ -429,6 +436,8 @@ static void consider(struct pooled *p)
         hold_on(p);
     } else if (is_here) {
         here(p);
+    } else if (short_one && !is_intact(p)) {
+        refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, wire_error_text(WIRE_BAD_CHECKSUM));
     } else if (split_takes(w)) {
         split(p);
     } else {
@@ -709,7 +718,7 @@ static void answer_lost(struct pooled *p, const char *why)
 static void answer_bad(struct pooled *p, struct pool_link *l, const char *why)
 {
     struct backend *b = l->backend;
-    log_warn("a mongos sends what is no message", "mongos=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
+    log_warn("a mongos sends what is no answer", "mongos=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
     stats.protocol_errors++;
     p->link = NULL;
     mongos_broke(b);
@@ -744,11 +753,32 @@ static bool answer_put(struct pooled *p, const unsigned char *bytes, size_t n)
     return true;
 }
 
+/* The mongos says that it goes, or that a shard changes its primary. Its client does not hear of that; of a command for several mongos
+ * the others are asked. */
+static void answer_hidden(struct pooled *p, struct pool_link *l)
+{
+    bool leaves = is_leaving(&l->answer);
+    p->link = NULL;
+    if (leaves) {
+        mongos_leaves(l->backend);
+        pool_drop(l);
+    } else {
+        pool_return(l);
+    }
+    if (p->split != NULL) {
+        chain_clear(&p->small);
+        go_split(p);
+    } else {
+        refuse(p, MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks), leaves ? "the mongos is shutting down" : "a shard changes its primary");
+    }
+}
+
 /* A small answer that is whole. */
 static void small_answer(struct pooled *p, struct pool_link *l, const unsigned char *bytes, size_t n)
 {
-    struct backend *b = l->backend;
-    if (p->split != NULL) {
+    if (is_hidden(&l->answer)) {
+        answer_hidden(p, l);
+    } else if (p->split != NULL) {
         chain_copy(&p->small, whole, p->small.len);
         memcpy(whole + p->small.len, bytes, n);
         split_said(p, whole, p->small.len + n);
@@ -756,21 +786,7 @@ static void small_answer(struct pooled *p, struct pool_link *l, const unsigned c
         p->link = NULL;
         pool_return(l);
         go_split(p);
-        return;
-    }
-    if (is_hidden(&l->answer)) {
-        bool leaves = is_leaving(&l->answer);
-        p->link = NULL;
-        if (leaves) {
-            mongos_leaves(b);
-            pool_drop(l);
-        } else {
-            pool_return(l);
-        }
-        refuse(p, MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks), leaves ? "the mongos is shutting down" : "a shard changes its primary");
-        return;
-    }
-    if (answer_put(p, bytes, n)) {
+    } else if (answer_put(p, bytes, n)) {
         exchange_over(p, l);
     }
 }
@@ -836,7 +852,11 @@ static void on_link_room(struct pool_link *l)
     } else if (p->state == POOLED_ASKED && wire_more_to_come(&p->asks)) {
         p->link = NULL;
         pool_return(l);
-        next(p);
+        if (p->split != NULL) {
+            go_split(p);
+        } else {
+            next(p);
+        }
         pump(p);
     }
 }

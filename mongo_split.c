@@ -33,7 +33,7 @@ struct split {
     unsigned char reply[REPLY_CAP];
 };
 
-static struct { struct split *all, *free; size_t total; } sp;
+static struct { struct split *all, *free; size_t total; uint32_t used; } sp;
 
 void split_tables(const struct conf *conf)
 {
@@ -140,6 +140,7 @@ enum split_begun split_begin(struct pooled *p, const unsigned char *msg, size_t 
     p->split = sp.free;
     sp.free = sp.free->next;
     *p->split = read;
+    sp.used++;
     return SPLIT_BEGUN;
 }
 
@@ -148,8 +149,14 @@ void split_end(struct pooled *p)
     if (p->split != NULL) {
         p->split->next = sp.free;
         sp.free = p->split;
+        sp.used--;
         p->split = NULL;
     }
+}
+
+uint32_t split_count(void)
+{
+    return sp.used;
 }
 
 struct backend *split_next(struct pooled *p)

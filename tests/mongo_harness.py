@@ -81,6 +81,57 @@ def crowd_tool():
     return tool
 
 
+class CrowdFronts:
+    """The crowd's server: several mongos in one process. An answer in sixteen waits up to jitter_us."""
+
+    def __init__(self, count, jitter_us=1000):
+        self.ports = [harness.free_port() for _ in range(count)]
+        self.log = os.path.join(harness.temporary_folder("puerta-crowd-"), "log")
+        self.process = harness.start([crowd_tool(), "serve", str(jitter_us)] + [str(p) for p in self.ports], self.log)
+        harness.wait_for("the crowd's server; its log: " + self.log, lambda: "serves" in harness.read_file(self.log))
+
+    @property
+    def addresses(self):
+        return ["127.0.0.1:%d" % p for p in self.ports]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(10 * harness.SLOW)
+        harness.ended(self.process)
+
+    def seen(self):
+        """What it has seen so far, by name; most and most_working are the most connections at once."""
+        told = harness.read_file(self.log).count("open ")
+        self.process.send_signal(signal.SIGUSR1)
+        harness.wait_for("the server's figures", lambda: harness.read_file(self.log).count("open ") > told)
+        line = re.findall(r"^open .*\n", harness.read_file(self.log), re.M)[-1].replace("working most", "working").split()
+        named = {}
+        for name, value in zip(line[::2], line[1::2]):
+            named["most_working" if name in named else name] = int(value)
+        return named
+
+
+def _cpu_seconds(pid):
+    """User and system time of a process and of its children that live."""
+    total = 0
+    for p in [pid] + list(harness.children_of(pid)):
+        fields = harness.read_file("/proc/%d/stat" % p).rsplit(")", 1)[1].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def measured(proxy, clients, seconds, rate=0):
+    """So many clients that ask through a proxy (with .process and .port) for one document at a time, together `rate` times a second (0: as
+    fast as it goes): "answers" in these seconds, their "p50" and "p99" in microseconds, "cpu" seconds of the proxy for each of them."""
+    begun = _cpu_seconds(proxy.process.pid)
+    done = subprocess.run([crowd_tool(), "ask", str(proxy.port), str(clients), str(seconds), str(rate)], check=True, stdout=subprocess.PIPE)
+    answers, p50, p99, all_answers = map(int, done.stdout.split())
+    return {"answers": answers, "p50": p50, "p99": p99, "cpu": max(0.01, _cpu_seconds(proxy.process.pid) - begun) / all_answers}
+
+
 def fronts(ferret, count=3, **toggles):
     """So many scripted mongos before one FerretDB; the toggles are those of fake.mongos.Front, and load_balancer."""
     return mongos.Cluster(("127.0.0.1", ferret.port), count, free_port=harness.free_port, **toggles)

@@ -5,9 +5,7 @@
 The clients stop at the first answer that is not exactly what was asked for: another client's, another request's, from a mongos that does
 not have the cursor or the transaction, with a document changed or missing. The server counts its connections, and what no mongos should see.
 """
-import os
 import re
-import signal
 import subprocess
 
 import pytest
@@ -15,41 +13,9 @@ import pytest
 import harness
 import mongo_harness
 from harness import LONG, SLOW, wait_for
+from mongo_harness import CrowdFronts
 
 PATIENCE = 20 * SLOW  # seconds in which any answer has come
-
-
-class Fronts:
-    """The crowd's server: several mongos in one process. An answer in sixteen waits up to jitter_us."""
-
-    def __init__(self, count, jitter_us=1000):
-        self.ports = [harness.free_port() for _ in range(count)]
-        self.log = os.path.join(harness.temporary_folder("puerta-crowd-"), "log")
-        self.process = harness.start([mongo_harness.crowd_tool(), "serve", str(jitter_us)] + [str(p) for p in self.ports], self.log)
-        wait_for("the crowd's server; its log: " + self.log, lambda: "serves" in harness.read_file(self.log))
-
-    @property
-    def addresses(self):
-        return ["127.0.0.1:%d" % p for p in self.ports]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait(10 * SLOW)
-        harness.ended(self.process)
-
-    def seen(self):
-        """What it has seen so far, by name; most and most_working are the most connections at once."""
-        told = harness.read_file(self.log).count("open ")
-        self.process.send_signal(signal.SIGUSR1)
-        wait_for("the server's figures", lambda: harness.read_file(self.log).count("open ") > told)
-        line = re.findall(r"^open .*\n", harness.read_file(self.log), re.M)[-1].replace("working most", "working").split()
-        named = {}
-        for name, value in zip(line[::2], line[1::2]):
-            named["most_working" if name in named else name] = int(value)
-        return named
 
 
 class Run:
@@ -76,7 +42,7 @@ class Run:
 
 
 def test_of_the_crowd_itself():
-    with Fronts(1) as fronts:
+    with CrowdFronts(1) as fronts:
         run = Run(fronts.ports[0], 300, 30000, vanish=100)
         run.check(fronts)
         assert fronts.seen()["most"] >= 300 and fronts.seen()["exhaust"] > 0
@@ -87,19 +53,19 @@ def test_of_the_crowd_itself():
 
 def test_that_the_crowd_notices_a_wrong_mongos():
     """A relay that knows nothing of cursors: whoever connects anew, or is another connection of the same session, meets the other mongos."""
-    with Fronts(2) as fronts, mongo_harness.HaProxy(fronts.addresses) as relay:
+    with CrowdFronts(2) as fronts, mongo_harness.HaProxy(fronts.addresses) as relay:
         run = Run(relay.port, 300, 30000)
         assert run.code == 1 and re.search(r"^WRONG: .* error (43|251|50800)", run.text, re.M), run.text
 
 
 def test_pass_through():
     """All of them have one address and one name: they are one application, and its mongos is always the same."""
-    with Fronts(2) as fronts, mongo_harness.MongoPuerta(fronts.addresses, process={"max_clients": 1000}) as p:
+    with CrowdFronts(2) as fronts, mongo_harness.MongoPuerta(fronts.addresses, process={"max_clients": 1000}) as p:
         Run(p.port, 200, 10000, vanish=20).check(fronts)
 
 
 def through_the_pool(clients, answers, mongos, pool_max, vanish, seed):
-    with Fronts(mongos) as fronts, mongo_harness.MongoPuerta(
+    with CrowdFronts(mongos) as fronts, mongo_harness.MongoPuerta(
             fronts.addresses, process={"max_clients": clients + 500}, mode="pooled", pool_max=pool_max, pool_wait="%ds" % PATIENCE) as p:
         Run(p.port, clients, answers, seed, vanish).check(fronts)
         seen = fronts.seen()

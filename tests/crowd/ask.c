@@ -14,7 +14,7 @@ static uint64_t begins_us, ends_us;
 static bool greeted[CLIENTS];
 static unsigned char question[512];
 static size_t question_len;
-static unsigned long answers;
+static unsigned long answers, all_answers;
 static volatile bool over;
 
 static size_t write_question(const char *command, unsigned char *out, size_t cap, uint32_t number)
@@ -64,6 +64,7 @@ static void heard(struct side *s, const unsigned char *msg, size_t n, const stru
         took(now - asked_us[s->number]);
         answers++;
     }
+    all_answers++;
     greeted[s->number] = true;
     *due = pause_us == 0 || *due + pause_us < now ? now : *due + pause_us;
     if (pause_us == 0)
@@ -107,6 +108,6 @@ int ask(int port, int clients, int seconds, int rate)
     for (int i = 0; i < clients; i++)
         due_us[i] = begins_us - 500000 + (pause_us != 0 ? (uint64_t)dice(&chance, (uint32_t)pause_us) : 0);
     sides_run(&ops, &over);
-    printf("%lu %llu %llu\n", answers, (unsigned long long)took_share(0.5), (unsigned long long)took_share(0.99));
+    printf("%lu %llu %llu %lu\n", answers, (unsigned long long)took_share(0.5), (unsigned long long)took_share(0.99), all_answers);
     return now_us() < ends_us;
 }

@@ -505,8 +505,9 @@ static void check_batch(struct client *c, const struct bson_reader *r, struct he
         const char *p = bson_find(&d, "text", &text) ? bson_text(&text, &n) : NULL;
         if (number_of(&d, "_id", -1) != h->at + came || number_of(&d, "mark", -1) != h->mark || p == NULL || n != (size_t)h->size ||
             memcmp(p, filler(h->mark + h->at + came, n), n) != 0)
-            wrong(c, "document %d of the batch has _id %lld and mark %lld; due were %d and %lld", (int)came, (long long)number_of(&d, "_id", -1),
-                  (long long)number_of(&d, "mark", -1), (int)(h->at + came), (long long)h->mark);
+            wrong(c, "document %d of the batch has _id %lld, mark %lld and a text of %zu bytes; due were %d, %lld and a text of %d bytes%s", (int)came,
+                  (long long)number_of(&d, "_id", -1), (long long)number_of(&d, "mark", -1), n, (int)(h->at + came), (long long)h->mark,
+                  (int)h->size, p != NULL && n == (size_t)h->size ? ", perhaps with other letters" : "");
     }
     if (came != due)
         wrong(c, "%d documents, due were %d", (int)came, (int)due);

@@ -79,7 +79,8 @@ int crowd(int port, int clients, long answers, uint64_t seed, uint32_t vanish, i
 
 /* ------------------------------------------------------------- ask.c */
 
-/* Each client one find at a time: as fast as it goes, or `rate` of them a second in all (0: no rate). Prints answers, p50, p99. */
+/* Each client one find at a time: as fast as it goes, or `rate` of them a second in all (0: no rate). Prints
+ * answers, p50 and p99 in us of the `seconds` that count, and all answers, those to hello and of the second before included. */
 int ask(int port, int clients, int seconds, int rate);
 
 #endif
