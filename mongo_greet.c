@@ -448,11 +448,6 @@ static size_t query_answer(struct pooled *p, struct bson_reader r, void *out, si
                        "OP_QUERY is taken for hello alone: what came with it is of a driver too old (OP_MSG is from MongoDB 3.6)", out, cap);
 }
 
-static bool checksum_fits(const unsigned char *msg, size_t n, const struct wire *w)
-{
-    return (w->flags & WIRE_CHECKSUM_PRESENT) == 0 || bson_get32(msg + n - 4) == wire_crc32c(0, msg, n - 4);
-}
-
 size_t greet_answer(struct pooled *p, const unsigned char *msg, size_t n, unsigned char *out, size_t cap)
 {
     struct greeting *g = &p->greeting;
@@ -461,7 +456,7 @@ size_t greet_answer(struct pooled *p, const unsigned char *msg, size_t n, unsign
     must(cap >= GREET_CAP);
     g->waits = g->login = g->awaits = false;
     g->asked = p->asks.header;
-    if (r.bad || !checksum_fits(msg, n, &p->asks)) {
+    if (r.bad || !mongomsg_intact(msg, n, &p->asks)) {
         return door_refuse(&g->asked, MONGO_CODE_PROTOCOL_ERROR, r.bad ? "not a message" : wire_error_text(WIRE_BAD_CHECKSUM), out, cap);
     }
     if (p->asks.header.opcode == WIRE_OP_QUERY) {

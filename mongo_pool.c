@@ -425,8 +425,21 @@ enum pool_take pool_take(struct pool_waiter *w, struct service *s, struct backen
     return POOL_WAITS;
 }
 
+void pool_drop(struct pool_link *l)
+{
+    struct backend *b = l->backend;
+    stats.pool_drops++;
+    link_close(l);
+    dial_more(b);
+}
+
+/* An answer may have come before its request had gone out: what is left of that would go ahead of the next one. */
 void pool_return(struct pool_link *l)
 {
+    if (l->conn->out.len > 0) {
+        pool_drop(l);
+        return;
+    }
     mongos_of(l->backend)->connections--;
     l->holder = NULL;
     l->state = LINK_CLEAN;
@@ -444,18 +457,11 @@ void pool_end(struct pool_link *l, bool unanswered)
     conn_deadline(l->conn, loop_ms() + ENDING_MS);
 }
 
-void pool_drop(struct pool_link *l)
-{
-    struct backend *b = l->backend;
-    stats.pool_drops++;
-    link_close(l);
-    dial_more(b);
-}
-
 bool pool_has_room(const struct backend *b)
 {
     const struct pool *p = pool_of(b);
-    return p->line.first == NULL && (p->idle != NULL || p->total < conf_of(b)->pool_max);
+    uint32_t more = conf_of(b)->pool_max - p->total + p->dialing;
+    return p->idle != NULL || (loop_ms() >= p->again_ms && line_length(&p->line, more) < more);
 }
 
 /* ------------------------------------------------------------------- care */
@@ -467,7 +473,7 @@ static void look_after(struct backend *b)
     struct pool *p = pool_of(b);
     if (p->moves) {
         p->moves = false;
-        line_moves(&p->line, false, b);
+        line_moves(&p->line, true, b);
     }
     for (struct pool_link *l = p->idle, *next; l != NULL; l = next) {
         bool idle = conf->pool_idle_ms > 0 && loop_ms() - l->idle_ms >= conf->pool_idle_ms;

@@ -18,6 +18,9 @@
  * A bad reader when n is not the message's length, or the message is malformed; wire_feed() says what is wrong. */
 struct bson_reader mongomsg_document(const unsigned char *msg, size_t n);
 
+/* Whether a whole message of n bytes, which w has walked, has no checksum, or the right one. */
+bool mongomsg_intact(const unsigned char *msg, size_t n, const struct wire *w);
+
 /* Copies a whole message without the fields of its document that `drop` names (NULL, or an array that NULL ends), and
  * with the elements add[0..add_len) behind the others (what bson_...() wrote without an outer document). Lengths are
  * put right. A checksum is verified, and left out of the copy: it would not fit any more. IDs stay. The fields of all
