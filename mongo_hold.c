@@ -19,6 +19,7 @@ static struct {
     size_t reserved;            /* bytes, of whole requests */
     struct pooled *first, *last; /* who waits for a reservation */
     struct pen pen;
+    uint32_t packed;            /* requests in chunks of the pen */
     struct timer timer;
 } hd;
 
@@ -73,10 +74,19 @@ static void on_timer(struct timer *t)
     }
 }
 
+static void packed_drop(struct pooled *p)
+{
+    bool was = p->packed.len > 0;
+    slice_release(&p->packed);
+    if (was && --hd.packed == 0) {
+        pen_close(&hd.pen);
+    }
+}
+
 void hold_drop(struct pooled *p)
 {
     chain_clear(&p->held);
-    slice_release(&p->packed);
+    packed_drop(p);
     hd.reserved -= p->much;
     if (p->queues) {
         leave(p);
@@ -95,6 +105,7 @@ void hold_pack(struct pooled *p)
     if (n > 0 && n <= PACKED_MAX) {
         chain_copy(&p->held, bytes, n);
         if (pen_write(&hd.pen, BUF_REPLY, bytes, n, &p->packed)) {
+            hd.packed++;
             chain_clear(&p->held);
         }
     }
@@ -107,7 +118,7 @@ bool hold_unpack(struct pooled *p)
         return true;
     }
     slice_copy(&p->packed, 0, bytes, n);
-    slice_release(&p->packed);
+    packed_drop(p);
     return chain_put(&p->held, BUF_REPLY, bytes, n);
 }
 
