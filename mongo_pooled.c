@@ -42,6 +42,8 @@ static struct {
 static unsigned char scratch[262144];                          /* what has just come: a chunk at most */
 static unsigned char whole[HELD_MAX], said[HELD_MAX];          /* a request as a whole, and an answer of our own */
 
+static const char nobody[] = "no mongos can be reached"; /* what the last trouble was is said behind it */
+
 static void go(struct pooled *p, const struct backend *avoid);
 
 /* ------------------------------------------------------------- deadlines */
@@ -218,11 +220,10 @@ static void give(struct pooled *p, const void *bytes, size_t n)
 static void tell(struct pooled *p)
 {
     char text[SLOTMAP_ERROR_CAP + 256];
-    bool unreachable = p->code == MONGO_CODE_HOST_UNREACHABLE;
     if (p->code == MONGO_CODE_UNAUTHORIZED) {
         door_admits(p, &p->code, &p->text); /* the text holds until somebody else is refused */
     }
-    snprintf(text, sizeof text, unreachable ? "%s: %s" : "%s", p->text, p->service->trouble);
+    snprintf(text, sizeof text, p->text == nobody ? "%s: %s" : "%s", p->text, p->service->trouble);
     stats.errors_sent++;
     give(p, said, mongomsg_refuse(said, sizeof said, &p->asks.header, ++mp.last_id, p->code, text, p->label));
 }
@@ -586,7 +587,7 @@ static void waited(struct pooled *p)
         go_split(p);
     } else {
         refuse(p, up ? MONGO_CODE_NETWORK_TIMEOUT : MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks),
-               up ? "no connection to its mongos became free within pool_wait" : "no mongos can be reached");
+               up ? "no connection to its mongos became free within pool_wait" : nobody);
     }
     pump(p);
 }

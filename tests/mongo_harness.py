@@ -82,12 +82,12 @@ def crowd_tool():
 
 
 class CrowdFronts:
-    """The crowd's server: several mongos in one process. An answer in sixteen waits up to jitter_us."""
+    """The crowd's server: several mongos in one process. An answer in sixteen waits up to jitter_us, one in a thousand is a lie if they lie."""
 
-    def __init__(self, count, jitter_us=1000):
+    def __init__(self, count, jitter_us=1000, lie="none"):
         self.ports = [harness.free_port() for _ in range(count)]
         self.log = os.path.join(harness.temporary_folder("puerta-crowd-"), "log")
-        self.process = harness.start([crowd_tool(), "serve", str(jitter_us)] + [str(p) for p in self.ports], self.log)
+        self.process = harness.start([crowd_tool(), "serve", str(jitter_us), lie] + [str(p) for p in self.ports], self.log)
         harness.wait_for("the crowd's server; its log: " + self.log, lambda: "serves" in harness.read_file(self.log))
 
     @property

@@ -58,6 +58,20 @@ def test_that_the_crowd_notices_a_wrong_mongos():
         assert run.code == 1 and re.search(r"^WRONG: .* error (43|251|50800)", run.text, re.M), run.text
 
 
+@pytest.mark.parametrize("lie", ["mark", "session", "text", "order", "statement", "kill", "request"])
+def test_that_the_crowd_notices_a_lie(lie):
+    with CrowdFronts(1, lie=lie) as fronts:
+        run = Run(fronts.ports[0], 100, 30000)
+        assert run.code == 1 and "WRONG: " in run.text, run.text
+        assert not re.search(r"^WRONG: .*(no answer|error|closed)", run.text, re.M), run.text
+
+
+def test_that_the_crowd_counts_what_is_not_answered():
+    with CrowdFronts(1, lie="silence") as fronts:
+        run = Run(fronts.ports[0], 100, 60000)
+        assert run.code == 0 and run.figure(r"^unacknowledged (\d+)") > fronts.seen()["unacknowledged"] > 0, run.text
+
+
 def test_pass_through():
     """All of them have one address and one name: they are one application, and its mongos is always the same."""
     with CrowdFronts(2) as fronts, mongo_harness.MongoPuerta(fronts.addresses, process={"max_clients": 1000}) as p:

@@ -6,6 +6,8 @@
  * Cursor ids count from the same number on every front, so that those of different sessions collide. Every answer repeats the request's mark and lsid. What a
  * mongos would never see of a good proxy is counted as wrong: a second request while the first is not answered, client metadata twice on
  * one connection, exhaustAllowed, a document that is not the one its mark belongs to.
+ *
+ * It can be told to lie, so that the clients themselves can be tested: one answer in about 1000 is then wrong in the one way that was named.
  */
 #include "crowd.h"
 
@@ -43,6 +45,7 @@ static struct link {
 
 static int free_links[SIDES], free_count;
 static uint32_t jitter;
+static const char *lie = "none";
 static uint64_t chance = 88172645463325252U;
 static struct { long open, works, most_open, most_works, asked, cursors, transactions, unacknowledged, exhaust, awaited, wrong; int64_t sum; } seen;
 static volatile sig_atomic_t signalled, tell;
@@ -52,6 +55,11 @@ static void wrong(const char *what, const struct wire *w)
 {
     if (seen.wrong++ < 10)
         fprintf(stderr, "wrong: %s (%s, request %ld)\n", what, w->command, (long)w->header.request_id);
+}
+
+static bool lies(const char *about)
+{
+    return strcmp(lie, about) == 0 && dice(&chance, 1000) == 0;
 }
 
 /* ---------------------------------------------------- what was asked */
@@ -103,9 +111,13 @@ static struct session *session_of(const struct request *q)
 
 static void end_answer(struct bson *b, const struct request *q)
 {
-    bson_int64(b, "mark", q->mark);
+    unsigned char lsid[16];
+
+    memcpy(lsid, q->w->lsid, 16);
+    lsid[15] ^= lies("session");
+    bson_int64(b, "mark", q->mark + lies("mark"));
     if (wire_has(q->w, WIRE_LSID))
-        bson_binary(b, "of", 4, q->w->lsid, 16);
+        bson_binary(b, "of", 4, lsid, 16);
     bson_double(b, "ok", 1.0);
 }
 
@@ -158,9 +170,10 @@ static void put_batch(struct bson *b, const char *name, struct open_cursor *c, i
     bson_array(b, name);
     for (int64_t i = 0; i < size && c->at < c->total; i++, c->at++) {
         bson_document(b, NULL);
+        c->at += lies("order");
         bson_int32(b, "_id", c->at);
         bson_int64(b, "mark", c->mark);
-        bson_string_n(b, "text", filler(c->mark + c->at, (size_t)c->size), (size_t)c->size);
+        bson_string_n(b, "text", filler(c->mark + c->at + lies("text"), (size_t)c->size), (size_t)c->size);
         bson_close(b);
     }
     bson_close(b);
@@ -204,7 +217,7 @@ static bool admitted(const struct request *q, unsigned char *out, size_t *n, int
         *n = refuse(q, out, 251, "no such transaction here", "TransientTransactionError");
         return false;
     }
-    *statement = ++s->statements;
+    *statement = s->statements += 1 + lies("statement");
     return true;
 }
 
@@ -292,7 +305,7 @@ static void put_ids(struct bson *b, const char *name, const struct request *q, b
         for (r = bson_enter(&e); bson_next(&r, &e) && bson_number(&e, &id);) {
             struct open_cursor *c = find_cursor(q->front, id);
             bool had = c != NULL && (!wire_has(q->w, WIRE_LSID) || memcmp(c->lsid, q->w->lsid, 16) == 0);
-            if (had == killed)
+            if (had == killed && !lies("kill"))
                 bson_int64(b, NULL, id);
         }
     bson_close(b);
@@ -348,7 +361,7 @@ static size_t write(const struct request *q, unsigned char *out)
     size_t n;
 
     if (wire_more_to_come(q->w)) {
-        seen.unacknowledged++;
+        seen.unacknowledged += !lies("silence");
         seen.sum += q->mark;
         return 0;
     }
@@ -471,6 +484,7 @@ static void heard(struct side *s, const unsigned char *msg, size_t n, const stru
     }
     q = request_of(w, msg, n, l->front);
     n = answer(&q, out);
+    bson_put32(out + 8, bson_get32(out + 8) + lies("request"));
     if ((n == 0) != wire_more_to_come(w))
         wrong("no room for an answer, or one that nobody waits for", w);
     else if (n != 0 && jitter != 0 && dice(&chance, 16) == 0)
@@ -510,7 +524,7 @@ static void on_signal(int number)
     tell = 1;
 }
 
-int serve(const int *ports, int count, uint32_t jitter_us)
+int serve(const int *ports, int count, uint32_t jitter_us, const char *lie_about)
 {
     static const struct side_ops ops = { accepted, heard, gone, woken, turned };
     const struct sigaction act = { .sa_handler = on_signal };
@@ -518,6 +532,7 @@ int serve(const int *ports, int count, uint32_t jitter_us)
     if (count > FRONTS || (fronts = calloc((size_t)count, sizeof *fronts)) == NULL)
         return 1;
     jitter = jitter_us;
+    lie = lie_about;
     while (free_count < SIDES) {
         free_links[free_count] = free_count;
         free_count++;
