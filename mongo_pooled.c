@@ -697,6 +697,12 @@ static bool is_hidden(const struct wire *a)
     return false;
 }
 
+/* Those of them that are about the mongos itself; the others come from a shard that changes its primary. */
+static bool is_leaving(const struct wire *a)
+{
+    return a->number[WIRE_CODE] == MONGO_CODE_SHUTDOWN_IN_PROGRESS || a->number[WIRE_CODE] == MONGO_CODE_INTERRUPTED_AT_SHUTDOWN;
+}
+
 /* Its mongos has been lost, or cannot be trusted; what it asked may have been done or not. */
 static void answer_lost(struct pooled *p, const char *why)
 {
@@ -748,17 +754,23 @@ static bool answer_put(struct pooled *p, const unsigned char *bytes, size_t n)
     return true;
 }
 
-/* The mongos says that it goes. Its client does not hear of that; of a command for several mongos the others are asked. */
-static void mongos_went(struct pooled *p, struct pool_link *l)
+/* The mongos says that it goes, or that a shard changes its primary. Its client does not hear of that; of a command for several mongos
+ * the others are asked. */
+static void answer_hidden(struct pooled *p, struct pool_link *l)
 {
-    mongos_leaves(l->backend);
+    bool leaves = is_leaving(&l->answer);
     p->link = NULL;
-    pool_drop(l);
+    if (leaves) {
+        mongos_leaves(l->backend);
+        pool_drop(l);
+    } else {
+        pool_return(l);
+    }
     if (p->split != NULL) {
         chain_clear(&p->small);
         go_split(p);
     } else {
-        refuse(p, MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks), "the mongos is shutting down");
+        refuse(p, MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks), leaves ? "the mongos is shutting down" : "a shard changes its primary");
     }
 }
 
@@ -766,7 +778,7 @@ static void mongos_went(struct pooled *p, struct pool_link *l)
 static void small_answer(struct pooled *p, struct pool_link *l, const unsigned char *bytes, size_t n)
 {
     if (is_hidden(&l->answer)) {
-        mongos_went(p, l);
+        answer_hidden(p, l);
     } else if (p->split != NULL) {
         chain_copy(&p->small, whole, p->small.len);
         memcpy(whole + p->small.len, bytes, n);

@@ -359,7 +359,7 @@ def next_ones_are_well(clients, count=6):
 @pytest.mark.parametrize("size", [1000, 300000, 30000000])
 def test_a_client_that_leaves_in_the_middle_of_its_answer(sink, size):
     """What is left of it comes to nobody else."""
-    with pooled([sink], pool_max=1, process=SMALL, client_window="64k") as p, greeted(p, 2) as clients:
+    with pooled([sink], pool_max=1, process=SMALL, client_window="64k", probe_timeout="20s") as p, greeted(p, 2) as clients:
         for reset in (False, True):
             with p.client(rcvbuf=4096) as c:
                 assert c.hello()["ok"]
@@ -370,7 +370,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_answer(sink, size):
 
 
 def test_a_client_that_leaves_before_its_answer(sink):
-    with pooled([sink], pool_max=1) as p, greeted(p, 2) as clients:
+    with pooled([sink], pool_max=1, probe_timeout="20s") as p, greeted(p, 2) as clients:
         with holding(sink, "pull") as fault:
             with greeted(p, 1) as (c,):
                 c.send({"pull": 10, "token": 77})
@@ -388,7 +388,7 @@ def test_a_client_that_leaves_before_its_answer(sink):
 @pytest.mark.parametrize("sent", [30, 1000, 500000])
 def test_a_client_that_leaves_in_the_middle_of_its_request(sink, sent):
     data = wire.op_msg({"insert": "x", "x": b"x" * 1000000, "$db": DB}, 5)
-    with pooled([sink], pool_max=1) as p, greeted(p, 2) as clients:
+    with pooled([sink], pool_max=1, probe_timeout="20s") as p, greeted(p, 2) as clients:
         for _ in range(3):
             with greeted(p, 1) as (c,):
                 c.send_raw(data[:sent])
@@ -400,14 +400,14 @@ def test_a_client_that_leaves_in_the_middle_of_its_request(sink, sent):
 def test_a_client_that_stops_in_the_middle_of_its_request(sink, sent):
     """Its connection is somebody else's after client_stall."""
     data = wire.op_msg({"insert": "x", "x": b"x" * 1000000, "$db": DB}, 5)
-    with pooled([sink], pool_max=1, client_stall="300ms") as p, greeted(p, 3) as (c, *clients):
+    with pooled([sink], pool_max=1, client_stall="300ms", probe_timeout="20s") as p, greeted(p, 3) as (c, *clients):
         c.send_raw(data[:sent])
         heard(clients[0])
         next_ones_are_well(clients)
 
 
 def test_a_client_that_does_not_read(sink):
-    with pooled([sink], pool_max=1, client_stall="500ms", process=SMALL, client_window="64k", send_buffer="16k") as p, greeted(p, 2) as clients:
+    with pooled([sink], pool_max=1, client_stall="500ms", process=SMALL, client_window="64k", send_buffer="16k", probe_timeout="20s") as p, greeted(p, 2) as clients:
         with p.client(rcvbuf=4096) as c:
             assert c.hello()["ok"]
             c.send({"pull": 30000000})
@@ -421,7 +421,7 @@ def test_a_client_that_does_not_read(sink):
 
 
 def test_a_slow_reader_holds_its_connection_alone(sink):
-    with pooled([sink], pool_max=2, process=SMALL, client_window="64k", send_buffer="16k") as p, greeted(p, 2) as clients:
+    with pooled([sink], pool_max=2, process=SMALL, client_window="64k", send_buffer="16k", probe_timeout="20s") as p, greeted(p, 2) as clients:
         with p.client(rcvbuf=4096) as c:
             assert c.hello()["ok"]
             c.send({"pull": 3000000, "token": 9})
@@ -449,7 +449,7 @@ def test_a_client_that_ends_its_side_gets_its_answer(front):
 def test_a_mongos_that_reads_slowly_holds_up_its_client_only(fronts):
     sink = Sink(fronts)
     fronts[0].set(read_rate=400000)
-    with pooled(fronts, process=SMALL, client_window="64k") as p, greeted(p, 2) as (writer, other):
+    with pooled(fronts, process=SMALL, client_window="64k", probe_timeout="20s") as p, greeted(p, 2) as (writer, other):
         s = Session()
         while not at_front(fronts[0], other, s):
             s = Session()
@@ -474,7 +474,7 @@ def at_front(front, client, session):
 
 def test_clients_that_do_not_read_do_not_take_all_chunks(sink):
     """Each may hold as much as the whole pool has: after two seconds in which nobody could be helped, who holds most is closed."""
-    with pooled([sink], process=SMALL, client_stall="600s", client_window="1m") as p, contextlib.ExitStack() as stack:
+    with pooled([sink], process=SMALL, client_stall="600s", client_window="1m", probe_timeout="20s") as p, contextlib.ExitStack() as stack:
         for _ in range(4):
             c = stack.enter_context(p.client(rcvbuf=4096))
             assert c.hello()["ok"]

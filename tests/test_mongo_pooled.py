@@ -444,7 +444,7 @@ def test_one_killcursors_for_cursors_of_several_mongos(fronts, in_session):
         name, s = filled(c), Session()
         more = s.plain if in_session else {}
         opened, away = {}, []
-        while len(opened) < 3:  # its own mongos, then with that one away the next one, then the last
+        while len(opened) < 3 or sum(map(len, opened.values())) < 5:  # its own mongos, then with that one away the next one, then the last
             answer, place = at(fronts, c, dict({"find": name, "batchSize": 2}, **more))
             opened.setdefault(place, []).append(answer["cursor"]["id"])
             if in_session and len(opened[place]) == 2 and len(opened) < 3:
@@ -735,10 +735,9 @@ LARGE = [bson.encode({"_id": i, "x": b"x" * 15900000}) for i in range(3)]
 
 @pytest.mark.parametrize("pool", [SMALL, {"chunk_size": "1k", "chunks": 1024}], ids=["16k", "1k"])
 def test_large_messages_both_ways_through_one_mebibyte(fronts, pool):
-    sink = Sink(fronts)
-    with pooled(fronts, process=pool, client_window="64k") as p, greeted(p, 2) as (c, other):
-        assert c.ask({"pull": 10})["ok"]
-        resident = p.resident()
+    sink = Sink(fronts)  # in this process: while it makes a long answer nobody hears its hellos
+    with pooled(fronts, process=pool, client_window="64k", probe_timeout="20s") as p, greeted(p, 2) as (c, other):
+        resident = p.resident()  # nothing is open to any mongos yet
         c.send(dict({"insert": "large"}, **Session().plain), DB, sequences=[("documents", LARGE)])
         assert c.read(timeout=60).body["ok"] and sink.inserted == 1
         for size in (16 << 20, 47000000):
@@ -752,7 +751,7 @@ def test_large_messages_both_ways_through_one_mebibyte(fronts, pool):
 def test_a_cursor_behind_a_long_batch(fronts):
     """Its number comes behind 5 MB that went on long ago."""
     fronts.set(cursor_order="batch first")
-    with pooled(fronts, process=SMALL, client_window="64k") as p, greeted(p, 2) as (c, other):
+    with pooled(fronts, process=SMALL, client_window="64k", probe_timeout="20s") as p, greeted(p, 2) as (c, other):
         name = next(names)
         c.send({"insert": name}, DB, sequences=[("documents", [bson.encode({"_id": i, "x": "y" * 1000000}) for i in range(10)])])
         assert c.read().body["n"] == 10
@@ -1162,6 +1161,26 @@ def test_when_a_mongos_says_that_it_shuts_down(fronts, code):
         place.fault("commitTransaction", 1, error={"code": code, "errorLabels": ["RetryableWriteError"]})
         assert error_of(s.commit(c)) == (6, ["RetryableWriteError"])
         assert s.commit(other)["ok"]
+
+
+@pytest.mark.parametrize("code", [189, 10107, 11602, 13435, 13436])
+def test_when_a_shard_changes_its_primary(fronts, code):
+    """Every mongos says so, and none of them is at fault: it keeps its sessions, and its connections."""
+    with pooled(fronts) as p, greeted(p, 1) as (c,):
+        name, sessions = filled(c), [Session() for _ in range(9)]
+        homes = [home(fronts, c, s) for s in sessions]
+        dialled = {x for f in fronts for x in f.everyone}
+        faults = [f.fault("insert", error={"code": code, "errmsg": "no primary"}) for f in fronts]
+        for _ in range(3):
+            for s in sessions:
+                answer = c.ask(dict({"insert": name, "documents": [{}]}, **s.write()), DB)
+                assert error_of(answer) == (6, ["RetryableWriteError"]) and "shut" not in answer["errmsg"], answer
+        assert [home(fronts, c, s) for s in sessions] == homes
+        for fault in faults:
+            fault.clear()
+        for s in sessions:
+            assert c.ask(dict({"insert": name, "documents": [{}]}, **s.write()), DB)["ok"]
+        assert {x for f in fronts for x in f.everyone} == dialled
 
 
 def test_when_a_mongos_is_interrupted_at_its_end(fronts):
