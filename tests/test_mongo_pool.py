@@ -492,15 +492,16 @@ def test_a_mongos_that_reads_slowly_holds_up_its_client_only(fronts):
         s = Session()
         while not at_front(fronts[0], other, s):
             s = Session()
-        rows = [bson.encode({"x": b"x" * 200000})] * 4
+        rows = [bson.encode({"x": b"x" * 200000})] * 2
         data = wire.op_msg(dict({"insert": "large"}, **s.plain, **{"$db": DB}), 5, sequences=[("documents", rows)])
         sender = threading.Thread(target=writer.send_raw, args=(data,), daemon=True)
         sender.start()
         asked = 0
-        while sender.is_alive():
+        while not sink.inserted:
             assert other.ask({"pull": 50000, "token": asked}, timeout=5)["token"] == asked
             asked += 1
-        assert writer.read(timeout=30).body["ok"] and sink.inserted == 1 and asked > 0
+        assert writer.read(timeout=30).body["ok"] and sink.inserted == 1 and asked > 5
+        sender.join(20 * SLOW)
 
 
 def at_front(front, client, session):
