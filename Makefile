@@ -68,6 +68,12 @@ $(B)/tests/load: tests/load.c $(B)/.flags
 	@mkdir -p $(@D)
 	$(COMPILE) -MMD -MP -MF $@.d $(LDFLAGS) $(VARIANT_LINK_$(VARIANT)) -o $@ $< $(LDLIBS)
 
+crowd: $(B)/tests/mongo_crowd
+CROWD := $(sort $(wildcard tests/crowd/*.c)) bson.c mongomsg.c mongowire.c
+$(B)/tests/mongo_crowd: $(CROWD) tests/crowd/crowd.h bson.h mongomsg.h mongowire.h $(B)/.flags
+	@mkdir -p $(@D)
+	$(COMPILE) $(LDFLAGS) $(VARIANT_LINK_$(VARIANT)) -o $@ $(CROWD) $(LDLIBS)
+
 # Unit tests: each is one program over all objects but main's.
 $(B)/unit/%: tests/unit/%.c $(LIB)
 	@mkdir -p $(@D)
@@ -121,6 +127,7 @@ help:
 	@echo 'make check       everything the CI runs (sh check.sh; sh check.sh --all for the longer form)'
 	@echo 'make unit        unit tests: tests/unit/test_*.c'
 	@echo 'make load        the correctness load: build/tests/load'
+	@echo 'make crowd       the load of MongoDB mode: build/tests/mongo_crowd'
 	@echo 'make fuzz        libFuzzer targets into build/fuzz (needs clang)'
 	@echo 'make replay      the fuzz corpus as an ordinary test'
 	@echo 'make install     to $$DESTDIR$$PREFIX (/usr/local); make uninstall takes it away'
@@ -135,7 +142,7 @@ help:
 	@echo 'Needs GNU make 3.81 or newer: on a BSD, say gmake.'
 
 FORCE:
-.PHONY: all load unit-build unit fuzz replay check install uninstall clean help FORCE
+.PHONY: all load crowd unit-build unit fuzz replay check install uninstall clean help FORCE
 .SECONDARY:
 
 -include $(OBJ:.o=.d) $(wildcard $(B)/unit/*.d $(B)/tests/*.d $(BUILD)/fuzz/*.d $(BUILD)/fuzz/obj/*.d)

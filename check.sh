@@ -31,10 +31,25 @@ started=$(date +%s)
 logs=build/check
 mkdir -p $logs || exit 1
 
-background=
-trap 'for pid in $background; do kill "$pid" 2>/dev/null; done' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+# What runs in the background ends with this shell, or with the subshell that began it.
+end_together() {
+    background=
+    trap 'for pid in $background; do kill "$pid" 2>/dev/null && wait "$pid"; done' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+}
+end_together
+
+# Runs a command so that a signal to the shell ends both at once; without this the shell would hear it only when the command is over.
+apart() {
+    others=$background
+    "$@" &
+    background="$others $!"
+    wait $!
+    status=$?
+    background=$others
+    return $status
+}
 
 chosen() {
     [ -n "$only" ] || return 0
@@ -59,8 +74,11 @@ counts() {
 
 # step NAME COMMAND...: one thing that passes or fails.
 # tests NAME COMMAND...: a run of tests that counts itself.
+# beside NAME COMMAND...: the same, begun now and gone on with in the background; joined() waits for all of these and tells of each.
 step() { run_step one "$@"; }
 tests() { run_step many "$@"; }
+
+log_of() { printf '%s' "$logs/$(printf '%s' "$1" | tr -c 'a-zA-Z0-9_\n' '-').log"; }
 
 run_step() {
     kind=$1
@@ -69,10 +87,54 @@ run_step() {
     chosen "$name" || return 0
     printf '== %s\n' "$name"
     begun=$(date +%s)
-    log=$logs/$(printf '%s' "$name" | tr -c 'a-zA-Z0-9_\n' '-').log
+    log=$(log_of "$name")
     "$@" >"$log" 2>&1
     status=$?
     took=$(($(date +%s) - begun))
+    told
+}
+
+# Each has files of its own (pytest() below) and ports of its own (free_port() in tests/harness.py): two at once, and nothing else that
+# opens ports until they have joined.
+sides=0
+beside() {
+    chosen "$1" || return 0
+    name=$1
+    log=$(log_of "$name")
+    shift
+    sides=$((sides + 1))
+    (
+        end_together
+        side=-$sides
+        PUERTA_PORTS=$((5500 + sides * 5000))-$((10500 + sides * 5000))
+        export PUERTA_PORTS
+        begun=$(date +%s)
+        "$@"
+        status=$?
+        say $(($(date +%s) - begun)) >"$log.took"
+        exit $status
+    ) >"$log" 2>&1 &
+    eval "side_name_$sides=\$name side_pid_$sides=$!"
+    background="$background $!"
+}
+
+joined() {
+    kind=many
+    for i in $(seq $sides); do
+        eval "name=\$side_name_$i pid=\$side_pid_$i"
+        printf '== %s\n' "$name"
+        log=$(log_of "$name")
+        wait "$pid"
+        status=$?
+        took=$(cat "$log.took")
+        told
+    done
+    sides=0
+    background=
+}
+
+# Tells how a step went, and counts it.
+told() {
     p=0 f=0 s=0
     if [ $kind = many ]; then
         # shellcheck disable=SC2046
@@ -163,14 +225,14 @@ printf '#include <stdio.h>\n__GLIBC__\n' | cc -E - 2>/dev/null | tail -1 | grep 
 
 for compiler in gcc clang; do
     if have $compiler; then
-        step "build with $compiler, warnings are errors" $MAKE -s BUILD=build/$compiler CC=$compiler WERROR=1 all load unit-build
+        step "build with $compiler, warnings are errors" $MAKE -s BUILD=build/$compiler CC=$compiler WERROR=1 all load crowd unit-build
     else
         skip "build with $compiler" "there is no $compiler on this system"
     fi
 done
 step "build as it is installed" sh -c "$MAKE -s all load && rm -rf build/root && $MAKE -s install DESTDIR=\$PWD/build/root PREFIX=/usr &&
     build/root/usr/bin/puerta -V && $MAKE -s uninstall DESTDIR=\$PWD/build/root PREFIX=/usr && test -z \"\$(find build/root -type f | grep -v etc)\""
-$MAKE -s all load >/dev/null 2>&1
+$MAKE -s all load crowd >/dev/null 2>&1
 sanitizers=
 if sanitizer_works; then
     sanitizers=yes
@@ -234,18 +296,20 @@ fi
 
 # What fails is run once more, by name and for all to see: these tests share two cores with a cluster and a load, and a machine that
 # stands still for a second breaks a deadline in one of hundreds now and then. A bug breaks it again.
+side=
 pytest() {
-    rm -rf $logs/cache
-    $python -m pytest -q -o cache_dir="$PWD/$logs/cache" --durations=5 -rfE "$@" >$logs/first.log 2>&1
+    cache=$logs/cache$side first=$logs/first$side.log second=$logs/second$side.log
+    rm -rf "$cache"
+    apart $python -m pytest -q -o cache_dir="$PWD/$cache" --durations=5 -rfE "$@" >"$first" 2>&1
     status=$?
-    cat $logs/first.log
+    cat "$first"
     [ $status = 1 ] || return $status
     say "== once more, what failed:"
-    $python -m pytest -q -o cache_dir="$PWD/$logs/cache" --lf -rfE "$@" >$logs/second.log 2>&1
+    apart $python -m pytest -q -o cache_dir="$PWD/$cache" --lf -rfE "$@" >"$second" 2>&1
     status=$?
-    cat $logs/second.log
+    cat "$second"
     # shellcheck disable=SC2046
-    set -- $(counts $logs/first.log) $(counts $logs/second.log)
+    set -- $(counts "$first") $(counts "$second")
     say "$2 needed a second try"
     say "$(($1 + $4)) passed, $5 failed, $(($3 + $6)) skipped"
     return $status
@@ -260,22 +324,28 @@ tests "tests of the tools" pytest tests/test_tools.py
 tests "$mongo_step" pytest tests/test_fake_mongos.py
 # Where the guard stands, the build that has it runs everything but the drivers: it is the program as it is, and aborts at a heap call
 # after the seal. The program without it then runs the drivers, and what is nearest to daily use.
+others="-e test_tools -e test_fake -e test_faults -e test_million"
+daily="tests/test_clients.py tests/test_command_table.py tests/test_mongo_drivers.py tests/test_redis_core.py tests/test_redis_moves.py"
+# shellcheck disable=SC2046,SC2086
 if [ -n "$glibc" ] && [ -z "$all" ]; then
-    tests "integration" pytest tests/test_clients.py tests/test_command_table.py tests/test_mongo_drivers.py tests/test_redis_core.py tests/test_redis_moves.py
+    tests "integration" pytest $daily
 else
-    # shellcheck disable=SC2046
-    tests "integration" pytest $(ls tests/test_*.py | grep -v -e test_tools -e test_fake -e test_faults -e test_million)
+    tests "integration" pytest $(ls tests/test_*.py | grep -v $others)
 fi
+# The two longest runs go side by side: each of them waits for most of its time.
+# shellcheck disable=SC2046,SC2086
 if [ -n "$glibc" ]; then
-    tests "integration without a heap after the seal" with noheap 1 tests/test_redis_*.py tests/test_mongo.py tests/test_conf.py
+    beside "integration without a heap after the seal" with noheap 1 $(ls tests/test_*.py | grep -v $others -e test_clients -e command_table -e drivers)
 else
     skip "integration without a heap after the seal" "the guard stands on glibc"
 fi
+# shellcheck disable=SC2046,SC2086
 if [ -n "$sanitizers" ]; then
-    tests "integration asan" with asan 3 tests/test_redis_*.py tests/test_mongo.py tests/test_conf.py
+    beside "integration asan" with asan 3 $(ls tests/test_*.py | grep -v $others -e test_clients -e command_table -e drivers)
 else
     skip "integration asan" "the compiler has no sanitizers here"
 fi
+joined
 tests "every Nth socket call fails" with faults 1 tests/test_faults.py tests/test_faults_mongo.py
 tests "a million answers" pytest tests/test_million.py
 step "demo" sh demo.sh --once

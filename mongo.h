@@ -4,6 +4,7 @@
  *   mongo.c            the sections, and which kind of clients each has
  *     mongo_relay.c      clients, each beside its own connection to a mongos (pass-through, load-balanced)
  *     mongo_pooled.c     clients that have a connection for one exchange at a time (pooled)
+ *       mongo_hold.c       what is held of requests until they go on
  *       mongo_split.c      commands that go to several mongos
  *       mongo_greet.c      what Puerta answers itself: hello, logins
  *       mongo_door.c       who may come in
@@ -66,6 +67,7 @@ static inline bool mongo_facts_same(const struct mongo_facts *a, const struct mo
 struct mongos {
     struct backend *backend;    /* NULL: none */
     struct mongo_login login;   /* of the probe, where deep_probe has a user */
+    bool let_in;                /* it has ended well */
     struct wire answer;         /* to the probe's hello */
     int32_t asked_id;
     struct conn *watcher;       /* on which a hello waits until something changes; NULL: none */
@@ -235,7 +237,7 @@ void pool_return(struct pool_link *l);       /* the exchange is over, nothing of
  * to go out. */
 void pool_end(struct pool_link *l, bool unanswered);
 void pool_drop(struct pool_link *l);         /* something is left on it: closed */
-bool pool_has_room(const struct backend *b); /* a connection is idle, or another may be dialled */
+bool pool_has_room(const struct backend *b); /* a connection is idle, or may be dialled for one more than wait already */
 void pool_backend(struct backend *b);        /* its state has changed */
 
 /* --------------------------------------- a client of pooled mode */
@@ -255,12 +257,15 @@ struct pooled {
     struct conn *conn;          /* NULL: free */
     struct service *service;
     struct pooled *next_free;
+    struct pooled *queue_next, *queue_prev; /* mongo_hold.c: others who wait there */
     struct pool_link *link;     /* lent to it; NULL: none */
     struct wire asks;           /* its request */
     struct chain held;          /* of the request: what has not gone on */
+    struct slice packed;        /* all that is held, of a small request that waits */
     struct chain ahead;         /* what came behind the request */
     struct chain small;         /* of an answer that goes on when it is whole */
-    uint64_t until_ms;          /* LATER: greet_again() is called then at the latest */
+    uint64_t until_ms;          /* LATER: greet_again() is called then at the latest; `much`: it is whole by then */
+    uint32_t much;              /* bytes of a request of which more than client_window is held; 0: it is not */
     uint64_t wait_ms;           /* since when the request waits for a connection; 0: it has not */
     struct greeting greeting;
     enum mongo_code code;       /* REFUSING: with label and text, which are constants */
@@ -271,7 +276,8 @@ struct pooled {
     bool ended;                 /* it sends no more */
     bool begun;                 /* part of an answer has gone to it */
     bool starved;               /* no chunk was left for what it says, or for what is said to it */
-    bool holds_much;            /* more of a request than client_window */
+    bool queues;                /* READING: to hold more of a request than client_window */
+    bool wants_split;           /* WAITING: for a place in mongo_split.c */
 };
 
 /* -------------------------------------------------- mongo_split.c */
@@ -282,9 +288,14 @@ void split_tables(const struct conf *conf);
 void split_open(void);
 /* Whether a request goes to several mongos. */
 bool split_takes(const struct wire *request);
-/* Begins with a whole request, which also stays in p->held until split_end(). False: it cannot be read, names more than there
- * is room for, or too many are under way. */
-bool split_begin(struct pooled *p, const unsigned char *msg, size_t n);
+enum split_begun {
+    SPLIT_BEGUN,
+    SPLIT_ONE,  /* it concerns one mongos, *only: it goes there as any request does */
+    SPLIT_FULL, /* too many are under way: again when one has ended */
+    SPLIT_BAD   /* it cannot be read, or names more than there is room for */
+};
+/* Begins with a whole request, which also stays in p->held until split_end(). */
+enum split_begun split_begin(struct pooled *p, const unsigned char *msg, size_t n, struct backend **only);
 void split_end(struct pooled *p);            /* also where there is none */
 uint32_t split_count(void);                  /* under way */
 /* The next mongos that is to be asked; NULL: all have been. */
@@ -295,6 +306,23 @@ size_t split_ask(struct pooled *p, const struct backend *b, unsigned char *out, 
 void split_said(struct pooled *p, const unsigned char *msg, size_t n);
 /* The answer to the whole, with that id. */
 size_t split_answer(const struct pooled *p, int32_t id, unsigned char *out, size_t cap);
+
+/* --------------------------------------------------- mongo_hold.c */
+
+enum hold {
+    HOLD_MAY,
+    HOLD_QUEUES, /* others hold much: on_turn follows when it may go on */
+    HOLD_NEVER   /* it is too long for the pool */
+};
+
+void hold_open(void (*on_turn)(struct pooled *p));
+/* More than client_window has to be held of a request. What may be is to be whole by p->until_ms (client_stall). */
+enum hold hold_much(struct pooled *p);
+/* Lets all go that is held of its request, and what was reserved for it; it queues no longer. */
+void hold_drop(struct pooled *p);
+/* While it waits, a small request does not occupy a chunk; back into p->held: false if there is no chunk for that. */
+void hold_pack(struct pooled *p);
+bool hold_unpack(struct pooled *p);
 
 /* ------------------------------------------------- mongo_pooled.c */
 

@@ -381,6 +381,12 @@ static void watcher_tick(struct timer *t)
 
 /* -------------------------------------------------------------- the probe */
 
+/* Whether its probe logs in before its first question. */
+static bool logs_in(const struct backend *b)
+{
+    return b->service->conf->deep_probe && b->service->conf->upstream_user[0] != '\0';
+}
+
 static void on_bytes(struct backend *b)
 {
     struct mongos *m = mongos_of(b);
@@ -398,6 +404,10 @@ static void on_bytes(struct backend *b)
     if (deep) {
         judge_deep(b, &m->answer);
     } else if (judge(b, &m->answer)) {
+        if (logs_in(b) && !m->let_in) {
+            conn_fail(b->probe, "it is not shutting down any more: the login is due");
+            return;
+        }
         if (b->service->conf->deep_probe) {
             ask_deep(b);
         } else {
@@ -414,9 +424,10 @@ static void on_login(struct mongo_login *l, const char *why)
 {
     struct backend *b = l->backend;
     b->question = 0;
+    mongos_of(b)->let_in = why == NULL;
     if (why != NULL && l->code != MONGO_CODE_SHUTDOWN_IN_PROGRESS) {
-        snprintf(b->service->trouble, sizeof b->service->trouble, "%.*s", (int)sizeof b->service->trouble - 1, why);
         conn_fail(b->probe, why);
+        snprintf(b->service->trouble, sizeof b->service->trouble, "%.*s", (int)sizeof b->service->trouble - 1, why);
     } else {
         ask_hello(b);
     }
@@ -426,7 +437,7 @@ static void on_open(struct backend *b)
 {
     if (!greet(b, b->probe)) {
         conn_fail(b->probe, "no chunk left for a PROXY header (chunks)");
-    } else if (b->service->conf->deep_probe && b->service->conf->upstream_user[0] != '\0') {
+    } else if (logs_in(b)) {
         b->question = ASK_LOGIN;
         mongo_login_begin(&mongos_of(b)->login, b, b->probe, on_login);
     } else {

@@ -460,7 +460,8 @@ void pool_end(struct pool_link *l, bool unanswered)
 bool pool_has_room(const struct backend *b)
 {
     const struct pool *p = pool_of(b);
-    return p->line.first == NULL && (p->idle != NULL || (p->total < conf_of(b)->pool_max && loop_ms() >= p->again_ms));
+    uint32_t more = conf_of(b)->pool_max - p->total + p->dialing;
+    return p->idle != NULL || (loop_ms() >= p->again_ms && line_length(&p->line, more) < more);
 }
 
 /* ------------------------------------------------------------------- care */
@@ -472,7 +473,7 @@ static void look_after(struct backend *b)
     struct pool *p = pool_of(b);
     if (p->moves) {
         p->moves = false;
-        line_moves(&p->line, false, b);
+        line_moves(&p->line, true, b);
     }
     for (struct pool_link *l = p->idle, *next; l != NULL; l = next) {
         bool idle = conf->pool_idle_ms > 0 && loop_ms() - l->idle_ms >= conf->pool_idle_ms;

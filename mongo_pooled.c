@@ -24,7 +24,6 @@
 #define HELD_MAX 65536         /* what is answered here, or goes to several mongos, is no longer than this */
 #define SMALL 4096             /* an answer up to this size goes on when it is whole: no error is longer */
 #define REST_MAX 262144        /* the rest of an answer whose client has gone: read and dropped, if it is no longer */
-#define HOLDERS 4              /* clients that may hold more of a request than client_window, at the same time */
 #define HALF_MS 2000           /* a client that sends no more may wait for its answer so long */
 #define FINISH_MS 2000         /* how long a client that is being closed may take to read its last answer */
 #define CARE_MS 20             /* how often those that find no chunk are looked after */
@@ -33,14 +32,17 @@
 
 static struct {
     struct pooled *all, *free;
-    uint32_t total, holders, starved;
+    uint32_t total, starved, wanting;
     uint64_t starving_ms;       /* since when some are starved; 0: none is */
+    uint32_t care_at, want_at; /* who was helped last */
     int32_t last_id;
     struct timer care;
 } mp;
 
 static unsigned char scratch[262144];                          /* what has just come: a chunk at most */
 static unsigned char whole[HELD_MAX], said[HELD_MAX];          /* a request as a whole, and an answer of our own */
+
+static const char nobody[] = "no mongos can be reached"; /* what the last trouble was is said behind it */
 
 static void go(struct pooled *p, const struct backend *avoid);
 
@@ -58,7 +60,8 @@ static void arm(struct pooled *p)
     uint64_t due = 0;
     switch ((enum pooled_state)p->state) {
     case POOLED_READING:
-        due = p->asks.used > 0 ? loop_ms() + conf->client_stall_ms
+        due = p->much > 0 ? p->until_ms /* set once: who holds much may not be slow */
+            : p->asks.used > 0 ? loop_ms() + conf->client_stall_ms
             : !p->spoke ? loop_ms() + conf->handshake_timeout_ms
             : conf->client_idle_ms > 0 ? loop_ms() + conf->client_idle_ms : 0;
         break;
@@ -108,10 +111,17 @@ static bool has_chunks(struct pooled *p, enum buf_use use)
     return has;
 }
 
-static void let_much_go(struct pooled *p)
+/* It does not wait for anything any more, and asks nobody. */
+static void no_longer(struct pooled *p)
 {
-    mp.holders -= p->holds_much ? 1u : 0;
-    p->holds_much = false;
+    bool was_split = p->split != NULL;
+    pool_leave(&p->waiter);
+    mp.wanting -= p->wants_split ? 1u : 0;
+    p->wants_split = false;
+    split_end(p);
+    if (was_split && mp.wanting > 0) {
+        loop_timer(&mp.care, loop_ms());
+    }
 }
 
 /* --------------------------------------------------------------- their end */
@@ -135,15 +145,13 @@ static void link_let_go(struct pooled *p)
 static void client_gone(struct pooled *p)
 {
     stats.clients_closed++;
-    pool_leave(&p->waiter);
-    split_end(p);
+    no_longer(p);
     if (p->link != NULL) {
         link_let_go(p);
     }
     greet_leave(p);
     set_starved(p, false);
-    let_much_go(p);
-    chain_clear(&p->held);
+    hold_drop(p);
     chain_clear(&p->ahead);
     chain_clear(&p->small);
     p->conn = NULL;
@@ -165,14 +173,12 @@ static void on_client_close(struct conn *conn, const char *why)
 /* Nothing more is taken from it; what it has been sent so far it may read. */
 static void client_finish(struct pooled *p)
 {
-    pool_leave(&p->waiter);
-    split_end(p);
+    no_longer(p);
     if (p->link != NULL) {
         link_let_go(p);
     }
     set_starved(p, false);
-    let_much_go(p);
-    chain_clear(&p->held);
+    hold_drop(p);
     chain_clear(&p->ahead);
     chain_clear(&p->small);
     conn_finish(p->conn, FINISH_MS);
@@ -183,9 +189,7 @@ static void client_finish(struct pooled *p)
 /* The exchange is over, and the next may begin: pump() does that, once nobody is at work with this one any more. */
 static void next(struct pooled *p)
 {
-    split_end(p);
-    let_much_go(p);
-    chain_clear(&p->held);
+    hold_drop(p);
     chain_clear(&p->small);
     p->spoke = true;
     p->begun = false;
@@ -216,11 +220,10 @@ static void give(struct pooled *p, const void *bytes, size_t n)
 static void tell(struct pooled *p)
 {
     char text[SLOTMAP_ERROR_CAP + 256];
-    bool unreachable = p->code == MONGO_CODE_HOST_UNREACHABLE;
     if (p->code == MONGO_CODE_UNAUTHORIZED) {
         door_admits(p, &p->code, &p->text); /* the text holds until somebody else is refused */
     }
-    snprintf(text, sizeof text, unreachable ? "%s: %s" : "%s", p->text, p->service->trouble);
+    snprintf(text, sizeof text, p->text == nobody ? "%s: %s" : "%s", p->text, p->service->trouble);
     stats.errors_sent++;
     give(p, said, mongomsg_refuse(said, sizeof said, &p->asks.header, ++mp.last_id, p->code, text, p->label));
 }
@@ -229,11 +232,11 @@ static void tell(struct pooled *p)
 static void refuse(struct pooled *p, enum mongo_code code, const char *label, const char *text)
 {
     log_debug("request refused", "command=%s code=%d why=\"%s\"", p->asks.command, (int)code, text);
-    split_end(p);
+    no_longer(p);
     p->code = code;
     p->label = label;
     p->text = text;
-    chain_clear(&p->held);
+    hold_drop(p);
     chain_clear(&p->small);
     set_state(p, POOLED_REFUSING);
     if (is_whole(&p->asks)) {
@@ -278,8 +281,9 @@ static bool held_goes(struct pooled *p, struct chain *out)
 /* The connection is its own for this exchange. */
 static void use(struct pooled *p, struct pool_link *l)
 {
+    bool is_held = hold_unpack(p);
     size_t n = p->split != NULL ? split_ask(p, l->backend, said, sizeof said) : 0;
-    bool good = p->split != NULL ? n > 0 && chain_put(&l->conn->out, BUF_REPLY, said, n) : held_goes(p, &l->conn->out);
+    bool good = !is_held ? false : p->split != NULL ? n > 0 && chain_put(&l->conn->out, BUF_REPLY, said, n) : held_goes(p, &l->conn->out);
     p->link = l;
     stats.requests++;
     route_sent(p->section, &p->asks, l->backend);
@@ -295,6 +299,9 @@ static void use(struct pooled *p, struct pool_link *l)
 static void wait(struct pooled *p)
 {
     p->wait_ms = p->wait_ms != 0 ? p->wait_ms : loop_ms();
+    if (p->split == NULL && !p->wants_split) {
+        hold_pack(p);
+    }
     set_state(p, POOLED_WAITING);
 }
 
@@ -322,7 +329,7 @@ static void go_split(struct pooled *p)
         take_from(p, b, true);
     } else {
         size_t n = split_answer(p, ++mp.last_id, said, sizeof said);
-        split_end(p);
+        no_longer(p);
         give(p, said, n);
     }
 }
@@ -376,23 +383,32 @@ static void here(struct pooled *p)
 /* A request of which more has to be known, or all. */
 static void hold_on(struct pooled *p)
 {
-    bool much = p->held.len > p->service->conf->client_window && !p->holds_much;
-    if (much && mp.holders == HOLDERS) {
-        refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL,
-               "its session stands behind too many documents, and others like it are under way (client_window)");
-    } else if (much) {
-        p->holds_much = true;
-        mp.holders++;
+    if (p->held.len <= p->service->conf->client_window || p->much > 0) {
+        return;
     }
+    switch (hold_much(p)) {
+    case HOLD_NEVER:
+        refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "its session stands behind more documents than can be held (chunks)");
+        return;
+    case HOLD_QUEUES: conn_read(p->conn, false); break;
+    case HOLD_MAY: break;
+    }
+    arm(p);
 }
 
 static void split(struct pooled *p)
 {
+    struct backend *only;
     chain_copy(&p->held, whole, p->held.len);
-    if (split_begin(p, whole, p->held.len)) {
-        go_split(p);
-    } else {
-        refuse(p, MONGO_CODE_FAILED_TO_PARSE, NULL, "a command for several mongos that names too much, or too many of them are under way");
+    switch (split_begin(p, whole, p->held.len, &only)) {
+    case SPLIT_BEGUN: go_split(p); break;
+    case SPLIT_ONE: take_from(p, only, true); break;
+    case SPLIT_BAD: refuse(p, MONGO_CODE_FAILED_TO_PARSE, NULL, "a killCursors that cannot be read, or of more than 64 cursors at several mongos"); break;
+    case SPLIT_FULL:
+        p->wants_split = true;
+        mp.wanting++;
+        wait(p);
+        break;
     }
 }
 
@@ -447,7 +463,7 @@ static void request_bad(struct pooled *p)
 
 static bool takes_bytes(const struct pooled *p)
 {
-    return p->state == POOLED_READING || p->state == POOLED_SENDING || p->state == POOLED_REFUSING;
+    return (p->state == POOLED_READING && !p->queues) || p->state == POOLED_SENDING || p->state == POOLED_REFUSING;
 }
 
 static bool is_open(const struct pooled *p)
@@ -520,7 +536,8 @@ static void client_bytes(struct conn *conn)
     bool full = p->state == POOLED_SENDING && p->link->conn->out.len >= p->service->conf->client_window;
     size_t at = 0, n;
     ssize_t got;
-    if (full || p->ahead.len > 0 || !has_chunks(p, BUF_REQUEST)) {
+    /* Who has a connection is helped to become done with it: it may have what those without one may not. */
+    if (full || p->queues || p->ahead.len > 0 || !has_chunks(p, p->state == POOLED_SENDING ? BUF_URGENT : BUF_REQUEST)) {
         conn_read(conn, false);
         return;
     }
@@ -564,11 +581,13 @@ static void waited(struct pooled *p)
     bool up = p->waiter.backend != NULL && p->waiter.backend->state == BACKEND_UP;
     stats.pool_timeouts++;
     pool_leave(&p->waiter);
-    if (p->split != NULL) {
+    if (p->wants_split) {
+        refuse(p, MONGO_CODE_NETWORK_TIMEOUT, NULL, "too many commands for several mongos are under way");
+    } else if (p->split != NULL) {
         go_split(p);
     } else {
         refuse(p, up ? MONGO_CODE_NETWORK_TIMEOUT : MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks),
-               up ? "no connection to its mongos became free within pool_wait" : "no mongos can be reached");
+               up ? "no connection to its mongos became free within pool_wait" : nobody);
     }
     pump(p);
 }
@@ -578,6 +597,15 @@ static void client_tick(struct conn *conn)
     struct pooled *p = conn->owner;
     switch ((enum pooled_state)p->state) {
     case POOLED_READING:
+        if (p->starved) {
+            arm(p); /* what it has sent may be here, and nobody could read it */
+            break;
+        }
+        if (p->queues) {
+            refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "its session stands behind many documents, and others like it are under way (chunks)");
+            pump(p);
+            break;
+        }
         conn_fail(conn, p->asks.used > 0 ? "it stopped in the middle of a message (client_stall)"
                         : p->spoke       ? "idle (client_idle)"
                                          : "no hello within handshake_timeout");
@@ -643,6 +671,7 @@ static struct pooled *client_of(struct pool_waiter *w)
 static void on_lent(struct pool_waiter *w, struct pool_link *l)
 {
     use(client_of(w), l);
+    pump(client_of(w)); /* the rest of a long request came while it waited */
 }
 
 static void on_moved(struct pool_waiter *w, const struct backend *refused)
@@ -666,6 +695,12 @@ static bool is_hidden(const struct wire *a)
         }
     }
     return false;
+}
+
+/* Those of them that are about the mongos itself; the others come from a shard that changes its primary. */
+static bool is_leaving(const struct wire *a)
+{
+    return a->number[WIRE_CODE] == MONGO_CODE_SHUTDOWN_IN_PROGRESS || a->number[WIRE_CODE] == MONGO_CODE_INTERRUPTED_AT_SHUTDOWN;
 }
 
 /* Its mongos has been lost, or cannot be trusted; what it asked may have been done or not. */
@@ -719,17 +754,23 @@ static bool answer_put(struct pooled *p, const unsigned char *bytes, size_t n)
     return true;
 }
 
-/* The mongos says that it goes. Its client does not hear of that; of a command for several mongos the others are asked. */
-static void mongos_went(struct pooled *p, struct pool_link *l)
+/* The mongos says that it goes, or that a shard changes its primary. Its client does not hear of that; of a command for several mongos
+ * the others are asked. */
+static void answer_hidden(struct pooled *p, struct pool_link *l)
 {
-    mongos_leaves(l->backend);
+    bool leaves = is_leaving(&l->answer);
     p->link = NULL;
-    pool_drop(l);
+    if (leaves) {
+        mongos_leaves(l->backend);
+        pool_drop(l);
+    } else {
+        pool_return(l);
+    }
     if (p->split != NULL) {
         chain_clear(&p->small);
         go_split(p);
     } else {
-        refuse(p, MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks), "the mongos is shutting down");
+        refuse(p, MONGO_CODE_HOST_UNREACHABLE, route_label(&p->asks), leaves ? "the mongos is shutting down" : "a shard changes its primary");
     }
 }
 
@@ -737,7 +778,7 @@ static void mongos_went(struct pooled *p, struct pool_link *l)
 static void small_answer(struct pooled *p, struct pool_link *l, const unsigned char *bytes, size_t n)
 {
     if (is_hidden(&l->answer)) {
-        mongos_went(p, l);
+        answer_hidden(p, l);
     } else if (p->split != NULL) {
         chain_copy(&p->small, whole, p->small.len);
         memcpy(whole + p->small.len, bytes, n);
@@ -808,7 +849,7 @@ static void on_link_room(struct pool_link *l)
 {
     struct pooled *p = client_of(l->holder);
     if (p->state == POOLED_SENDING) {
-        conn_read(p->conn, true);
+        pump(p);
     } else if (p->state == POOLED_ASKED && wire_more_to_come(&p->asks)) {
         p->link = NULL;
         pool_return(l);
@@ -861,20 +902,43 @@ static void relieve(void)
     }
 }
 
+/* Those who have a connection, and as many others as there are chunks for, each in its turn. */
+static void feed_starved(void)
+{
+    uint32_t fed = 0;
+    for (uint32_t i = 0; i < mp.total && mp.starved > 0; i++) {
+        struct pooled *p = &mp.all[mp.care_at = (mp.care_at + 1) % mp.total];
+        enum buf_use use = p->link != NULL ? BUF_REPLY : BUF_REQUEST;
+        bool may = is_open(p) && p->starved && buf_may_take_many(use, 2 * (fed + 1));
+        if (may) {
+            set_starved(p, false);
+            conn_read(p->conn, true);
+            fed++;
+        }
+        if (may && p->link != NULL) {
+            conn_read(p->link->conn, true);
+        }
+    }
+    if (mp.starved > 0) {
+        mp.starving_ms = fed > 0 ? loop_ms() : mp.starving_ms;
+        care_soon();
+    }
+}
+
 static void on_care(struct timer *t)
 {
     if (mp.starved > 0 && loop_ms() - mp.starving_ms > STARVING_MS) {
         relieve();
         mp.starving_ms = loop_ms();
     }
-    for (uint32_t i = 0; i < mp.total && mp.starved > 0; i++) {
-        struct pooled *p = &mp.all[i];
-        if (is_open(p) && p->starved) {
-            set_starved(p, false);
-            conn_read(p->conn, true);
-            if (p->link != NULL) {
-                conn_read(p->link->conn, true);
-            }
+    feed_starved();
+    for (uint32_t i = 0; i < mp.total && mp.wanting > 0; i++) {
+        struct pooled *p = &mp.all[mp.want_at = (mp.want_at + 1) % mp.total];
+        if (is_open(p) && p->wants_split) {
+            p->wants_split = false;
+            mp.wanting--;
+            split(p);
+            pump(p);
         }
     }
     (void)t;
@@ -905,6 +969,7 @@ void pooled_open(void)
     }
     mp.care.on_due = on_care;
     pool_open(&pool_client_ops);
+    hold_open(pump);
 }
 
 void pooled_stop(void)

@@ -166,10 +166,13 @@ static enum route to_transaction(int section, struct service *s, const struct wi
     return freely(s, w, b, out); /* by its token any mongos finds out; or nothing is known of it: where it would have begun */
 }
 
-static enum route to_cursor(struct backend *b, const struct wire *w, struct routed *out)
+static enum route to_cursor(struct backend *b, const struct wire *w, const struct backend *avoid, struct routed *out)
 {
     out->pinned = true;
     out->backend = b;
+    if (b == avoid) {
+        return refuse(out, w, MONGO_CODE_HOST_UNREACHABLE, "the mongos that has this cursor takes no connection");
+    }
     return works(b) ? ROUTE_GO : refuse(out, w, MONGO_CODE_CURSOR_NOT_FOUND, "the mongos that had this cursor is gone");
 }
 
@@ -181,7 +184,7 @@ enum route mongo_route(int section, struct service *s, const struct wire *w, con
         return to_transaction(section, s, w, avoid, out);
     }
     if (wire_is(w, "getMore") && wire_has(w, WIRE_COMMAND) && (b = route_cursor(section, w, w->number[WIRE_COMMAND], false)) != NULL) {
-        return to_cursor(b, w, out);
+        return to_cursor(b, w, avoid, out);
     }
     return freely(s, w, avoid, out);
 }

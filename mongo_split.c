@@ -13,9 +13,11 @@
 
 #include <string.h>
 
-#define SPLITS 32               /* commands under way at the same time */
-#define CURSORS 256             /* of one killCursors: drivers kill one at a time */
-#define REPLY_CAP 1024          /* an answer that is passed on as it is */
+#define SPLITS_LEAST 32         /* commands under way at the same time; more of them with many clients */
+#define SPLITS_SHARE 16         /* one for so many clients */
+#define CURSORS 64              /* of one killCursors: drivers kill one at a time */
+#define REPLY_CAP 512           /* an answer that is passed on as it is */
+#define NOBODY UINT16_MAX       /* it is not known which mongos has a cursor */
 
 enum fate { FATE_NOT_FOUND, FATE_UNKNOWN, FATE_ALIVE, FATE_KILLED }; /* a later one outdoes those before it */
 
@@ -26,7 +28,7 @@ struct split {
     struct backend *target[MAX_SEEDS];
     uint32_t targets, at, answered, count;
     bool failed;                /* the answer kept is an error */
-    struct { int64_t id; const struct backend *at; uint8_t fate; } cursor[CURSORS];
+    struct { int64_t id; uint16_t at; uint8_t fate; } cursor[CURSORS]; /* at: the index of its mongos, or NOBODY */
     size_t reply_len;           /* of the answer kept; 0: it had no room */
     unsigned char reply[REPLY_CAP];
 };
@@ -35,7 +37,8 @@ static struct { struct split *all, *free; size_t total; uint32_t used; } sp;
 
 void split_tables(const struct conf *conf)
 {
-    sp.total = conf_mongo(conf, true) ? SPLITS : 0;
+    uint32_t share = conf->max_clients / SPLITS_SHARE;
+    sp.total = !conf_mongo(conf, true) ? 0 : share > SPLITS_LEAST ? share : SPLITS_LEAST;
     sp.all = arena_take("split commands", sp.total, sizeof *sp.all);
 }
 
@@ -47,15 +50,10 @@ void split_open(void)
     }
 }
 
-static bool kills_cursors(const struct wire *w)
-{
-    return wire_is(w, "killCursors");
-}
-
 bool split_takes(const struct wire *w)
 {
     bool pinned = wire_in_transaction(w) && wire_has(w, WIRE_LSID);
-    return !pinned && (kills_cursors(w) || wire_is(w, "killSessions") || wire_is(w, "killAllSessions") ||
+    return !pinned && (wire_is(w, "killCursors") || wire_is(w, "killSessions") || wire_is(w, "killAllSessions") ||
                        wire_is(w, "killAllSessionsByPattern"));
 }
 
@@ -87,7 +85,7 @@ static void add_all(struct split *s, const struct service *of)
 }
 
 /* The cursors of a killCursors, and where each is. False: more than there is room for, or what is no number. */
-static bool add_cursors(struct pooled *p, struct split *s, const unsigned char *msg, size_t n)
+static bool add_cursors(const struct pooled *p, struct split *s, const unsigned char *msg, size_t n)
 {
     struct bson_reader doc = mongomsg_document(msg, n), list;
     struct bson_element e;
@@ -101,8 +99,8 @@ static bool add_cursors(struct pooled *p, struct split *s, const unsigned char *
         if (s->count == CURSORS || !bson_number(&e, &s->cursor[s->count].id)) {
             return false;
         }
-        b = route_cursor(p->section, &p->asks, s->cursor[s->count].id, true);
-        s->cursor[s->count].at = b;
+        b = route_cursor(p->section, &p->asks, s->cursor[s->count].id, false);
+        s->cursor[s->count].at = b != NULL ? b->index : NOBODY;
         s->cursor[s->count].fate = FATE_NOT_FOUND;
         somewhere = somewhere || b == NULL;
         if (b != NULL && works(b)) {
@@ -115,23 +113,35 @@ static bool add_cursors(struct pooled *p, struct split *s, const unsigned char *
     return !list.bad;
 }
 
-bool split_begin(struct pooled *p, const unsigned char *msg, size_t n)
+static void forget_cursors(const struct pooled *p, const struct split *s)
 {
-    struct split *s = sp.free;
-    if (s == NULL) {
-        return false;
+    for (uint32_t i = 0; i < s->count; i++) {
+        route_cursor(p->section, &p->asks, s->cursor[i].id, true);
     }
-    sp.free = s->next;
+}
+
+enum split_begun split_begin(struct pooled *p, const unsigned char *msg, size_t n, struct backend **only)
+{
+    static struct split read;
+    memset(&read, 0, sizeof read);
+    if (!wire_is(&p->asks, "killCursors")) {
+        add_all(&read, p->service);
+    } else if (!add_cursors(p, &read, msg, n)) {
+        return SPLIT_BAD;
+    }
+    if (read.targets != 1 && sp.free == NULL) {
+        return SPLIT_FULL;
+    }
+    forget_cursors(p, &read);
+    if (read.targets == 1) {
+        *only = read.target[0];
+        return SPLIT_ONE;
+    }
+    p->split = sp.free;
+    sp.free = sp.free->next;
+    *p->split = read;
     sp.used++;
-    memset(s, 0, sizeof *s);
-    p->split = s;
-    if (!kills_cursors(&p->asks)) {
-        add_all(s, p->service);
-    } else if (!add_cursors(p, s, msg, n)) {
-        split_end(p);
-        return false;
-    }
-    return true;
+    return SPLIT_BEGUN;
 }
 
 void split_end(struct pooled *p)
@@ -177,7 +187,7 @@ size_t split_ask(struct pooled *p, const struct backend *b, unsigned char *out, 
     bson_start(&list, field, sizeof field);
     bson_array(&list, "cursors");
     for (uint32_t i = 0; i < s->count; i++) {
-        if (s->cursor[i].at == b || s->cursor[i].at == NULL) {
+        if (s->cursor[i].at == b->index || s->cursor[i].at == NOBODY) {
             bson_int64(&list, NULL, s->cursor[i].id);
         }
     }

@@ -28,6 +28,8 @@ REDIS_CLI = os.environ.get("REDIS_CLI", "redis-cli")
 LONG = bool(os.environ.get("PUERTA_LONG"))
 # A sanitizer build answers later: every deadline of the tests (never a measured limit) is multiplied by this.
 SLOW = float(os.environ.get("PUERTA_SLOW", "1"))
+# Where listeners get their ports; cluster buses have theirs 10000 above. Two runs at once have each a part of it (check.sh).
+PORTS = range(*map(int, os.environ.get("PUERTA_PORTS", "10500-20500").split("-")))
 SLOTS = 16384
 
 _children = {}
@@ -54,6 +56,8 @@ def _end_children(*_):
 
 def _on_signal(number, _frame):
     _end_children()
+    if "pytest" in sys.modules:  # to which sys.exit() in a test would be a test that failed, and no reason to end
+        sys.modules["pytest"].exit("ended by signal %d" % number, 128 + number)
     sys.exit(128 + number)
 
 
@@ -136,8 +140,8 @@ def _is_free(port):
 def free_port():
     """A loopback port that is free with the cluster bus port above it; both below the range of outgoing connections, far from 6379."""
     for _ in range(2000):
-        port = random.randrange(10500, 22000)
-        if port not in _given and port + 10000 not in _given and _is_free(port) and _is_free(port + 10000):
+        port = random.choice(PORTS)
+        if port not in _given and _is_free(port) and _is_free(port + 10000):
             _given.add(port)
             return port
     raise AssertionError("no free port found on 127.0.0.1")

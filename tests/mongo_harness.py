@@ -18,12 +18,15 @@ import sys
 import threading
 import time
 
+import bson
 import harness
 from fake import mongos, wire
 
 FERRETDB = os.path.abspath(os.environ.get("FERRETDB", os.path.join(harness.ROOT, "build", "tests", "ferretdb")))
 HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
 CLIENTS = os.path.join(harness.ROOT, "tests", "clients")
+# Tests need quick verdicts; the defaults are for real networks.
+QUICK = dict(probe_interval="200ms", probe_timeout="500ms" if harness.SLOW == 1 else "2s", rise=1, dial_timeout="1s", slow_start=0)
 NODE_HOME = os.path.join(harness.ROOT, "build", "node")
 
 
@@ -68,6 +71,65 @@ class Ferret:
                 self.process.kill()
                 self.process.wait()
         harness.ended(self.process)
+
+
+def crowd_tool():
+    """The crowd (tests/crowd): a server that plays several mongos, and clients that check or measure."""
+    tool = os.path.join(harness.ROOT, "build", "tests", "mongo_crowd")
+    if not os.path.exists(tool):
+        subprocess.run(["make", "-s", "-C", harness.ROOT, "crowd"], check=True, stdout=subprocess.DEVNULL)
+    return tool
+
+
+class CrowdFronts:
+    """The crowd's server: several mongos in one process. An answer in sixteen waits up to jitter_us, one in a thousand is a lie if they lie."""
+
+    def __init__(self, count, jitter_us=1000, lie="none"):
+        self.ports = [harness.free_port() for _ in range(count)]
+        self.log = os.path.join(harness.temporary_folder("puerta-crowd-"), "log")
+        self.process = harness.start([crowd_tool(), "serve", str(jitter_us), lie] + [str(p) for p in self.ports], self.log)
+        harness.wait_for("the crowd's server; its log: " + self.log, lambda: "serves" in harness.read_file(self.log))
+
+    @property
+    def addresses(self):
+        return ["127.0.0.1:%d" % p for p in self.ports]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(10 * harness.SLOW)
+        harness.ended(self.process)
+
+    def seen(self):
+        """What it has seen so far, by name; most and most_working are the most connections at once."""
+        told = harness.read_file(self.log).count("open ")
+        self.process.send_signal(signal.SIGUSR1)
+        harness.wait_for("the server's figures", lambda: harness.read_file(self.log).count("open ") > told)
+        line = re.findall(r"^open .*\n", harness.read_file(self.log), re.M)[-1].replace("working most", "working").split()
+        named = {}
+        for name, value in zip(line[::2], line[1::2]):
+            named["most_working" if name in named else name] = int(value)
+        return named
+
+
+def _cpu_seconds(pid):
+    """User and system time of a process and of its children that live."""
+    total = 0
+    for p in [pid] + list(harness.children_of(pid)):
+        fields = harness.read_file("/proc/%d/stat" % p).rsplit(")", 1)[1].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def measured(proxy, clients, seconds, rate=0):
+    """So many clients that ask through a proxy (with .process and .port) for one document at a time, together `rate` times a second (0: as
+    fast as it goes): "answers" in these seconds, their "p50" and "p99" in microseconds, "cpu" seconds of the proxy for each of them."""
+    begun = _cpu_seconds(proxy.process.pid)
+    done = subprocess.run([crowd_tool(), "ask", str(proxy.port), str(clients), str(seconds), str(rate)], check=True, stdout=subprocess.PIPE)
+    answers, p50, p99, all_answers = map(int, done.stdout.split())
+    return {"answers": answers, "p50": p50, "p99": p99, "cpu": max(0.01, _cpu_seconds(proxy.process.pid) - begun) / all_answers}
 
 
 def fronts(ferret, count=3, **toggles):
@@ -185,6 +247,39 @@ class MongoClient:
         if app_name is not None:
             document["client"]["application"] = {"name": app_name}
         return self.ask(dict(document, **more))
+
+
+class Session:
+    """A logical session: what drivers add to its statements."""
+
+    def __init__(self):
+        self.lsid = {"id": bson.Binary(os.urandom(16), 4)}
+        self.number = 0
+
+    @property
+    def plain(self):
+        return {"lsid": self.lsid}
+
+    def write(self):
+        """Of a retryable write, a new one each time."""
+        self.number += 1
+        return {"lsid": self.lsid, "txnNumber": bson.Int64(self.number)}
+
+    def begin(self):
+        """Of the first statement of a new transaction."""
+        self.number += 1
+        return dict(self.more, startTransaction=True)
+
+    @property
+    def more(self):
+        """Of its other statements."""
+        return {"lsid": self.lsid, "txnNumber": bson.Int64(self.number), "autocommit": False}
+
+    def commit(self, client, **more):
+        return client.ask(dict({"commitTransaction": 1}, **self.more, **more))
+
+    def abort(self, client, **more):
+        return client.ask(dict({"abortTransaction": 1}, **self.more, **more))
 
 
 def proxy_v1(source="192.0.2.1", source_port=1000, destination="192.0.2.2", port=27017):

@@ -26,6 +26,16 @@ def _salted(mechanism, user, password, salt, rounds):
     return hashlib.pbkdf2_hmac(mechanism[6:].replace("-", "").lower(), password.encode(), salt, rounds)
 
 
+def _salt(mechanism, user, pinch):
+    salt = hashlib.sha256(("%s of %s%s" % (mechanism, user, pinch)).encode()).digest()
+    return salt[:16 if mechanism == "SCRAM-SHA-1" else 28]
+
+
+def know(mechanism, user, password, rounds, pinch=""):
+    """Salts a password now, so that no front stops for it when somebody logs in."""
+    _salted(mechanism, user, password, _salt(mechanism, user, pinch), rounds)
+
+
 class Login:
     """One conversation. `user` is the name that is asked for; it is logged in once step() has said done. Another pinch of salt is
     another salt."""
@@ -72,8 +82,7 @@ class Login:
         self.user = fields["n"].replace("=2C", ",").replace("=3D", "=")
         if self.user not in self.users:
             raise Refused("wrong name or password")
-        salt = hashlib.sha256(("%s of %s%s" % (self.mechanism, self.user, self.pinch)).encode()).digest()
-        salt = salt[:16 if self.mechanism == "SCRAM-SHA-1" else 28]
+        salt = _salt(self.mechanism, self.user, self.pinch)
         self._nonce = fields["r"] + base64.b64encode(os.urandom(18)).decode()
         self._salt = salt
         answer = "r=%s,s=%s,i=%d" % (self._nonce, base64.b64encode(salt).decode(), self.rounds)

@@ -365,13 +365,15 @@ static void test_minimum(void)
     CHECK(good() && number("maxWireVersion") == 17 && greet_version(&service) == version + 3);
 
     unit_note = "what one lacks";
-    know(0);
-    *facts(1) = (struct mongo_facts){ true, false, 0, 21, 0, 0, 0, 0 };
+    *facts(0) = (struct mongo_facts){ true, true, 0, 21, 0, 1000, 0, 30 };
+    *facts(1) = (struct mongo_facts){ true, false, 0, 21, 1000, 0, 0, 0 };
     set_state(0, BACKEND_UP);
     set_state(1, BACKEND_UP);
     hello(p);
-    CHECK(good() && !has("msg") && !has("logicalSessionTimeoutMinutes") && number("maxBsonObjectSize") == 16777216);
+    CHECK(good() && !has("msg") && !has("logicalSessionTimeoutMinutes") && number("maxBsonObjectSize") == 1000);
+    CHECK(number("maxMessageSizeBytes") == 1000 && number("maxWriteBatchSize") == 100000);
     *facts(0) = *facts(1);
+    facts(0)->max_bson = facts(1)->max_bson = 0;
     facts(0)->max_message = INT64_MAX, facts(0)->max_wire = INT64_MAX, facts(0)->min_wire = -5;
     hello(p);
     CHECK(good() && number("maxBsonObjectSize") == 16777216 && number("maxMessageSizeBytes") == 48000000 && number("minWireVersion") == 0);
@@ -904,7 +906,9 @@ static void test_guesses(void)
 {
     struct pooled *p = &clients[0], *other = &clients[1], *far = &clients[2];
     uint64_t delayed = stats.auth_delayed;
+    char large[600] = "n,,n=anna,r=";
 
+    memset(large + 12, 'a', sizeof large - 12);
     unit_note = "the fourth guess from an address waits before it is looked at";
     from(p, "10.0.0.1:1");
     from(other, "10.0.0.1:2");
@@ -940,6 +944,11 @@ static void test_guesses(void)
     pass_time(1);
     last_id = other->greeting.asked.request_id;
     CHECK(again(other) > 0 && good() && has("payload") && !other->greeting.waits);
+
+    unit_note = "what is too long to wait does not";
+    arrive(other);
+    start(other, large, sizeof large, true);
+    CHECK(refused(MONGO_CODE_AUTHENTICATION_FAILED) && other->greeting.talk == NULL);
 
     unit_note = "one that leaves while it waits leaves nothing";
     arrive(p);
