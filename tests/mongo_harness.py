@@ -99,6 +99,10 @@ class CrowdFronts:
         self.process.wait(10 * harness.SLOW)
         harness.ended(self.process)
 
+    def one_dies(self):
+        """The first, then the second and so on: without its connections, cursors and transactions it is back after 200 ms."""
+        self.process.send_signal(signal.SIGUSR2)
+
     def seen(self):
         """What it has seen so far, by name; most and most_working are the most connections at once."""
         told = harness.read_file(self.log).count("open ")
