@@ -79,7 +79,7 @@ def crowd_tool():
 
 
 class CrowdFronts:
-    """The crowd's server: several mongos in one process. An answer in sixteen waits up to jitter_us, one in a thousand is a lie if they lie."""
+    """The crowd's server: several mongos in one process. An answer in sixteen waits up to jitter_us, one in a hundred is a lie if they lie."""
 
     def __init__(self, count, jitter_us=1000, lie="none"):
         self.ports = [harness.free_port() for _ in range(count)]

@@ -10,7 +10,7 @@
  * At SIGUSR2 one of them, the next each time, dies and comes back after a while as another process: without its connections, which break
  * off amid their answers, and without its cursors and transactions.
  *
- * It can be told to lie, so that the clients themselves can be tested: one answer in about 1000 is then wrong in the one way that was named.
+ * It can be told to lie, so that the clients themselves can be tested: one answer in about 100 is then wrong in the one way that was named.
  */
 #include "crowd.h"
 
@@ -67,7 +67,7 @@ static void wrong(const char *what, const struct wire *w)
 
 static bool lies(const char *about)
 {
-    return strcmp(lie, about) == 0 && dice(&chance, 1000) == 0;
+    return strcmp(lie, about) == 0 && dice(&chance, 100) == 0;
 }
 
 /* ---------------------------------------------------- what was asked */
