@@ -762,7 +762,8 @@ static void tell(void)
     printf("unacknowledged %ld sum %lld\n", silent_count, (long long)silent_sum);
     printf("p50 %llu us p99 %llu us longest %llu us\n", (unsigned long long)took_share(0.5), (unsigned long long)took_share(0.99),
            (unsigned long long)took_share(1.0));
-    printf("answers %ld wrong %d reconnects %ld vanished %ld lost %ld seconds %.2f\n", answers, exit_code, reconnects, vanished, lost, (double)(end - begun_us) / 1e6);
+    printf("answers %ld wrong %d reconnects %ld vanished %ld lost %ld seconds %.2f\n", answers, exit_code, reconnects, vanished, lost,
+           (double)(end - begun_us) / 1e6);
 }
 
 int crowd(int port, int clients_wanted, long answers_wanted, uint64_t seed, uint32_t vanish_share, int seconds, bool with_faults)

@@ -55,7 +55,10 @@ static int front_count, next_to_die, free_links[SIDES], free_count;
 static uint32_t jitter;
 static const char *lie = "none";
 static uint64_t chance = 88172645463325252U;
-static struct { long open, works, most_open, most_works, asked, cursors, transactions, unacknowledged, exhaust, awaited, wrong; int64_t sum; } seen;
+static struct {
+    long open, works, most_open, most_works, asked, cursors, transactions, unacknowledged, exhaust, awaited, wrong;
+    int64_t sum; /* of the marks of what was not to be acknowledged */
+} seen;
 static volatile sig_atomic_t signalled, tell, dies;
 static volatile bool over;
 
@@ -550,9 +553,10 @@ static void turned(void)
     }
     if (tell != 0) {
         tell = 0;
-        printf("open %ld most %ld working %ld most %ld asked %ld cursors %ld transactions %ld unacknowledged %ld sum %lld exhaust %ld awaited %ld wrong %ld\n",
-               seen.open, seen.most_open, seen.works, seen.most_works, seen.asked, seen.cursors, seen.transactions, seen.unacknowledged,
-               (long long)seen.sum, seen.exhaust, seen.awaited, seen.wrong);
+        printf("open %ld most %ld working %ld most %ld asked %ld cursors %ld transactions %ld ", seen.open, seen.most_open, seen.works,
+               seen.most_works, seen.asked, seen.cursors, seen.transactions);
+        printf("unacknowledged %ld sum %lld exhaust %ld awaited %ld wrong %ld\n", seen.unacknowledged, (long long)seen.sum, seen.exhaust,
+               seen.awaited, seen.wrong);
         fflush(stdout);
         over = signalled != 0;
     }
