@@ -32,7 +32,7 @@ LINK    = $(CC) $(CFLAGS) $(VARIANT_LINK_$(VARIANT)) $(LDFLAGS)
 FUZZING = $(FUZZ_CC) $(STD) -I. $(CPPFLAGS) -g -O1 -fno-omit-frame-pointer $(WARN) -fsanitize=address,undefined -fno-sanitize-recover=all
 
 # A build without one of the modes: make NO_MONGO=1, or NO_REDIS=1, after a make clean.
-WITHOUT := $(if $(NO_MONGO),mongo%.c bson.c affinity.c) $(if $(NO_REDIS),redis%.c users.c sha1.c)
+WITHOUT := $(if $(NO_MONGO),mongo%.c bson.c affinity.c scram.c hash.c) $(if $(NO_REDIS),redis%.c users.c)
 override CPPFLAGS += $(if $(NO_MONGO),-DPUERTA_NO_MONGO) $(if $(NO_REDIS),-DPUERTA_NO_REDIS)
 
 SRC  := $(sort $(filter-out $(WITHOUT),$(wildcard *.c)))

@@ -324,20 +324,24 @@ tests "tests of the tools" pytest tests/test_tools.py
 tests "$mongo_step" pytest tests/test_fake_mongos.py
 # Where the guard stands, the build that has it runs everything but the drivers: it is the program as it is, and aborts at a heap call
 # after the seal. The program without it then runs the drivers, and what is nearest to daily use.
+others="-e test_tools -e test_fake -e test_faults -e test_million"
+daily="tests/test_clients.py tests/test_command_table.py tests/test_mongo_drivers.py tests/test_redis_core.py tests/test_redis_moves.py"
+# shellcheck disable=SC2046,SC2086
 if [ -n "$glibc" ] && [ -z "$all" ]; then
-    tests "integration" pytest tests/test_clients.py tests/test_command_table.py tests/test_mongo_drivers.py tests/test_redis_core.py tests/test_redis_moves.py
+    tests "integration" pytest $daily
 else
-    # shellcheck disable=SC2046
-    tests "integration" pytest $(ls tests/test_*.py | grep -v -e test_tools -e test_fake -e test_faults -e test_million)
+    tests "integration" pytest $(ls tests/test_*.py | grep -v $others)
 fi
 # The two longest runs go side by side: each of them waits for most of its time.
+# shellcheck disable=SC2046,SC2086
 if [ -n "$glibc" ]; then
-    beside "integration without a heap after the seal" with noheap 1 tests/test_redis_*.py tests/test_mongo.py tests/test_mongo_crowd.py tests/test_conf.py
+    beside "integration without a heap after the seal" with noheap 1 $(ls tests/test_*.py | grep -v $others -e test_clients -e command_table -e drivers)
 else
     skip "integration without a heap after the seal" "the guard stands on glibc"
 fi
+# shellcheck disable=SC2046,SC2086
 if [ -n "$sanitizers" ]; then
-    beside "integration asan" with asan 3 tests/test_redis_*.py tests/test_mongo.py tests/test_mongo_crowd.py tests/test_conf.py
+    beside "integration asan" with asan 3 $(ls tests/test_*.py | grep -v $others -e test_clients -e command_table -e drivers)
 else
     skip "integration asan" "the compiler has no sanitizers here"
 fi

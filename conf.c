@@ -62,7 +62,8 @@ static bool is_secret(const char *text, size_t n)
 
     snprintf(key, sizeof key, "%.*s", (int)n, text);
     near = option_near(key);
-    return strstr(key, "pass") != NULL || (near != NULL && (near->type == SECRET || near->type == SECRET_FILE));
+    return strstr(key, "pass") != NULL ||
+           (near != NULL && (near->type == SECRET || near->type == SECRET_FILE || near->type == KEYFILE || near->type == USER));
 }
 
 /* Begins a message with the place it is about. Line 0: the file as a whole. */
@@ -109,7 +110,7 @@ static void complain_value(struct reader *r, const struct option *o, const char 
     static const char *const kinds[] = {
         "a size in bytes or with k, m or g", "a time with ms, s, m or h", "a whole number", "a switch", "one of",
         "1.2.3.4:6379, [::1]:6379 or unix:/path", "HOST:PORT, [::1]:PORT or HOST alone", "a declaration", "text",
-        "a password", "a file"
+        "a password", "a file", "a file", "a user"
     };
     char range[OPTION_TEXT], cure[2 * OPTION_TEXT];
 
@@ -233,6 +234,18 @@ static void command_add(struct reader *r, const char *value)
         complain(r, r->line, value, cure, "%s", wrong);
 }
 
+/* A message shows the name alone. */
+static void user_add(struct reader *r, struct conf_service *s, const char *value)
+{
+    char cure[2 * OPTION_TEXT], name[OPTION_TEXT];
+    const char *wrong = option_user(s, value, cure);
+
+    if (wrong == NULL)
+        return;
+    snprintf(name, sizeof name, "%.*s%s", (int)strcspn(value, " \t"), value, strpbrk(value, " \t") != NULL ? " ******" : "");
+    complain(r, r->line, name, cure, "%s", wrong);
+}
+
 /* said is what a message shows: the text, or the path that it came from. */
 static void text_store(struct reader *r, const struct option *o, void *base, const char *text, const char *said)
 {
@@ -242,11 +255,50 @@ static void text_store(struct reader *r, const struct option *o, void *base, con
         snprintf((char *)base + o->offset, o->width, "%s", text);
 }
 
+/* Says so when strangers on this machine can read a secret. */
+static void warn_open(const struct reader *r, FILE *f, const char *path)
+{
+    char clean[OPTION_TEXT];
+    struct stat st;
+
+    if (fstat(fileno(f), &st) == 0 && (st.st_mode & (S_IROTH | S_IWOTH)) != 0) {
+        say_place(r, r->line);
+        fprintf(stderr, "warning: others can read or write the file: '%s'; chmod o= closes it\n", shown(path, clean));
+    }
+}
+
+/* Reads a keyfile of MongoDB: all that is no white space, which must be letters of base64. */
+static void keyfile_read(struct reader *r, const struct option *o, void *base, const char *path)
+{
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=";
+    char key[KEYFILE_CAP] = "";
+    FILE *f = fopen(path, "r");
+    size_t n = 0;
+    int c;
+
+    if (f == NULL) {
+        complain_value(r, o, path, strerror(errno));
+        return;
+    }
+    while ((c = getc(f)) != EOF && n < sizeof key) {
+        if (c != '\0' && strchr(" \t\r\n\v\f", c) != NULL)
+            continue;
+        if (c == '\0' || strchr(letters, c) == NULL)
+            break;
+        key[n++] = (char)c;
+    }
+    warn_open(r, f, path);
+    fclose(f);
+    if (c != EOF || n < 6 || n >= sizeof key)
+        complain(r, r->line, path, "a keyfile has 6 to 1024 letters of base64, and white space", "not a keyfile of MongoDB");
+    else
+        memcpy((char *)base + o->offset, key, n);
+}
+
 /* Reads a password from the first line of the file at path. */
 static void secret_read(struct reader *r, const struct option *o, void *base, const char *path)
 {
-    char line[SECRET_CAP + 2] = "", clean[OPTION_TEXT]; /* with CR and LF */
-    struct stat st;
+    char line[SECRET_CAP + 2] = ""; /* with CR and LF */
     FILE *f = fopen(path, "r");
 
     if (f == NULL) {
@@ -255,10 +307,7 @@ static void secret_read(struct reader *r, const struct option *o, void *base, co
     }
     if (fgets(line, sizeof line, f) != NULL)
         line[strcspn(line, "\r\n")] = '\0';
-    if (fstat(fileno(f), &st) == 0 && (st.st_mode & (S_IROTH | S_IWOTH)) != 0) {
-        say_place(r, r->line);
-        fprintf(stderr, "warning: others can read or write the file: '%s'; chmod o= closes it\n", shown(path, clean));
-    }
+    warn_open(r, f, path);
     fclose(f);
     if (line[0] == '\0')
         complain_value(r, o, path, "no password in the first line of the file");
@@ -277,6 +326,8 @@ static void option_set(struct reader *r, const struct option *o, void *base, con
     case COMMAND:            command_add(r, value); break;
     case TEXT: case SECRET:  text_store(r, o, base, value, value); break;
     case SECRET_FILE:        secret_read(r, o, base, value); break;
+    case KEYFILE:            keyfile_read(r, o, base, value); break;
+    case USER:               user_add(r, base, value); break;
     case SIZE: case TIME: case COUNT: case BOOL: case ENUM:
         if ((wrong = option_parse(o, value, &n)) != NULL)
             complain_value(r, o, value, wrong);
@@ -307,7 +358,7 @@ static void section_begin(struct reader *r, int section, int line)
 static void assign(struct reader *r, int section, const struct option *o, const char *value)
 {
     int *given = &r->given[section][o - options];
-    bool list = o->type == LISTEN || o->type == NODES || o->type == COMMAND;
+    bool list = o->type == LISTEN || o->type == NODES || o->type == COMMAND || o->type == USER;
     char cure[OPTION_TEXT];
 
     if (*given != 0 && !list) {
@@ -543,13 +594,45 @@ static void check_servers(struct reader *r, int section)
                  mongo ? "no mongos in section" : "no nodes in section");
 }
 
+/* As whom Puerta logs in at the mongos. A keyfile has a user of its own. */
+static void check_login(struct reader *r, int section)
+{
+    struct conf_service *s = &r->conf->services[section - 1];
+    bool password = s->upstream_password[0] != '\0', key = s->upstream_key[0] != '\0';
+
+    if (key && given_at(r, section, "upstream_user") == 0)
+        snprintf(s->upstream_user, sizeof s->upstream_user, "__system");
+    if (key && given_at(r, section, "upstream_auth_db") == 0)
+        snprintf(s->upstream_auth_db, sizeof s->upstream_auth_db, "local");
+    if (key && password)
+        complain(r, line_of(r, section, "upstream_keyfile"), s->name, "keep upstream_keyfile or the password",
+                 "a keyfile and a password in section");
+    if (s->upstream_user[0] != '\0' && !password && !key)
+        complain(r, line_of(r, section, "upstream_user"), s->upstream_user,
+                 "add upstream_password, upstream_password_file or upstream_keyfile", "a user without a password");
+    if (s->upstream_user[0] == '\0' && (password || key))
+        complain(r, line_of(r, section, password ? "upstream_password" : "upstream_keyfile"), s->name,
+                 "add upstream_user, as whom to log in", "a password without a user in section");
+    if (strlen(s->upstream_user) > SCRAM_NAME_MAX)
+        complain(r, line_of(r, section, "upstream_user"), s->upstream_user, "at most 128 bytes", "too long a name of a user");
+    if (s->upstream_auth_db[0] == '\0' || strpbrk(s->upstream_auth_db, "/\\. \"$") != NULL)
+        complain(r, line_of(r, section, "upstream_auth_db"), s->upstream_auth_db, "write the one where the user was made, mostly admin",
+                 "not a name of a database");
+}
+
 static void check_mongo(struct reader *r, int section)
 {
     const struct conf_service *s = &r->conf->services[section - 1];
 
+    check_login(r, section);
+    if (s->user_count > 0 && s->mode != MONGO_POOLED)
+        complain(r, line_of(r, section, "user"), s->users[0].name, "set mode = pooled, or leave user out",
+                 "in this mode clients log in at the mongos themselves");
     if (s->upstream_proxy && s->mode != MONGO_LOADBALANCED)
         complain(r, line_of(r, section, "upstream_proxy"), "v2", "set mode = loadbalanced, or leave it out",
                  "a PROXY header leads to the loadBalancerPort, which serves only drivers with loadBalanced=true");
+    if (s->mode == MONGO_POOLED && s->pool_min > s->pool_max)
+        complain(r, line_of(r, section, "pool_min"), "pool_min", "set it to pool_max or less", "more connections kept than there may be");
 }
 
 static void check_redis(struct reader *r, int section)
@@ -728,6 +811,8 @@ static void report_list(const struct option *o, const void *base)
     for (int i = 0; o->type == COMMAND && i < conf->command_count; i++)
         printf("%s = %s %s %s\n", o->key, conf->commands[i].name, command_keys_name(conf->commands[i].keys),
                (conf->commands[i].flags & CMD_READONLY) != 0 ? "read" : "write");
+    for (int i = 0; o->type == USER && i < s->user_count; i++) /* its keys are not shown, so it could not be read again */
+        printf("#%s = %s ******\n", o->key, s->users[i].name);
     for (int i = 0; o->type == NODES && i < s->node_count; i++) {
         const struct host_port *n = &s->nodes[i];
         if (n->port == 0)
@@ -752,12 +837,13 @@ static void report_option(const struct option *o, const void *base)
             name += strcspn(name, "|") + 1;
         printf("%s = %.*s\n", o->key, (int)strcspn(name, "|"), name);
         break;
-    case LISTEN: case NODES: case COMMAND: report_list(o, base); break;
+    case LISTEN: case NODES: case COMMAND: case USER: report_list(o, base); break;
     case TEXT: /* nothing in a file has both quotes and what needs them */
         printf(strchr(field, '"') != NULL ? "%s = %s\n" : "%s = \"%s\"\n", o->key, field);
         break;
     case SECRET: printf("%s = %s\n", o->key, field[0] != '\0' ? "******" : "\"\""); break;
     case SECRET_FILE: break; /* has been read: the password stands for it */
+    case KEYFILE: printf(field[0] != '\0' ? "#%s = ******\n" : "#%s = \"\"\n", o->key); break;
     }
 }
 

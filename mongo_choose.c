@@ -32,6 +32,7 @@ struct keep {
     struct affinity table;
     struct affinity_entry *entries;
     struct pins *pins;          /* by the index of a client's entry */
+    struct affinity_counts told; /* of the table, as in stats */
     uint32_t turn;              /* round-robin: the candidate that was last */
 };
 
@@ -52,7 +53,7 @@ void mongo_choose_tables(const struct conf *conf)
     ch.count = conf_services(conf, SERVICE_MONGO);
     ch.all = arena_take("mongos keeps", (size_t)ch.count, sizeof *ch.all);
     for (int i = 0; i < ch.count; i++) {
-        size_t n = affinity_size(&ch.config);
+        size_t n = conf_mongo_mode(conf, i) == MONGO_POOLED ? 0 : affinity_size(&ch.config);
         void *entries = arena_take("affinities", n, sizeof *ch.all->entries), *pins = arena_take("pins", n, sizeof *ch.all->pins);
         if (ch.all != NULL) {
             ch.all[i].entries = entries;
@@ -69,7 +70,9 @@ void mongo_choose_open(int number, const struct conf_service *conf)
     os_random(&ch.random, sizeof ch.random);
     ch.random |= 1;
     ch.config.last_ms[AFFINITY_CLIENT] = conf->affinity_grace_ms;
-    affinity_init(&k->table, &ch.config, k->entries);
+    if (conf->mode != MONGO_POOLED) {
+        affinity_init(&k->table, &ch.config, k->entries);
+    }
 }
 
 static struct keep *keep_of(const struct mongo_client_id *id)
@@ -84,19 +87,20 @@ static bool hold(const struct pins *p)
     return (p->cursors > 0 && since < CURSOR_MS) || (p->transactions > 0 && since < TRANSACTION_MS);
 }
 
-/* What affinity.c has counted, of all sections and kinds. */
-static void tell_stats(void)
+void mongo_count(const struct affinity *a, struct affinity_counts *told)
 {
-    stats.affinity_hits = stats.affinity_misses = stats.affinity_evictions = stats.affinity_full = 0;
-    for (int i = 0; i < ch.count; i++) {
-        for (int kind = 0; kind < AFFINITY_KINDS; kind++) {
-            const struct affinity_counts *n = &ch.all[i].table.counts[kind];
-            stats.affinity_hits += n->hits;
-            stats.affinity_misses += n->misses;
-            stats.affinity_evictions += n->evictions;
-            stats.affinity_full += n->full;
-        }
+    struct affinity_counts now = { 0, 0, 0, 0, 0 };
+    for (int kind = 0; kind < AFFINITY_KINDS; kind++) {
+        now.hits += a->counts[kind].hits;
+        now.misses += a->counts[kind].misses;
+        now.evictions += a->counts[kind].evictions;
+        now.full += a->counts[kind].full;
     }
+    stats.affinity_hits += now.hits - told->hits;
+    stats.affinity_misses += now.misses - told->misses;
+    stats.affinity_evictions += now.evictions - told->evictions;
+    stats.affinity_full += now.full - told->full;
+    *told = now;
 }
 
 /* --------------------------------------------------------- who is a client */
@@ -140,8 +144,7 @@ static uint64_t next_random(void)
     return ch.random;
 }
 
-/* What part of the clients it is to get, by its weight and the time since it came back; never 0. */
-static uint32_t share_of(const struct backend *b)
+uint32_t mongo_share(const struct backend *b)
 {
     const struct mongos *m = mongos_of(b);
     uint64_t ramp = b->service->conf->slow_start_ms, since = loop_ms() > m->up_ms ? loop_ms() - m->up_ms : 0;
@@ -155,10 +158,10 @@ static uint32_t share_of(const struct backend *b)
 /* Whether a has fewer connections for its share than b. */
 static bool is_idler(const struct backend *a, const struct backend *b)
 {
-    return (uint64_t)(mongos_of(a)->connections + 1) * share_of(b) < (uint64_t)(mongos_of(b)->connections + 1) * share_of(a);
+    return (uint64_t)(mongos_of(a)->connections + 1) * mongo_share(b) < (uint64_t)(mongos_of(b)->connections + 1) * mongo_share(a);
 }
 
-static struct backend *least_of(struct backend *const *list, uint32_t n)
+struct backend *mongo_least(struct backend *const *list, uint32_t n)
 {
     uint32_t from = (uint32_t)(next_random() % n); /* among equals no one is always the first */
     struct backend *best = list[from];
@@ -174,10 +177,10 @@ static struct backend *by_weight(struct backend *const *list, uint32_t n)
     uint64_t sum = 0, at;
     uint32_t i = 0;
     for (uint32_t k = 0; k < n; k++) {
-        sum += share_of(list[k]);
+        sum += mongo_share(list[k]);
     }
-    for (at = next_random() % sum; at >= share_of(list[i]); i++) {
-        at -= share_of(list[i]);
+    for (at = next_random() % sum; at >= mongo_share(list[i]); i++) {
+        at -= mongo_share(list[i]);
     }
     return list[i];
 }
@@ -196,7 +199,7 @@ static struct backend *balance(struct keep *k, enum mongo_balance how, struct ba
     case BALANCE_WEIGHTED:    return by_weight(list, n);
     case BALANCE_LEAST:       break;
     }
-    return least_of(list, n);
+    return mongo_least(list, n);
 }
 
 static bool was_tried(const struct backend *b, struct backend *const *tried, uint32_t count)
@@ -209,9 +212,8 @@ static bool was_tried(const struct backend *b, struct backend *const *tried, uin
     return false;
 }
 
-/* Those that take new clients: what is up, if need be also what is left out, if need be what is shutting down. */
-static uint32_t candidates(const struct service *s, struct backend *const *tried, uint32_t count,
-                           struct backend *list[MAX_SEEDS])
+uint32_t mongo_candidates(const struct service *s, struct backend *const *tried, uint32_t count,
+                          struct backend *list[MAX_SEEDS])
 {
     uint32_t n = 0;
     for (int tier = 0; tier < 3 && n == 0; tier++) {
@@ -235,9 +237,7 @@ static struct backend *without_entry(const struct mongo_client_id *id, struct ba
     struct affinity_choice choice[MAX_SEEDS];
     uint16_t chosen;
     for (uint32_t i = 0; i < n; i++) {
-        uint64_t name[2];
-        affinity_hash(ch.config.seed, list[i]->host, strlen(list[i]->host), name);
-        choice[i] = (struct affinity_choice){ name[0] + list[i]->port, mongos_of(list[i])->weight, list[i]->index };
+        choice[i] = (struct affinity_choice){ mongos_of(list[i])->name, mongos_of(list[i])->weight, list[i]->index };
     }
     chosen = affinity_choose(id->key, id->len, choice, n);
     return chosen == AFFINITY_NOWHERE ? NULL : backend_at(chosen);
@@ -256,13 +256,13 @@ struct backend *mongo_choose(struct mongo_client_id *id, struct service *s, stru
     uint32_t n;
     if (b != NULL && b->state == BACKEND_UP && !was_tried(b, tried, count)) {
         n = 0;
-    } else if ((n = candidates(s, tried, count, list)) == 0) {
+    } else if ((n = mongo_candidates(s, tried, count, list)) == 0) {
         return NULL;
     } else {
         b = balance(k, s->conf->balance, list, n);
         e = affinity_add(&k->table, AFFINITY_CLIENT, id->key, id->len, b->index, loop_ms());
     }
-    tell_stats();
+    mongo_count(&k->table, &k->told);
     if (e == NULL) {
         return without_entry(id, list, n);
     }
@@ -307,7 +307,7 @@ static void pin(const struct mongo_client_id *id, enum affinity_kind kind, int64
         affinity_add(&k->table, kind, key, n, k->entries[id->entry].backend, loop_ms()) != NULL) {
         *(kind == AFFINITY_CURSOR ? &p->cursors : &p->transactions) += 1;
     }
-    tell_stats();
+    mongo_count(&k->table, &k->told);
 }
 
 static void unpin(const struct mongo_client_id *id, enum affinity_kind kind, int64_t number, const unsigned char *lsid)

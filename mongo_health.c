@@ -1,7 +1,7 @@
 /*
  * mongo_health.c - how each mongos is: it is asked by hello, on two connections.
  *
- *   probe     hello ------> at once: up, shutting down, not a mongos        every probe_interval (health.c dials and waits)
+ *   probe     (login) hello ------> at once: up, shutting down, not a mongos        every probe_interval (health.c dials and waits)
  *   watcher   hello, topologyVersion, maxAwaitTimeMS ------> when something changes, or after AWAIT_MS
  *                                                            what it says makes the probe ask at once
  *
@@ -22,12 +22,15 @@
 #define EJECTIONS_MAX 10       /* eject_time is multiplied so often at most */
 #define HELLO_CAP 512
 
-enum { ASK_HELLO = 1, ASK_DEEP };
+enum { ASK_HELLO = 1, ASK_DEEP, ASK_LOGIN };
 
 static struct {
     struct mongos *all;
     int32_t last_id;
 } mh;
+
+uint32_t mongos_changes;
+void (*mongos_on_facts)(struct backend *b);
 
 static unsigned char scratch[16384]; /* an answer on its way through the walker */
 
@@ -59,6 +62,17 @@ static void make_service_id(const struct backend *b, unsigned char id[12])
     }
 }
 
+/* FNV-1a, 64 bits. */
+static uint64_t name_of(const struct backend *b)
+{
+    char name[HOST_CAP + 8];
+    uint64_t hash = UINT64_C(14695981039346656037);
+    for (const char *p = backend_name(b, name); *p != '\0'; p++) {
+        hash = (hash ^ (unsigned char)*p) * UINT64_C(1099511628211);
+    }
+    return hash;
+}
+
 static uint8_t weight_of(const struct backend *b)
 {
     const struct conf_service *conf = b->service->conf;
@@ -75,6 +89,7 @@ static void begin(struct backend *b)
     struct mongos *m = mongos_of(b);
     memset(m, 0, sizeof *m);
     m->backend = b;
+    m->name = name_of(b);
     m->weight = weight_of(b);
     m->watcher_timer.on_due = watcher_tick;
     make_service_id(b, m->service_id);
@@ -82,6 +97,7 @@ static void begin(struct backend *b)
 
 static void end(struct mongos *m)
 {
+    m->facts.known = false;
     loop_timer_stop(&m->watcher_timer);
     if (m->watcher != NULL) {
         conn_close(m->watcher);
@@ -93,6 +109,7 @@ static void end(struct mongos *m)
 void mongos_changed(struct backend *b)
 {
     struct mongos *m = mongos_of(b);
+    mongos_changes++;
     switch (b->state) {
     case BACKEND_FREE: end(m); break;
     case BACKEND_NEW: begin(b); break;
@@ -182,6 +199,33 @@ static void note_version(struct mongos *m, const struct wire *w)
     }
 }
 
+static int64_t number_of(const struct wire *w, enum wire_field field)
+{
+    return wire_has(w, field) ? w->number[field] : 0;
+}
+
+static void note_facts(struct backend *b, const struct wire *w)
+{
+    struct mongo_facts *f = &mongos_of(b)->facts;
+    struct mongo_facts now = {
+        .known = true,
+        .isdbgrid = wire_has(w, WIRE_ISDBGRID),
+        .min_wire = number_of(w, WIRE_MIN_VERSION),
+        .max_wire = number_of(w, WIRE_MAX_VERSION),
+        .max_bson = number_of(w, WIRE_MAX_BSON),
+        .max_message = number_of(w, WIRE_MAX_MESSAGE),
+        .max_batch = number_of(w, WIRE_MAX_BATCH),
+        .session_minutes = number_of(w, WIRE_SESSION_MINUTES),
+    };
+    if (!mongo_facts_same(f, &now)) {
+        *f = now;
+        mongos_changes++;
+        if (mongos_on_facts != NULL) {
+            mongos_on_facts(b);
+        }
+    }
+}
+
 /* Feeds what has come into w, the answer to the question of that id (0: nothing was asked). False: nothing is whole yet, or
  * the connection is gone. */
 static bool answer_read(struct conn *c, struct wire *w, int32_t id)
@@ -221,9 +265,11 @@ static bool judge(struct backend *b, const struct wire *w)
     struct mongos *m = mongos_of(b);
     if (wire_true(w, WIRE_OK) && (wire_has(w, WIRE_ISDBGRID) || b->service->conf->expect_any)) {
         note_version(m, w);
+        note_facts(b, w);
         return true;
     }
     if (wire_true(w, WIRE_OK)) {
+        m->facts.known = false;
         say_refusal(b, "it is no mongos (expect = any takes it all the same)", 0);
         health_state(b, BACKEND_MISMATCH);
     } else if (wire_has(w, WIRE_CODE) && w->number[WIRE_CODE] == MONGO_CODE_SHUTDOWN_IN_PROGRESS) {
@@ -236,7 +282,7 @@ static bool judge(struct backend *b, const struct wire *w)
     return false;
 }
 
-/* One that wants a login first cannot be asked: it is taken at its hello. */
+/* One that wants a login first cannot be asked by nobody, nor by a user without that right: it is taken at its hello. */
 static void judge_deep(struct backend *b, const struct wire *w)
 {
     int64_t code = wire_has(w, WIRE_CODE) ? w->number[WIRE_CODE] : 0;
@@ -335,10 +381,20 @@ static void watcher_tick(struct timer *t)
 
 /* -------------------------------------------------------------- the probe */
 
+/* Whether its probe logs in before its first question. */
+static bool logs_in(const struct backend *b)
+{
+    return b->service->conf->deep_probe && b->service->conf->upstream_user[0] != '\0';
+}
+
 static void on_bytes(struct backend *b)
 {
     struct mongos *m = mongos_of(b);
     bool deep;
+    if (b->question == ASK_LOGIN) {
+        mongo_login_bytes(&m->login);
+        return;
+    }
     if (!answer_read(b->probe, &m->answer, b->question == 0 ? 0 : m->asked_id)) {
         return;
     }
@@ -348,6 +404,10 @@ static void on_bytes(struct backend *b)
     if (deep) {
         judge_deep(b, &m->answer);
     } else if (judge(b, &m->answer)) {
+        if (logs_in(b) && !m->let_in) {
+            conn_fail(b->probe, "it is not shutting down any more: the login is due");
+            return;
+        }
         if (b->service->conf->deep_probe) {
             ask_deep(b);
         } else {
@@ -359,13 +419,35 @@ static void on_bytes(struct backend *b)
     }
 }
 
+/* One that is shutting down lets nobody in, but its hello says how it is. */
+static void on_login(struct mongo_login *l, const char *why)
+{
+    struct backend *b = l->backend;
+    b->question = 0;
+    mongos_of(b)->let_in = why == NULL;
+    if (why != NULL && l->code != MONGO_CODE_SHUTDOWN_IN_PROGRESS) {
+        conn_fail(b->probe, why);
+        snprintf(b->service->trouble, sizeof b->service->trouble, "%.*s", (int)sizeof b->service->trouble - 1, why);
+    } else {
+        ask_hello(b);
+    }
+}
+
 static void on_open(struct backend *b)
 {
-    if (greet(b, b->probe)) {
-        ask_hello(b);
-    } else {
+    if (!greet(b, b->probe)) {
         conn_fail(b->probe, "no chunk left for a PROXY header (chunks)");
+    } else if (logs_in(b)) {
+        b->question = ASK_LOGIN;
+        mongo_login_begin(&mongos_of(b)->login, b, b->probe, on_login);
+    } else {
+        ask_hello(b);
     }
+}
+
+static void on_lost(struct backend *b)
+{
+    mongo_login_stop(&mongos_of(b)->login);
 }
 
 static void on_nothing(struct backend *b)
@@ -373,7 +455,7 @@ static void on_nothing(struct backend *b)
     (void)b;
 }
 
-const struct probe_talk mongo_probe_talk = { on_open, on_bytes, ask_hello, on_nothing, on_nothing };
+const struct probe_talk mongo_probe_talk = { on_open, on_bytes, ask_hello, on_lost, on_nothing };
 
 /* --------------------------------------------------- what clients have seen */
 
@@ -409,6 +491,16 @@ void mongos_broke(struct backend *b)
     m->up_ms = m->ejected_until_ms;
     log_warn("a mongos is left out: it breaks connections off (eject_after)", "mongos=%s:%u for_ms=%llu", b->host,
              (unsigned)b->port, (unsigned long long)(m->ejected_until_ms - loop_ms()));
+}
+
+void mongos_leaves(struct backend *b)
+{
+    struct mongos *m = mongos_of(b);
+    uint64_t until = loop_ms() + b->service->conf->probe_timeout_ms;
+    health_look(b);
+    if (b->state == BACKEND_UP && has_peer(b) && m->ejected_until_ms < until) {
+        m->ejected_until_ms = until;
+    }
 }
 
 void mongos_served(struct backend *b)

@@ -41,6 +41,11 @@ struct bson_reader mongomsg_document(const unsigned char *msg, size_t n)
     return whole_document(msg, n, &w);
 }
 
+bool mongomsg_intact(const unsigned char *msg, size_t n, const struct wire *w)
+{
+    return (w->flags & WIRE_CHECKSUM_PRESENT) == 0 || bson_get32(msg + n - 4) == wire_crc32c(0, msg, n - 4);
+}
+
 static bool dropped(const struct bson_element *e, const char *const *drop)
 {
     for (; drop != NULL && *drop != NULL; drop++)
@@ -62,7 +67,7 @@ size_t mongomsg_edit(const unsigned char *msg, size_t n, const char *const *drop
     *error = w.error;
     if (r.bad)
         return 0;
-    if (sum > 0 && bson_get32(msg + n - sum) != wire_crc32c(0, msg, n - sum)) {
+    if (!mongomsg_intact(msg, n, &w)) {
         *error = WIRE_BAD_CHECKSUM;
         return 0;
     }

@@ -18,6 +18,9 @@
  * A bad reader when n is not the message's length, or the message is malformed; wire_feed() says what is wrong. */
 struct bson_reader mongomsg_document(const unsigned char *msg, size_t n);
 
+/* Whether a whole message of n bytes, which w has walked, has no checksum, or the right one. */
+bool mongomsg_intact(const unsigned char *msg, size_t n, const struct wire *w);
+
 /* Copies a whole message without the fields of its document that `drop` names (NULL, or an array that NULL ends), and
  * with the elements add[0..add_len) behind the others (what bson_...() wrote without an outer document). Lengths are
  * put right. A checksum is verified, and left out of the copy: it would not fit any more. IDs stay. The fields of all
@@ -43,6 +46,7 @@ size_t mongomsg_finish(struct bson *b);
     X(HOST_UNREACHABLE, 6, "HostUnreachable") \
     X(FAILED_TO_PARSE, 9, "FailedToParse") \
     X(UNAUTHORIZED, 13, "Unauthorized") \
+    X(TYPE_MISMATCH, 14, "TypeMismatch") \
     X(PROTOCOL_ERROR, 17, "ProtocolError") \
     X(AUTHENTICATION_FAILED, 18, "AuthenticationFailed") \
     X(CURSOR_NOT_FOUND, 43, "CursorNotFound") \
@@ -52,8 +56,13 @@ size_t mongomsg_finish(struct bson *b);
     X(SHUTDOWN_IN_PROGRESS, 91, "ShutdownInProgress") \
     X(CLIENT_METADATA_FIXED, 186, "ClientMetadataCannotBeMutated") \
     X(NO_SUCH_TRANSACTION, 251, "NoSuchTransaction") \
+    X(UNSUPPORTED_OP_QUERY, 352, "UnsupportedOpQueryCommand") \
     X(LOAD_BALANCER_MISMATCH, 354, "LoadBalancerSupportMismatch") \
-    X(INTERRUPTED_AT_SHUTDOWN, 11600, "InterruptedAtShutdown")
+    X(INTERRUPTED_AT_SHUTDOWN, 11600, "InterruptedAtShutdown") \
+    X(TOPOLOGY_COUNTER, 51758, "Location51758") \
+    X(AWAIT_TIME, 51759, "Location51759") \
+    X(AWAIT_HALF, 51760, "Location51760") \
+    X(TOPOLOGY_AHEAD, 51761, "Location51761")
 
 enum mongo_code {
 #define X(name, number, text) MONGO_CODE_##name = number,

@@ -152,14 +152,42 @@ const struct option options[] = {
       "the mongos: HOST or HOST:PORT (27017), each with *WEIGHT behind it if need be (1 to 100)" },
     { M(expect_any), "expect", ENUM, 0, 1, "mongos", "mongos|any",
       "whether a server must say that it is a mongos before it gets clients" },
-    { M(mode), "mode", ENUM, 0, 1, "passthrough", "passthrough|loadbalanced",
-      "for ordinary drivers, each client kept at one mongos; or for drivers with loadBalanced=true" },
+    { M(mode), "mode", ENUM, 0, 2, "passthrough", "passthrough|loadbalanced|pooled",
+      "each client kept at one mongos; for drivers with loadBalanced=true; or all clients over few connections" },
+    { M(upstream_user), "upstream_user", TEXT, 0, 0, "", NULL,
+      "user to log in as at the mongos (SCRAM): in pooled mode for all clients, and for deep_probe" },
+    { M(upstream_password), "upstream_password", SECRET, 0, 0, "", NULL,
+      "password to log in with at the mongos" },
+    { M(upstream_password), "upstream_password_file", SECRET_FILE, 0, 0, "", NULL,
+      "a file whose first line is that password" },
+    { M(upstream_key), "upstream_keyfile", KEYFILE, 0, 0, "", NULL,
+      "the servers' own keyfile, in the place of a password: as __system of local, unless said otherwise" },
+    { M(upstream_auth_db), "upstream_auth_db", TEXT, 0, 0, "admin", NULL,
+      "database in which that user is kept (authSource)" },
+    { M(users), "user", USER, 0, MAX_USERS, "", NULL,
+      "pooled: a user whom clients log in as; puerta hash-password makes KEYS of a password; none: all may come in" },
     { M(affinity), "affinity", ENUM, 0, 2, "fingerprint", "fingerprint|source|connection",
       "passthrough: what one client is: its address, appName and system; its address; or each connection by itself" },
     { M(affinity_grace_ms), "affinity_grace", TIME, 0, DAY, "10m", NULL,
       "how long a client is still sent to the same mongos once its last connection has closed" },
     { M(balance), "balance", ENUM, 0, 3, "least-connections", "least-connections|round-robin|random-two|weighted",
       "which mongos a new client gets; all but round-robin heed the weights" },
+    { M(protect), "protected", BOOL, 0, 1, "yes", "no|yes",
+      "pooled, with upstream_user but without users: only clients of this machine are served (loopback and unix sockets)" },
+    { M(pool_max), "pool_max", COUNT, 1, 65536, "50", NULL,
+      "pooled: connections to each mongos, all clients together" },
+    { M(pool_min), "pool_min", COUNT, 0, 65536, "0", NULL,
+      "pooled: connections to each mongos that are kept open while nobody needs them" },
+    { M(pool_dials), "pool_dials", COUNT, 1, 65536, "4", NULL,
+      "pooled: connections to one mongos that are opened at the same time" },
+    { M(pool_idle_ms), "pool_idle", TIME, 1, DAY, "10m", "for ever",
+      "pooled: a connection that nobody has needed this long is closed" },
+    { M(pool_life_ms), "pool_life", TIME, 1, DAY, "1h", "for ever",
+      "pooled: a connection this old is closed when its exchange is over" },
+    { M(pool_wait_ms), "pool_wait", TIME, 1, DAY, "5s", NULL,
+      "pooled: how long a request waits for a connection, or for a mongos to come back; then it gets an error" },
+    { M(pool_queue), "pool_queue", COUNT, 0, 1000000, "10000", NULL,
+      "pooled: how many requests may wait at once; 0: none, they get an error at once" },
     { M(upstream_proxy), "upstream_proxy", ENUM, 0, 1, "none", "none|v2",
       "v2: a PROXY header goes ahead of each connection, as the loadBalancerPort of a mongos wants it" },
     { M(client_window), "client_window", SIZE, KIB(16), MIB(256), "256k", NULL,
@@ -167,7 +195,7 @@ const struct option options[] = {
     { M(dial_timeout_ms), "dial_timeout", TIME, 1, DAY, "1s", NULL,
       "how long a connection to a mongos may take to open" },
     { M(handshake_timeout_ms), "handshake_timeout", TIME, 1, DAY, "10s", NULL,
-      "how long a client may take to say hello" },
+      "how long a client may take to say hello, and a login at a mongos" },
     { M(client_stall_ms), "client_stall", TIME, 1, DAY, "1m", NULL,
       "a client or a mongos that takes nothing of what waits for it this long is closed" },
     { M(client_idle_ms), "client_idle", TIME, 1, DAY, "0", "never",
@@ -177,7 +205,7 @@ const struct option options[] = {
     { M(probe_timeout_ms), "probe_timeout", TIME, 1, DAY, "2s", NULL,
       "a hello not answered by then has failed" },
     { M(deep_probe), "deep_probe", BOOL, 0, 1, "no", "no|yes",
-      "whether a mongos is also asked for listDatabases, which needs its config servers; not where it wants a login" },
+      "whether a mongos is also asked for listDatabases, which needs its config servers (as upstream_user)" },
     { M(rise), "rise", COUNT, 1, 100, "2", NULL,
       "hellos in a row that must succeed before a mongos that was down counts as up" },
     { M(fall), "fall", COUNT, 1, 100, "3", NULL,
@@ -320,8 +348,9 @@ const char *option_range(const struct option *o, char out[OPTION_TEXT])
     case LISTEN: snprintf(out, OPTION_TEXT, "1 to %llu numeric addresses", most); break;
     case NODES:  snprintf(out, OPTION_TEXT, "1 to %llu names or addresses, required", most); break;
     case COMMAND: snprintf(out, OPTION_TEXT, "NAME SHAPE [read|write], one a line, up to %llu", most); break;
+    case USER: snprintf(out, OPTION_TEXT, "NAME KEYS, one a line, up to %llu", most); break;
     case TEXT: case SECRET: snprintf(out, OPTION_TEXT, "up to %zu bytes", o->width - 1); break;
-    case SECRET_FILE: snprintf(out, OPTION_TEXT, "the path of a readable file"); break;
+    case SECRET_FILE: case KEYFILE: snprintf(out, OPTION_TEXT, "the path of a readable file"); break;
     }
     return out;
 }
@@ -456,6 +485,47 @@ const char *option_command(struct conf *conf, const char *text, char cure[2 * OP
     conf->command_count++;
     return NULL;
 }
+
+/* -------------------------------------------------------- user = NAME KEYS */
+
+#ifdef PUERTA_NO_MONGO /* its sections are refused; what stands in them says nothing */
+const char *option_user(struct conf_service *s, const char *text, char cure[2 * OPTION_TEXT])
+{
+    (void)s, (void)text;
+    cure[0] = '\0';
+    return NULL;
+}
+#else
+const char *option_user(struct conf_service *s, const char *text, char cure[2 * OPTION_TEXT])
+{
+    size_t n = strlen(text), len;
+    struct conf_user *u = s->users + s->user_count;
+
+    while (n > 0 && text[n - 1] != ' ' && text[n - 1] != '\t')
+        n--;
+    for (len = n; len > 0 && (text[len - 1] == ' ' || text[len - 1] == '\t'); len--)
+        ;
+    snprintf(cure, 2 * OPTION_TEXT, "write user = NAME KEYS, one user a line; a name has up to %d bytes", SCRAM_NAME_MAX);
+    if (len == 0)
+        return "a user without keys";
+    if (len > SCRAM_NAME_MAX)
+        return "too long a name";
+    snprintf(cure, 2 * OPTION_TEXT, "keep one of them");
+    for (int i = 0; i < s->user_count; i++)
+        if (strlen(s->users[i].name) == len && memcmp(s->users[i].name, text, len) == 0)
+            return "a user given before";
+    snprintf(cure, 2 * OPTION_TEXT, "keep %d, or start a second section for more", MAX_USERS);
+    if (s->user_count == MAX_USERS)
+        return "one more than a section may have";
+    snprintf(cure, 2 * OPTION_TEXT, "puerta hash-password reads a password and prints what stands behind the name: "
+             "SCRAM-SHA-256$ROUNDS:SALT$KEY:KEY");
+    if (!scram_keys_parse(&u->keys, text + n))
+        return "not the keys of a password";
+    snprintf(u->name, sizeof u->name, "%.*s", (int)len, text);
+    s->user_count++;
+    return NULL;
+}
+#endif
 
 /* ------------------------------------------------------------------ help */
 

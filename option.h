@@ -7,11 +7,11 @@
 
 #include "puerta.h"
 
-#define OPTION_CAP 96   /* rows that the table may have */
+#define OPTION_CAP 112  /* rows that the table may have */
 #define OPTION_TEXT 160 /* bytes of a value or a range as text */
 
 enum option_scope { PROCESS, REDIS, MONGO }; /* [puerta], [redis NAME], [mongo NAME] */
-enum option_type { SIZE, TIME, COUNT, BOOL, ENUM, LISTEN, NODES, COMMAND, TEXT, SECRET, SECRET_FILE };
+enum option_type { SIZE, TIME, COUNT, BOOL, ENUM, LISTEN, NODES, COMMAND, TEXT, SECRET, SECRET_FILE, KEYFILE, USER };
 
 struct option {
     enum option_scope scope;
@@ -42,6 +42,9 @@ const char *option_range(const struct option *o, char out[OPTION_TEXT]);
 /* Adds the value of one `command = NAME SHAPE [read|write]`: NULL, or else what is wrong with it; cure then says what
  * would be right. command_init() must have run. */
 const char *option_command(struct conf *conf, const char *text, char cure[2 * OPTION_TEXT]);
+
+/* Adds the value of one `user = NAME KEYS`: NULL, or else what is wrong with it; cure then says what would be right. */
+const char *option_user(struct conf_service *s, const char *text, char cure[2 * OPTION_TEXT]);
 
 /* The field of a number, a switch or a word. base is the struct conf or struct conf_service of its scope. */
 void option_store(void *base, const struct option *o, uint64_t n);

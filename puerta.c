@@ -17,8 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
+#include <termios.h>
 #include <unistd.h>
 
+#define PASSWORD_CAP 1024 /* bytes of a line that puerta hash-password reads */
 #define TWICE_MS 1000 /* a second request to stop counts from then on: it means at once */
 
 static struct conf conf;
@@ -31,6 +33,9 @@ static void usage(FILE *to)
           "       puerta redis NODE[,NODE...] [key=value ...]       run without a file\n"
           "       puerta mongo MONGOS[,MONGOS...] [key=value ...]\n"
           "       puerta -t redis|mongo ...                  check the same\n"
+#ifndef PUERTA_NO_MONGO
+          "       puerta hash-password [ROUNDS]              read a password, print what stands in user = NAME KEYS\n"
+#endif
           "       puerta -h | -V\n", to);
 }
 
@@ -258,6 +263,60 @@ static bool can_serve(const char *file)
     return true;
 }
 
+#ifndef PUERTA_NO_MONGO
+/* Reads a line from stdin, unseen when somebody types it; signals wait meanwhile, or the terminal would stay without echo.
+ * False: there is none, or it is too long. */
+static bool read_unseen(char line[PASSWORD_CAP])
+{
+    struct termios seen, unseen;
+    bool terminal = tcgetattr(STDIN_FILENO, &seen) == 0, ok;
+    sigset_t all, before;
+    char *end;
+    if (terminal) {
+        sigfillset(&all);
+        sigprocmask(SIG_BLOCK, &all, &before);
+        fputs("password: ", stderr);
+        unseen = seen;
+        unseen.c_lflag &= ~(tcflag_t)ECHO;
+        tcsetattr(STDIN_FILENO, TCSAFLUSH, &unseen);
+    }
+    ok = fgets(line, PASSWORD_CAP, stdin) != NULL;
+    if (terminal) {
+        tcsetattr(STDIN_FILENO, TCSAFLUSH, &seen);
+        fputc('\n', stderr);
+        sigprocmask(SIG_SETMASK, &before, NULL);
+    }
+    end = ok ? strchr(line, '\n') : NULL;
+    if (end != NULL) {
+        *end = '\0';
+    }
+    return ok && (end != NULL || feof(stdin));
+}
+
+/* puerta hash-password [ROUNDS] */
+static int hash_password(int argc, char **argv)
+{
+    char line[PASSWORD_CAP], text[SCRAM_KEYS_TEXT], *end = "";
+    unsigned char salt[16];
+    struct scram_keys keys;
+    unsigned long rounds = argc > 0 ? strtoul(argv[0], &end, 10) : SCRAM_ROUNDS;
+    if (argc > 1 || *end != '\0' || rounds < SCRAM_ROUNDS_MIN || rounds > SCRAM_ROUNDS_MAX) {
+        fprintf(stderr, "puerta hash-password: '%s': not a number of rounds; %d to %d are\n", argc > 0 ? argv[argc - 1] : "",
+                SCRAM_ROUNDS_MIN, SCRAM_ROUNDS_MAX);
+        return EX_USAGE;
+    }
+    if (!read_unseen(line) || line[0] == '\0') {
+        fprintf(stderr, "puerta hash-password: no password; it is read from stdin, one line of up to %d bytes\n", PASSWORD_CAP - 2);
+        return EX_DATAERR;
+    }
+    os_random(salt, sizeof salt);
+    scram_keys_make(&keys, line, strlen(line), salt, sizeof salt, (uint32_t)rounds);
+    must(scram_keys_text(&keys, text, sizeof text) > 0);
+    puts(text);
+    return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
+}
+#endif
+
 int main(int argc, char **argv)
 {
     const struct mode *mode = NULL;
@@ -284,6 +343,11 @@ int main(int argc, char **argv)
             return EX_USAGE;
         }
     }
+#ifndef PUERTA_NO_MONGO
+    if (file == NULL && !test && optind < argc && strcmp(argv[optind], "hash-password") == 0) {
+        return hash_password(argc - optind - 1, argv + optind + 1);
+    }
+#endif
     if (file != NULL && optind == argc) {
         if (!conf_read(&conf, file) || !can_serve(file)) {
             return EX_CONFIG;

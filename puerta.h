@@ -4,7 +4,7 @@
  * their own headers; what only the Redis family shares stands in redis.h.
  *
  *   floor 5   puerta.c  conf.c  option.c
- *   floor 4   redis*.c  mongo*.c  users.c  health.c
+ *   floor 4   redis*.c  mongo*.c  users.c  guesses.c  health.c
  *   floor 3   conn.c  buf.c  parent.c         conn.c is the waist:
  *   floor 2   loop.c  net.c  arena.c  stats.c  os.c    upward only through conn_ops
  *   floor 1   resp.c  command.c  slotmap.c  bson.c  mongo{wire,msg}.c  affinity.c    pure
@@ -24,6 +24,7 @@
 
 #include "command.h"
 #include "resp.h"
+#include "scram.h"
 #include "slotmap.h"
 
 #define PUERTA_VERSION "0.1.0"
@@ -38,6 +39,9 @@
 #define HOST_CAP 256        /* a DNS name is at most 253 characters */
 #define NAME_CAP 32         /* the name of a section */
 #define SECRET_CAP 256      /* a user or a password */
+#define KEYFILE_CAP 1025    /* the password in a keyfile of MongoDB: 1024 letters at most */
+#define DATABASE_CAP 64     /* the name of a database */
+#define MAX_USERS 16        /* users of one MongoDB section: each takes 264 bytes */
 #define SEND_SLICES 64      /* iovecs of one send: beyond 64 the kernel's copy dominates */
 #define ACCEPTS_PER_TURN 64 /* so that a storm of dials does not starve the clients inside */
 #define COLD_PER_TURN 256   /* cold descriptors told in one turn */
@@ -179,6 +183,7 @@ struct timer {
 };
 
 struct conf;
+struct conf_service;
 
 void loop_tables(const struct conf *conf);
 void loop_open(void);
@@ -214,8 +219,9 @@ size_t loop_cold(void);
     X(messages_in) X(messages_out) X(messages_lost) X(subscribers_closed) \
     X(auth_failures) X(auth_delayed) X(clients_denied) \
     X(dials) X(dial_failures) X(upstream_lost) X(refreshes) X(refresh_failures) X(map_changes) \
-    X(probes) X(probe_failures) \
-    X(affinity_hits) X(affinity_misses) X(affinity_evictions) X(affinity_full)
+    X(probes) X(probe_failures) X(upstream_login_failures) \
+    X(affinity_hits) X(affinity_misses) X(affinity_evictions) X(affinity_full) \
+    X(pool_dials) X(pool_lent) X(pool_waits) X(pool_timeouts) X(pool_full) X(pool_drops)
 
 struct stats {
 #define X(name) uint64_t name;
@@ -525,14 +531,26 @@ void health_refused(struct backend *b);                   /* it could not be dia
 void health_suspect(struct backend *b);                   /* requests in flight make no progress */
 void health_alive(struct backend *b);                     /* it answered a request */
 
+/* --------------------------------------------------- guesses.c (floor 4) */
+
+uint32_t guesses_of(const struct address *peer, uint64_t now_ms); /* wrong ones from there of late */
+void guesses_add(const struct address *peer, uint64_t now_ms);    /* one more; now_ms is loop_ms() */
+uint32_t guesses_wait_ms(uint32_t wrong);  /* how long a guess behind so many wrong ones is not looked at */
+bool guesses_near(const struct address *a); /* of this machine: loopback, or a unix socket */
+/* Whether one that comes from there may not come in without a password (`protected`); counts it, and logs why (a constant text). */
+bool guesses_bar(const struct conf_service *conf, const struct address *peer, const char *why);
+
 /* ------------------------------------------------------ conf.c (floor 5) */
 
 struct host_port { char host[HOST_CAP]; uint16_t port; }; /* port 0: a unix path in host */
 
 enum service_kind { SERVICE_REDIS, SERVICE_MONGO };
-enum mongo_mode { MONGO_PASSTHROUGH, MONGO_LOADBALANCED };
+enum mongo_mode { MONGO_PASSTHROUGH, MONGO_LOADBALANCED, MONGO_POOLED };
 enum mongo_affinity { AFFINITY_FINGERPRINT, AFFINITY_SOURCE, AFFINITY_CONNECTION };
 enum mongo_balance { BALANCE_LEAST, BALANCE_ROUND_ROBIN, BALANCE_RANDOM_TWO, BALANCE_WEIGHTED };
+
+/* One `user = NAME KEYS` line. */
+struct conf_user { char name[SCRAM_NAME_MAX + 1]; struct scram_keys keys; };
 
 /* One [redis NAME] or [mongo NAME] section. */
 struct conf_service {
@@ -547,11 +565,11 @@ struct conf_service {
     uint32_t rise, fall;
     int receive_buffer, send_buffer;     /* SO_RCVBUF, SO_SNDBUF; 0 = the system's */
     size_t client_window;
+    char upstream_user[SECRET_CAP], upstream_password[SECRET_CAP];
     /* Redis */
     int single;                          /* topology: 0 = cluster, 1 = single */
     char announce[HOST_CAP + 8];         /* "HOST:PORT"; "" = the address that a client came by */
     char redis_version[16];              /* that clients are told */
-    char upstream_user[SECRET_CAP], upstream_password[SECRET_CAP];
     char password[SECRET_CAP];           /* of clients; "" = they need none */
     int protect, allow_admin, client_logins; /* yes / no */
     size_t retain_bytes, shared_reply_limit, merge_limit;
@@ -570,6 +588,12 @@ struct conf_service {
     int deep_probe;                      /* listDatabases behind each hello */
     uint32_t affinity_grace_ms, handshake_timeout_ms, slow_start_ms, drain_timeout_ms, eject_time_ms;
     uint32_t eject_after;
+    char upstream_auth_db[DATABASE_CAP]; /* where upstream_user is kept */
+    char upstream_key[KEYFILE_CAP];      /* of a keyfile; "" = upstream_password it is */
+    struct conf_user users[MAX_USERS];   /* as whom clients may log in; pooled alone */
+    int user_count;
+    uint32_t pool_min, pool_max, pool_dials, pool_queue; /* MONGO_POOLED */
+    uint32_t pool_idle_ms, pool_life_ms, pool_wait_ms;
 };
 
 /* One `command = ...` line: what command_declare() is called with. */
@@ -608,17 +632,47 @@ static inline int conf_services(const struct conf *conf, enum service_kind kind)
     return n;
 }
 
+/* The mode of the MongoDB section of that number. */
+static inline enum mongo_mode conf_mongo_mode(const struct conf *conf, int number)
+{
+    int i = 0;
+    for (; i < conf->service_count && (conf->services[i].kind != SERVICE_MONGO || number-- > 0); i++) {
+    }
+    return i < conf->service_count ? conf->services[i].mode : MONGO_PASSTHROUGH;
+}
+
+/* Whether some MongoDB section is in pooled mode, or some is not. */
+static inline bool conf_mongo(const struct conf *conf, bool pooled)
+{
+    bool some = false;
+    for (int i = 0; i < conf_services(conf, SERVICE_MONGO); i++) {
+        some = some || (conf_mongo_mode(conf, i) == MONGO_POOLED) == pooled;
+    }
+    return some;
+}
+
+/* How many connections all pools may have together. */
+static inline size_t conf_pooled(const struct conf *conf)
+{
+    size_t n = 0;
+    for (int i = 0; i < conf->service_count; i++) {
+        const struct conf_service *s = &conf->services[i];
+        n += s->kind == SERVICE_MONGO && s->mode == MONGO_POOLED ? (size_t)s->pool_max * (size_t)s->node_count : 0;
+    }
+    return n;
+}
+
 /* Connections that are lent to one client at a time, of all kinds. */
 static inline size_t conf_leases(const struct conf *conf)
 {
     return (size_t)conf->max_leases + conf->max_blocked + conf->max_watching + conf->max_own;
 }
 
-/* Connections to servers, the probes apart: of MongoDB one for each client. */
+/* Connections to servers, the probes apart: of MongoDB one for each client, or those of the pools. */
 static inline size_t conf_upstreams(const struct conf *conf)
 {
     size_t each = conf->resp3 ? 3 : 2; /* to a node of Redis: the shared ones, and that of subscriptions */
-    return each * conf->max_backends + conf_leases(conf) + (conf_services(conf, SERVICE_MONGO) > 0 ? conf->max_clients : 0);
+    return each * conf->max_backends + conf_leases(conf) + (conf_mongo(conf, false) ? conf->max_clients : 0) + conf_pooled(conf);
 }
 
 /* Connections that ask how servers are: each mongos is asked on two. */

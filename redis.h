@@ -759,10 +759,6 @@ enum verdict user_auth(struct client *c, const struct request *q); /* AUTH */
 
 /* Its parts. */
 bool user_same(const char *secret, const void *given, size_t n); /* in constant time; secret: below SECRET_CAP bytes */
-uint32_t user_wait_ms(uint32_t failures);           /* how long the guess behind so many wrong ones waits */
-uint32_t user_failures(const struct address *peer, uint64_t now_ms); /* wrong guesses from there of late */
-void user_failed(const struct address *peer, uint64_t now_ms);       /* one more */
-bool user_is_near(const struct address *a);         /* of this machine: loopback, or a unix socket */
 
 /* ---------------------------------------------------- redis_login.c */
 

@@ -29,7 +29,7 @@ static uint32_t mix(unsigned i, uint32_t b, uint32_t c, uint32_t d)
                     : (b ^ c ^ d) + 0xca62c1d6u;
 }
 
-static void add_block(uint32_t state[5], const unsigned char *p)
+void sha1_block(uint32_t state[5], const unsigned char p[64])
 {
     uint32_t w[80], a = state[0], b = state[1], c = state[2], d = state[3], e = state[4];
     for (unsigned i = 0; i < 80; i++) {
@@ -48,14 +48,14 @@ void sha1(const void *bytes, size_t n, unsigned char digest[SHA1_BYTES])
     size_t rest = n % BLOCK, end = rest < BLOCK - 8 ? BLOCK : 2 * BLOCK;
     uint64_t bits = (uint64_t)n * 8;
     for (size_t at = 0; at + BLOCK <= n; at += BLOCK)
-        add_block(state, p + at);
+        sha1_block(state, p + at);
     if (rest > 0)
         memcpy(last, p + (n - rest), rest);
     last[rest] = 0x80;
     for (unsigned i = 0; i < 8; i++)
         last[end - 1 - i] = (unsigned char)(bits >> (8 * i));
     for (size_t at = 0; at < end; at += BLOCK)
-        add_block(state, last + at);
+        sha1_block(state, last + at);
     for (unsigned i = 0; i < SHA1_BYTES; i++)
         digest[i] = (unsigned char)(state[i / 4] >> (24 - 8 * (i % 4)));
 }

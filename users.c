@@ -5,26 +5,19 @@
  *                                 -> user_arrive    from here on a stranger; admitted at once where no password is set
  *   redis.c         decides       -> user_refuse    a stranger's command: NOAUTH
  *   redis_local.c   AUTH, HELLO   -> user_auth, user_login ----> right: admitted, its limits are those of all
- *                   RESET         -> user_arrive          |----> wrong: counted, for the client and in sources[]
+ *                   RESET         -> user_arrive          |----> wrong: counted, for the client and by guesses.c
  *                                                         `----> another user than `default`: redis_login.c asks a server
  *
  *   a guess behind too many wrong ones is not looked at before its wait is over: its client is paused, nobody else.
  *   If only its answer waited, one that is slow would tell that it is wrong, and a new connection would be quicker.
  *
- * Owns the table of source addresses. What is known of one client lies in its struct client: admitted, limits, guesses,
- * guess_ms. Passwords are read by conf.c and written nowhere.
+ * Owns nothing: what is known of a client lies in its struct client (admitted, limits, guesses, guess_ms), what is known of where
+ * it comes from in guesses.c. Passwords are read by conf.c and written nowhere.
  */
 #include "redis.h"
 
-#include <arpa/inet.h>
 #include <string.h>
 
-#define SOURCES 256          /* source addresses whose wrong guesses are remembered; the oldest gives way */
-#define FORGET_MS 60000      /* a source without a wrong guess for so long begins anew */
-#define GUESSES_FREE 3       /* wrong ones that cost no wait: fingers slip, and old configurations are about */
-#define WAIT_FIRST_MS 50     /* doubled with each wrong one... */
-#define WAIT_MAX_MS 400      /* ... up to here: those who share an address with a guesser wait as long, to come in, and
-                                clients give up after a second */
 #define STRANGER_ARGS 10     /* what Redis allows one that has not authenticated */
 #define STRANGER_BULK 16384
 
@@ -59,95 +52,6 @@ static bool right(const struct conf_service *conf, const struct user_guess *g)
     return is_default(g) && (same || conf->password[0] == '\0');
 }
 
-/* --------------------------------------------------------------- sources */
-
-static struct source {
-    uint64_t net, failed_ms; /* when it last guessed wrong */
-    uint32_t failures;
-} sources[SOURCES];
-
-static bool is_mapped(const struct address *a)
-{
-    return a->u.sa.sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&a->u.in6.sin6_addr);
-}
-
-/* Where a client comes from as one number: its IPv4 address, or its IPv6 network of 64 bits, since one machine has as
- * many addresses in it as it likes. False for a unix socket: its file's mode says who may guess there. */
-static bool source_net(const struct address *a, uint64_t *net)
-{
-    const unsigned char *p = a->u.in6.sin6_addr.s6_addr;
-    if (a->u.sa.sa_family == AF_INET || is_mapped(a)) {
-        uint32_t four;
-        memcpy(&four, a->u.sa.sa_family == AF_INET ? (const void *)&a->u.in4.sin_addr : p + 12, 4);
-        *net = UINT64_C(0xffff00000000) | ntohl(four); /* no network in use begins with this */
-        return true;
-    }
-    *net = 0;
-    for (int i = 0; i < 8; i++) {
-        *net = *net << 8 | p[i];
-    }
-    return a->u.sa.sa_family == AF_INET6;
-}
-
-/* The entry of a source that has guessed wrong of late; NULL if it has none. */
-static struct source *source_find(uint64_t net, uint64_t now_ms)
-{
-    for (struct source *s = sources; s < sources + SOURCES; s++) {
-        if (s->net == net && s->failures > 0 && now_ms - s->failed_ms < FORGET_MS) {
-            return s;
-        }
-    }
-    return NULL;
-}
-
-/* An entry for a new source: one never used, or the one that has been good for longest. */
-static struct source *source_take(uint64_t net)
-{
-    struct source *oldest = sources;
-    for (struct source *s = sources; s < sources + SOURCES; s++) {
-        if (s->failed_ms < oldest->failed_ms) {
-            oldest = s;
-        }
-    }
-    oldest->net = net;
-    oldest->failures = 0;
-    return oldest;
-}
-
-uint32_t user_failures(const struct address *peer, uint64_t now_ms)
-{
-    uint64_t net;
-    const struct source *s = source_net(peer, &net) ? source_find(net, now_ms) : NULL;
-    return s == NULL ? 0 : s->failures;
-}
-
-void user_failed(const struct address *peer, uint64_t now_ms)
-{
-    struct source *s;
-    uint64_t net;
-    if (!source_net(peer, &net)) {
-        return;
-    }
-    s = source_find(net, now_ms);
-    if (s == NULL) {
-        s = source_take(net);
-    }
-    s->failures++;
-    s->failed_ms = now_ms;
-}
-
-uint32_t user_wait_ms(uint32_t failures)
-{
-    uint32_t wait = WAIT_FIRST_MS;
-    if (failures < GUESSES_FREE) {
-        return 0;
-    }
-    for (uint32_t i = GUESSES_FREE; i < failures && wait < WAIT_MAX_MS; i++) {
-        wait *= 2;
-    }
-    return wait < WAIT_MAX_MS ? wait : WAIT_MAX_MS;
-}
-
 /* --------------------------------------------------------------- clients */
 
 static void admit(struct client *c, bool admitted)
@@ -179,8 +83,8 @@ enum verdict user_refuse(struct client *c)
 static bool must_wait(struct client *c)
 {
     if (c->guess_ms == 0) {
-        uint32_t source = user_failures(&c->conn->peer, loop_ms());
-        uint32_t wait = user_wait_ms(c->guesses > source ? c->guesses : source);
+        uint32_t source = guesses_of(&c->conn->peer, loop_ms());
+        uint32_t wait = guesses_wait_ms(c->guesses > source ? c->guesses : source);
         if (wait == 0) {
             return false;
         }
@@ -231,7 +135,7 @@ enum login user_login(struct client *c, const struct user_guess *g)
     }
     c->guesses++;
     c->guess_ms = 0;
-    user_failed(&c->conn->peer, loop_ms());
+    guesses_add(&c->conn->peer, loop_ms());
     stats.auth_failures++;
     log_warn("wrong user or password", "client=%s", address_text(&c->conn->peer, text));
     return LOGIN_REFUSED;
@@ -264,25 +168,12 @@ enum verdict user_auth(struct client *c, const struct request *q)
 
 /* --------------------------------------------------------- protected mode */
 
-bool user_is_near(const struct address *a)
-{
-    static const unsigned char local4 = 127;
-    const unsigned char *p = a->u.in6.sin6_addr.s6_addr;
-    if (a->u.sa.sa_family == AF_INET) {
-        return memcmp(&a->u.in4.sin_addr, &local4, 1) == 0;
-    }
-    return a->u.sa.sa_family != AF_INET6 || IN6_IS_ADDR_LOOPBACK(&a->u.in6.sin6_addr) || (is_mapped(a) && p[12] == 127);
-}
-
 const char *user_barred(const struct conf_service *conf, const struct address *peer)
 {
-    char text[ADDRESS_TEXT];
-    if (!conf->protect || conf->password[0] != '\0' || user_is_near(peer)) {
+    if (conf->password[0] != '\0' ||
+        !guesses_bar(conf, peer, "client refused: no password is set, so only this machine's clients are served (password, protected)")) {
         return NULL;
     }
-    stats.clients_denied++;
-    log_warn("client refused: no password is set, so only this machine's clients are served (password, protected)",
-             "client=%s section=%s", address_text(peer, text), conf->name);
     return "-DENIED Puerta is in protected mode: no password is set, so it serves only clients of its own machine. To "
            "admit those of others, set a password in the [redis NAME] section of its configuration (password, or "
            "password_file); or set protected = no where the network itself keeps strangers out.\r\n";

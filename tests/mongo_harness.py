@@ -18,12 +18,15 @@ import sys
 import threading
 import time
 
+import bson
 import harness
 from fake import mongos, wire
 
 FERRETDB = os.path.abspath(os.environ.get("FERRETDB", os.path.join(harness.ROOT, "build", "tests", "ferretdb")))
 HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
 CLIENTS = os.path.join(harness.ROOT, "tests", "clients")
+# Tests need quick verdicts; the defaults are for real networks.
+QUICK = dict(probe_interval="200ms", probe_timeout="500ms" if harness.SLOW == 1 else "2s", rise=1, dial_timeout="1s", slow_start=0)
 NODE_HOME = os.path.join(harness.ROOT, "build", "node")
 
 
@@ -248,6 +251,39 @@ class MongoClient:
         if app_name is not None:
             document["client"]["application"] = {"name": app_name}
         return self.ask(dict(document, **more))
+
+
+class Session:
+    """A logical session: what drivers add to its statements."""
+
+    def __init__(self):
+        self.lsid = {"id": bson.Binary(os.urandom(16), 4)}
+        self.number = 0
+
+    @property
+    def plain(self):
+        return {"lsid": self.lsid}
+
+    def write(self):
+        """Of a retryable write, a new one each time."""
+        self.number += 1
+        return {"lsid": self.lsid, "txnNumber": bson.Int64(self.number)}
+
+    def begin(self):
+        """Of the first statement of a new transaction."""
+        self.number += 1
+        return dict(self.more, startTransaction=True)
+
+    @property
+    def more(self):
+        """Of its other statements."""
+        return {"lsid": self.lsid, "txnNumber": bson.Int64(self.number), "autocommit": False}
+
+    def commit(self, client, **more):
+        return client.ask(dict({"commitTransaction": 1}, **self.more, **more))
+
+    def abort(self, client, **more):
+        return client.ask(dict({"abortTransaction": 1}, **self.more, **more))
 
 
 def proxy_v1(source="192.0.2.1", source_port=1000, destination="192.0.2.2", port=27017):

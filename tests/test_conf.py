@@ -1,7 +1,13 @@
 """The configuration as a user meets it: what a broken file is answered with, -t, -h, -V, and the exit codes of sysexits."""
+import base64
+import contextlib
+import hashlib
+import hmac
 import os
+import pty
 import re
 import subprocess
+import termios
 
 import pytest
 
@@ -23,6 +29,7 @@ def check(tmp_path, text):
     return puerta("-t", "-c", str(path)) + (str(path),)
 
 
+KEYS = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
 # name: the file, the line to blame, and what the message must hold: the wrong text and the cure
 BROKEN = {
     "misspelt key": ("[redis a]\nnodes = 127.0.0.1:1\nlissten = 127.0.0.1:2\n", 3, ["lissten", "listen"]),
@@ -53,6 +60,10 @@ BROKEN = {
     "zero byte": (b"[redis a]\nnodes = 127.0.0.1:1\nlis\0ten = 1\n", 3, ["zero"]),
     "very long line": ("[redis a]\nnodes = 127.0.0.1:1\n# " + "x" * 100000 + "\nfoo = 1\n", 3, []),
     "empty file": ("", None, ["redis"]),
+    "user in another mode": ("[mongo a]\nmongos = 127.0.0.1:1\nuser = app " + KEYS + "\n", 3, ["app", "mode = pooled"]),
+    "user with a plain password": ("[mongo a]\nmongos = 127.0.0.1:1\nmode = pooled\nuser = app pencil\n", 4, ["app ******", "puerta hash-password"]),
+    "user without a password": ("[mongo a]\nmongos = 127.0.0.1:1\nupstream_user = app\n", 3, ["app", "upstream_password", "upstream_keyfile"]),
+    "no keyfile": ("[mongo a]\nmongos = 127.0.0.1:1\nupstream_keyfile = /dev/null\n", 3, ["/dev/null", "6 to 1024"]),
 }
 
 
@@ -80,7 +91,9 @@ def test_several_mistakes_are_told_at_once(tmp_path):
 
 def test_a_password_is_never_repeated(tmp_path):
     for text in ("[redis a]\nupstream_password = s3cr3t\nupstream_passwort = s3cr3t\n", "[redis a]\nupstream_password s3cr3t\n",
-                 "[redis a]\nnodes = 127.0.0.1:1\nupstream_password = s3cr3t\n"):
+                 "[redis a]\nnodes = 127.0.0.1:1\nupstream_password = s3cr3t\n",
+                 "[mongo a]\nmongos = 127.0.0.1:1\nupstream_user = u\nupstream_password = s3cr3t\n",
+                 "[mongo a]\nmongos = 127.0.0.1:1\nmode = pooled\nuser = app s3cr3t\nuserr = app s3cr3t\n"):
         _, out, errors, _ = check(tmp_path, text)
         assert "s3cr3t" not in out + errors
 
@@ -149,6 +162,50 @@ def test_h_names_every_option(tmp_path):
     known = set(re.findall(r"^([a-z_]+) = ", check(tmp_path, GOOD)[1], re.M))
     for option in known:
         assert option in out, option
+
+
+def hash_password(line, *arguments):
+    done = subprocess.run([harness.BINARY, "hash-password", *arguments], input=line, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          timeout=20 * harness.SLOW)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.mark.parametrize("line,password,rounds", [(b"pencil\n", b"pencil", None), (b"pencil", b"pencil", 4096), (b" a \xc3\xb6 = # \n", b" a \xc3\xb6 = # ", 5000),
+                                                  (b"x" * 1000 + b"\nsecond\n", b"x" * 1000, 4096)])
+def test_hash_password_prints_what_a_server_keeps(tmp_path, line, password, rounds):
+    code, out, errors = hash_password(line, *([] if rounds is None else [str(rounds)]))
+    assert code == 0 and not errors
+    kind, count, salt, stored, server = re.fullmatch(r"(SCRAM-SHA-256)\$(\d+):([^$]+)\$([^:]+):(\S+)\n", out).groups()
+    assert int(count) == (rounds or 15000) and len(base64.b64decode(salt)) == 16
+    salted = hashlib.pbkdf2_hmac("sha256", password, base64.b64decode(salt), int(count))
+    assert base64.b64decode(stored) == hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    assert base64.b64decode(server) == hmac.digest(salted, b"Server Key", "sha256")
+    assert hash_password(line, "4096")[1] != hash_password(line, "4096")[1]  # the salt
+    code, shown, errors, _ = check(tmp_path, "[mongo a]\nmongos = 127.0.0.1:1\nmode = pooled\nuser = app %s" % out)
+    assert code == 0 and "#user = app ******" in shown and stored not in shown, errors
+
+
+@pytest.mark.parametrize("line,arguments,code", [(b"", [], 65), (b"\n", [], 65), (b"x" * 2000 + b"\n", [], 65), (b"x\n", ["4095"], EX_USAGE),
+                                                 (b"x\n", ["1000001"], EX_USAGE), (b"x\n", ["many"], EX_USAGE), (b"x\n", ["5000", "x"], EX_USAGE)])
+def test_hash_password_refuses(line, arguments, code):
+    got, out, errors = hash_password(line, *arguments)
+    assert got == code and not out and errors.startswith("puerta hash-password: ")
+
+
+def test_hash_password_is_not_seen_on_a_terminal():
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([harness.BINARY, "hash-password", "4096"], stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr.read(10) == b"password: "
+        harness.wait_for("no echo", lambda: not termios.tcgetattr(theirs)[3] & termios.ECHO)
+        os.write(ours, b"s3cr3t\n")
+        out, _ = process.communicate(timeout=20 * harness.SLOW)
+        assert process.returncode == 0 and out.startswith(b"SCRAM-SHA-256$4096:")
+    assert termios.tcgetattr(theirs)[3] & termios.ECHO
+    os.set_blocking(ours, False)
+    with contextlib.suppress(BlockingIOError):
+        assert b"s3cr3t" not in os.read(ours, 1000)
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_v_prints_a_version():

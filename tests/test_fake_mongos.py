@@ -443,6 +443,41 @@ def test_the_load_balancers_port_wants_a_header(mongoses):
     assert "PROXY" in mongoses[0].everyone[-1].malformed
 
 
+def test_a_retryable_write_is_done_once(mongoses, clients):
+    """Also by way of another mongos, and also where the answer was lost; one that failed is done when it comes again."""
+    lsid, name = session(), "once%d" % time.monotonic_ns()
+
+    def insert(c, number):
+        return c.ask({"insert": name, "documents": [{"n": number}], "lsid": lsid, "txnNumber": Int64(number)}, DB)
+
+    assert [insert(c, 1)["n"] for c in clients] == [1, 1, 1]
+    mongoses[0].fault("insert", 1, cut=0)
+    with pytest.raises(EOFError):
+        insert(clients[0], 2)
+    assert insert(clients[1], 2)["n"] == 1
+    assert insert(clients[1], 1)["code"] == 225
+    mongoses[1].fault("insert", 1, error={"code": 91})
+    assert insert(clients[1], 3)["code"] == 91
+    assert insert(clients[2], 3)["n"] == 1
+    answer = clients[2].ask({"find": name, "sort": {"n": 1}}, DB)
+    assert [d["n"] for d in answer["cursor"]["firstBatch"]] == [1, 2, 3]
+    mongoses.set(retryable_writes=False)
+    assert insert(clients[2], 3)["n"] == 1
+    assert len(clients[2].ask({"find": name}, DB)["cursor"]["firstBatch"]) == 4
+
+
+def test_sessions_are_killed(mongoses, clients, rows):
+    for kill in ({"killSessions": []}, {"killAllSessions": []}, {"killAllSessionsByPattern": [{}]}):
+        lsid = session()
+        answer = clients[0].ask({"find": rows, "batchSize": 2, "lsid": lsid}, DB)
+        assert clients[0].ask({"ping": 1, "startTransaction": True, "lsid": lsid, "txnNumber": Int64(1), "autocommit": False})["ok"] == 1
+        if "killSessions" in kill:
+            kill["killSessions"].append(lsid)
+        assert clients[0].ask(kill)["ok"] == 1
+        assert clients[0].ask({"getMore": Int64(answer["cursor"]["id"]), "collection": rows, "lsid": lsid}, DB)["code"] == 43
+        assert clients[0].ask(dict({"ping": 1}, **in_transaction(lsid, 1)))["code"] == 251
+
+
 def test_a_load_balanced_connection_takes_its_cursors_with_it(mongoses, rows):
     with MongoClient(mongoses[0].load_balancer_port, first=proxy_v2()) as c:
         c.hello(loadBalanced=True)
@@ -593,6 +628,51 @@ def test_fault_of_the_answers_bytes(mongoses, clients, what, error):
 def test_fault_pieces(mongoses, clients, rows):
     mongoses[0].fault("find", pieces=7, pause=0)
     assert ids(clients[0].ask({"find": rows, "sort": {"_id": 1}}, DB)["cursor"]["firstBatch"]) == list(range(20))
+
+
+def test_fault_hold(mongoses, clients):
+    """Step by step: each goes on when it is let."""
+    fault = mongoses[0].fault("ping", hold=True)
+    with MongoClient(mongoses[0].port) as other:
+        for c in (clients[0], other):
+            c.send({"ping": 1})
+            with pytest.raises(TimeoutError):
+                c.read(0.1)
+        assert (fault.held, fault.most_held) == (2, 2)
+        assert ping(clients[1]) == 1
+        fault.release()
+        assert clients[0].read().body["ok"] == 1
+        with pytest.raises(TimeoutError):
+            other.read(0.1)
+        fault.clear()
+        assert other.read().body["ok"] == 1 and fault.held == 0 and ping(other) == 1
+
+
+def test_requests_that_do_not_wait_for_the_answer_before(mongoses, clients):
+    for c in clients:
+        for _ in range(3):
+            assert ping(c) == 1
+        c.send({"insert": "quiet", "documents": [{}]}, DB, flags=wire.MORE_TO_COME)
+        assert ping(c) == 1
+    assert [front.overlaps for front in mongoses] == [0, 0, 0]
+    fault = mongoses[0].fault("ping", hold=True)
+    clients[0].send({"ping": 1})
+    harness.wait_for("it to be held", lambda: fault.held == 1)
+    clients[0].send({"ping": 1})
+    harness.wait_for("the second to be noticed", lambda: mongoses[0].overlaps == 1)
+    fault.clear()
+    assert clients[0].read().response_to + 1 == clients[0].read().response_to
+
+
+def test_the_most_connections(mongoses):
+    front = mongoses[0]
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            assert stack.enter_context(MongoClient(front.port)).hello()["ok"] == 1
+    harness.wait_for("them to be gone", lambda: not front.clients)
+    assert front.most_connections == 3
+    front.clear()
+    assert front.most_connections == 0
 
 
 def test_no_such_fault(mongoses):

@@ -42,13 +42,16 @@ def session(p, number, count, **more):
                 return 0
             for i in range(count):
                 answer = c.ask({"echo": i, "size": (10, 2000, 200000)[i % 3], "padding": b"p" * (0, 300000)[i % 7 == 0]})
+                if not answer["ok"]:  # pooled: its mongos was lost, and its own connection was not
+                    assert answer["code"] in (6, 89), answer
+                    continue
                 assert answer["token"] == i and len(answer["x"]) == (10, 2000, 200000)[i % 3]
                 done += 1
     return done
 
 
 @pytest.mark.parametrize("every", PRIMES if LONG else PRIMES[::2])
-@pytest.mark.parametrize("mode", ["passthrough", "loadbalanced"] if LONG else ["passthrough"])
+@pytest.mark.parametrize("mode", ["passthrough", "pooled", "loadbalanced"] if LONG else ["passthrough", "pooled"])
 def test_every_nth_socket_call_fails(fronts, every, mode):
     more = {"loadBalanced": True} if mode == "loadbalanced" else {}
     env = {"PUERTA_FAULTS": "every=%d,limit=1000,seed=%d" % (every, every)}
@@ -70,10 +73,32 @@ def test_every_nth_socket_call_fails(fronts, every, mode):
             t.join(200)
             assert not t.is_alive()
         assert not wrong, wrong
-        felt[every] = sum(a < 12 for a in answers)
+        felt[mode, every] = sum(a < 12 for a in answers)
         wait_for("the last fault to have passed", lambda: session(p, 0, 50, **more) == 50, timeout=60)
+
+
+@pytest.mark.parametrize("every", PRIMES[2::3])
+@pytest.mark.parametrize("mode", ["passthrough", "pooled"])
+def test_every_nth_socket_call_fails_while_it_logs_in(every, mode):
+    """In the end it is let in, by both mechanisms; in passthrough mode it is the probe that logs in."""
+    env = {"PUERTA_FAULTS": "every=%d,limit=200,seed=%d" % (every, every)}
+    login = dict(deep_probe="yes", upstream_user="app", upstream_password="pencil", mode=mode)
+    with mongo_harness.Ferret() as ferret, mongo_harness.fronts(ferret, 2, users={"app": "pencil"}, skip_empty=False) as cluster:
+        cluster[1].set(mechanisms=("SCRAM-SHA-1",))
+        with MongoPuerta(cluster, binary=BINARY, env=env, wait=False, probe_interval="50ms", rise=1, slow_start=0, eject_after=0, pool_wait="10s", **login) as p:
+            harness.wait_for("the address to be open", p.listens)
+            for front in cluster:
+                wait_for("the probe's question", lambda front=front: any(s.connection.user == "app" for s in front.commands("listDatabases")), timeout=60)
+
+            def answered():
+                with contextlib.suppress(EOFError, ConnectionError, BrokenPipeError), p.client(timeout=30) as c:
+                    return c.hello(app_name="f")["ok"] and c.ask({"ping": 1})["ok"] and (mode != "pooled" or c.ask({"find": "none"})["ok"])
+
+            for _ in range(20):
+                wait_for("an answer", answered, timeout=60)
 
 
 def test_the_faults_were_felt():
     """Else this file would say nothing: a build without faults breaks nothing off."""
-    assert felt and sum(felt.values()) > 0, felt
+    for mode in ("passthrough", "pooled"):
+        assert sum(n for (of, _), n in felt.items() if of == mode) > 0, felt

@@ -25,10 +25,8 @@ import harness
 import mongo_harness
 from fake import wire
 from harness import SLOW, wait_for
-from mongo_harness import MongoClient, MongoPuerta, Tap
+from mongo_harness import QUICK, MongoClient, MongoPuerta, Tap
 
-# Tests need quick verdicts; the defaults are for real networks.
-QUICK = dict(probe_interval="200ms", probe_timeout="500ms" if SLOW == 1 else "2s", rise=1, dial_timeout="1s", slow_start=0)
 SECOND = b"\x04second id"  # a mark that no other test sends
 
 

@@ -3,8 +3,11 @@
 The same scripts behind a balancer that deals out connections in turn lose them: that is shown beside it, so that a script that proves nothing
 would be seen.
 """
+import subprocess
+
 import pytest
 
+import harness
 from mongo_harness import DRIVERS, Ferret, HaProxy, MongoPuerta, fronts, run_driver
 
 SECTIONS = dict(zip(DRIVERS, (13, 13, 11)))  # parts of each script
@@ -71,3 +74,45 @@ def test_a_load_balanced_driver_at_the_load_balancers_port(mongoses, script):
     with MongoPuerta(mongoses.load_balancer_addresses, mode="loadbalanced", upstream_proxy="v2", balance="round-robin") as p:
         check_all_passed(script, p.uri("loadBalanced=true"))
     assert all(front.commands("insert") for front in mongoses), "one of them was not used"
+
+
+# ------------------------------------------------------------------ pooled
+
+def keys_of(password):
+    """What stands behind a user's name in the configuration."""
+    made = subprocess.run([harness.BINARY, "hash-password"], input=password.encode() + b"\n", stdout=subprocess.PIPE, check=True, timeout=20 * harness.SLOW)
+    return made.stdout.decode().split()[-1]
+
+
+def has_logins():
+    """Whether this Puerta knows of them: its table of options says so."""
+    done = subprocess.run([harness.BINARY, "-t", "mongo", "127.0.0.1", "mode=pooled", "upstream_user=u", "upstream_password=p"],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=20 * harness.SLOW)
+    return done.returncode == 0
+
+
+LOGINS = ["no login", "at the mongos", "of clients", "both"]
+
+
+@pytest.mark.parametrize("login", LOGINS)
+@pytest.mark.parametrize("script", DRIVERS)
+def test_a_driver_over_few_connections(mongoses, script, login):
+    """More than one mongos has work, none more connections than it is to have, and nothing is lost."""
+    if login != "no login" and not has_logins():
+        pytest.skip("this build has no logins")
+    options, name = {"mode": "pooled", "pool_max": 4}, ""
+    if login in ("at the mongos", "both"):
+        mongoses.set(users={"pool": "pooled secret"})
+        options.update(upstream_user="pool", upstream_password="pooled secret")
+    if login in ("of clients", "both"):
+        options.update(user="ana " + keys_of("secret"))
+        name = "ana:secret@"
+    with MongoPuerta(mongoses, process={"max_clients": 1000}, **options) as p:
+        for front in mongoses:
+            p.wait_state(front, "up")
+        check_all_passed(script, "mongodb://%s%s/" % (name, p.address))
+    assert sum(1 for front in mongoses if front.commands("insert", "find", "aggregate", "drop")) > 1
+    assert [front.overlaps for front in mongoses] == [0, 0, 0]
+    assert all(front.most_connections <= 4 + 2 for front in mongoses)
+    if login in ("at the mongos", "both"):
+        assert {x.connection.user for front in mongoses for x in front.commands("insert")} == {"pool"}

@@ -9,7 +9,7 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 23000
+WHOLE_BUDGET = 27500
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
@@ -24,7 +24,8 @@ ROOMS = {
     "mongowire.c": (1, "pure", 650),
     "mongomsg.c": (1, "pure", 180),
     "affinity.c": (1, "pure", 350),
-    "scram.c": (1, "pure", 400),
+    "hash.c": (1, "pure", 260),
+    "scram.c": (1, "pure", 540),
     "http.c": (1, "pure", 200),
     "os.c": (2, "system", 500),
     "arena.c": (2, "system", 150),
@@ -36,6 +37,7 @@ ROOMS = {
     "tls.c": (3, "waist", 450),
     "parent.c": (3, "parent", 450),
     "health.c": (4, "health", 350),
+    "guesses.c": (4, "guesses", 150),
     "redis_map.c": (4, "redis", 360),
     "redis_greet.c": (4, "redis", 120),
     "redis_upstream.c": (4, "redis", 820),
@@ -72,12 +74,21 @@ ROOMS = {
     "redis.c": (4, "redis", 500),
     "redis_client.c": (4, "redis", 520),
     "users.c": (4, "users", 400),
-    "mongo_health.c": (4, "mongo", 360),
+    "mongo_login.c": (4, "mongo", 460),
+    "mongo_health.c": (4, "mongo", 440),
     "mongo_choose.c": (4, "mongo", 330),
-    "mongo.c": (4, "mongo", 830),
+    "mongo_route.c": (4, "mongo", 230),
+    "mongo_pool.c": (4, "mongo", 480),
+    "mongo_door.c": (4, "mongo", 380),
+    "mongo_greet.c": (4, "mongo", 500),
+    "mongo_split.c": (4, "mongo", 260),
+    "mongo_hold.c": (4, "mongo", 120),
+    "mongo_pooled.c": (4, "mongo", 880),
+    "mongo_relay.c": (4, "mongo", 750),
+    "mongo.c": (4, "mongo", 420),
     "admin.c": (5, "admin", 600),
-    "option.c": (5, "conf", 480),
-    "conf.c": (5, "conf", 690),
+    "option.c": (5, "conf", 520),
+    "conf.c": (5, "conf", 780),
     "puerta.c": (5, "main", 600),
 }
 HEADERS = {"redis.h": ("redis_req.c", 4)}  # shared by a family: its prototypes belong to several rooms

@@ -10,8 +10,8 @@
 
 What a real mongos enforces and FerretDB does not is enforced here, per front: a cursor is known only where it was opened (43), and
 only to the session that opened it (50799-50801) and the transaction (50802-50804); a transaction is known only where it began (251
-with TransientTransactionError); client metadata comes once per connection (186); killCursors kills only what is here; loadBalanced
-must fit the port (354); the load balancer's port demands a PROXY header and ends cursors and transactions with their connection.
+with TransientTransactionError); client metadata comes once per connection (186); killCursors kills only what is here; a retryable write
+(lsid and txnNumber outside a transaction) is done once, whichever mongos it comes to, and however often; loadBalanced must fit the port (354); the load balancer's port demands a PROXY header and ends cursors and transactions with their connection.
 
 What is not real: a transaction's statements run at once and are not undone by abortTransaction (FerretDB has no transactions); a
 tailable cursor is emulated by finding again with skip, so its collection must not have dropped documents; there are no shards.
@@ -62,7 +62,7 @@ class Fault:
     """What goes wrong, and how often: see Front.fault."""
 
     FIELDS = dict(delay=0, error=None, write_concern_error=None, silent=False, close=False, cut=None, then="close", raw=None,
-                  header=None, pieces=None, pause=0.01, bad_crc=False, skip=0, app_name=None)
+                  header=None, pieces=None, pause=0.01, bad_crc=False, skip=0, app_name=None, hold=False)
 
     def __init__(self, front, commands, times, what):
         unknown = set(what) - set(self.FIELDS)
@@ -71,6 +71,8 @@ class Fault:
         self.commands = None if commands is None else {c.lower() for c in ([commands] if isinstance(commands, str) else commands)}
         self.times = times
         self.hits = 0
+        self.held = self.most_held = 0  # commands that wait for release(); the most of them at any time
+        self._released = asyncio.Semaphore(0)
         self.__dict__.update(self.FIELDS, **what)
 
     def fits(self, client, name):
@@ -84,9 +86,21 @@ class Fault:
             return False
         return self.times is None or self.hits <= self.skip + self.times
 
+    async def wait(self):
+        self.held += 1
+        self.most_held = max(self.most_held, self.held)
+        await self._released.acquire()
+        self.held -= 1
+
+    def release(self, count=1):
+        """So many of those that are held go on, the first first; or as many as come later."""
+        self.front.cluster.call(lambda: [self._released.release() for _ in range(count)])
+
     def clear(self):
+        """It is over, also for those that are held."""
         if self in self.front.faults:
             self.front.faults.remove(self)
+        self.release(self.held)
 
 
 class Cursor:
@@ -124,6 +138,7 @@ class Client:
         self.login = None
         self.compress = False
         self.messages = 0
+        self.unanswered = False  # a request has come to which the answer has not gone out
         self.is_open = True
         self.malformed = None  # why the front closed it
         self.gone = asyncio.Event()
@@ -185,7 +200,10 @@ class Client:
                 length = wire.header(head)[0]
                 data = head + await self._exactly(length - wire.HEADER)
                 self._record("in", data)
-                await self.incoming.put(wire.parse(data))
+                message = wire.parse(data)
+                self.front.overlaps += self.unanswered
+                self.unanswered = message.opcode != wire.OP_MSG or not message.flags & wire.MORE_TO_COME
+                await self.incoming.put(message)
         except (asyncio.IncompleteReadError, OSError):
             pass
         except (wire.Malformed, ValueError, IndexError, struct.error, zlib.error) as e:
@@ -221,6 +239,7 @@ class Client:
             if to.compressor is not None:
                 data = wire.compressed(data)
         await front.thawed.wait()
+        self.unanswered = False
         self._record("out", data)
         if fault is None and not front.write_rate:
             self.writer.write(data)
@@ -287,6 +306,8 @@ class Client:
         front.saw(self, name, message)
         fault = next((f for f in list(front.faults) if f.fits(self, name)), None)
         if fault is not None:
+            if fault.hold:
+                await fault.wait()
             if fault.delay:
                 await asyncio.sleep(fault.delay)
             if fault.close:
@@ -365,11 +386,18 @@ class Front:
     check_lsid = True         # off: no 50799-50804
     check_transactions = True  # off: never 251, 225 or 256
     check_metadata = True     # off: never 186
+    retryable_writes = True   # off: each is done as often as it comes
     check_load_balanced = True  # off: loadBalanced is taken on every port
     cluster_time = True       # $clusterTime and operationTime in every reply
     recovery_tokens = True    # a recoveryToken in a transaction's replies; with it a commit may come to another front
     test_commands = False     # getCmdLineOpts says enableTestCommands, so that drivers' tests use configureFailPoint
     users = None              # {name: password}: who may log in (SCRAM-SHA-256, SCRAM-SHA-1, PLAIN), and then everyone must
+    mechanisms = scram.MECHANISMS  # by which
+    rounds = scram.ROUNDS     # of SCRAM
+    salt = ""                 # changed: all users' salts are others
+    speculative = True        # takes speculativeAuthenticate in hello
+    skip_empty = True         # leaves out the empty exchange at the end of a login where it is asked to
+    sasl_answer = None        # called with (number of the step, its payload, the answer): gives what is answered instead
     silent = False            # reads everything, answers nothing
     read_rate = 0             # bytes a second that are read from each client; 0: as they come
     write_rate = 0            # bytes a second that are sent to each client; 0: as they go
@@ -386,6 +414,8 @@ class Front:
         self.everyone = []     # every Client there was
         self.clients = set()   # those that are connected
         self.seen = []
+        self.overlaps = 0         # requests that came before the answer to the one before, on the same connection
+        self.most_connections = 0  # at any time, since clear()
         self._servers = []
         self._forget()
         self.set(**toggles)
@@ -420,6 +450,7 @@ class Front:
         """Makes something go wrong for these commands, so many times (None: always). `commands` is a name or several, None all of them;
         hello means isMaster too.
 
+        hold        the command is looked at only when the fault's release() lets it; the fault counts what is `held`, and `most_held`
         delay       seconds before the command is looked at
         error       {"code", "errmsg", "errorLabels", ...}: answered with ok 0, not executed
         write_concern_error   added to the answer
@@ -478,6 +509,11 @@ class Front:
         """The process dies: listeners and connections close, cursors and transactions are forgotten."""
         self.cluster.run(self._stop(reset))
 
+    def restart(self, reset=False):
+        """It dies, and another process takes its place at once."""
+        self.stop(reset)
+        self.start()
+
     def drop_clients(self, reset=False):
         """Closes all connections; the process lives on."""
         self.cluster.call(lambda: [c.end(reset) for c in list(self.clients)])
@@ -499,6 +535,7 @@ class Front:
         """Forgets what it saw."""
         self.seen = []
         self.everyone = list(self.clients)
+        self.overlaps, self.most_connections = 0, len(self.clients)
 
     # ---- the life of a front ----
 
@@ -516,6 +553,7 @@ class Front:
         async def accept(reader, writer):
             client = Client(self, reader, writer, from_load_balancer)
             self.clients.add(client)
+            self.most_connections = max(self.most_connections, len(self.clients))
             self.everyone.append(client)
             sock = writer.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -602,7 +640,7 @@ class Front:
                 raise Error(13, "Command %s requires authentication" % name)
             transaction = self._transaction(client, name, body)
             try:
-                document = await self._execute(client, message, name, body)
+                document = await self._once(client, message, name, body)
             except Error as e:
                 self._failed(transaction, e.document)
                 raise
@@ -618,6 +656,26 @@ class Front:
             return Error(9, "%s is not as it should be: %r" % (name, e)).document
         except (OSError, asyncio.IncompleteReadError) as e:
             return Error(6, "the database behind the front is gone: %r" % e).document
+
+    async def _once(self, client, message, name, body):
+        """A retryable write that came before gets the answer of then: the shards remember the last one of each session."""
+        if "txnNumber" not in body or "autocommit" in body or "lsid" not in body or not self.retryable_writes:
+            return await self._execute(client, message, name, body)
+        lsid, number = lsid_of(body), body["txnNumber"]
+        known, work = self.cluster.writes.get(lsid, (None, None))
+        if known is not None and known > number:
+            raise Error(225, "txnNumber %d is less than last txnNumber %d seen in session" % (number, known))
+        if known != number:
+            work = asyncio.ensure_future(self._execute(client, message, name, body))
+            self.cluster.writes[lsid] = (number, work)
+        try:
+            document = await asyncio.shield(work)
+        except BaseException:
+            self.cluster.writes.pop(lsid, None)
+            raise
+        if not self.is_ok(document):
+            self.cluster.writes.pop(lsid, None)
+        return document
 
     async def _execute(self, client, message, name, body):
         own = getattr(self, "_do_" + name, None)
@@ -663,7 +721,7 @@ class Front:
             document["compression"] = offered
         if "saslSupportedMechs" in body and self.users is not None:
             if body["saslSupportedMechs"].partition(".")[2] in self.users:
-                document["saslSupportedMechs"] = ["SCRAM-SHA-256", "SCRAM-SHA-1"]
+                document["saslSupportedMechs"] = [m for m in self.mechanisms if m != "PLAIN"]
         if client.from_load_balancer:
             document["serviceId"] = self.service_id
         document.update(self.hello_fields)
@@ -698,7 +756,7 @@ class Front:
                 if asked["counter"] == self.counter:
                     return await self.awaited_hello(client, body, asked)
         document = self._hello_document(client, body)
-        if "speculativeAuthenticate" in body and self.users is not None:
+        if "speculativeAuthenticate" in body and self.users is not None and self.speculative:
             try:
                 started = dict(body["speculativeAuthenticate"])
                 document["speculativeAuthenticate"] = await self._do_saslStart(client, started)
@@ -724,8 +782,9 @@ class Front:
     async def _do_saslStart(self, client, body):
         client.user = None
         try:
-            client.login = scram.Login(self.users or {}, body["mechanism"])
-            client.login.skip_empty = bool(body.get("options", {}).get("skipEmptyExchange"))
+            client.login = scram.Login(self.users or {}, body["mechanism"], self.mechanisms, self.rounds, self.salt)
+            client.login.skip_empty = self.skip_empty and bool(body.get("options", {}).get("skipEmptyExchange"))
+            client.login.steps = 0
             return self._sasl_step(client, body)
         except scram.Refused:
             client.login = None
@@ -743,10 +802,14 @@ class Front:
     def _sasl_step(self, client, body):
         payload, done = client.login.step(bytes(body["payload"]))
         done = done or client.login.proven and client.login.skip_empty
+        client.login.steps += 1
+        answer = {"conversationId": 1, "done": done, "payload": Binary(payload, 0), "ok": 1.0}
+        if self.sasl_answer is not None:
+            answer = self.sasl_answer(client.login.steps, payload, answer)
         if done:
             client.user = client.login.user
             client.login = None
-        return {"conversationId": 1, "done": done, "payload": Binary(payload, 0), "ok": 1.0}
+        return answer
 
     async def _do_logout(self, client, _body):
         client.user = None
@@ -768,6 +831,14 @@ class Front:
             for cursor_id in [i for i, c in self.cursors.items() if c.lsid == lsid]:
                 del self.cursors[cursor_id]
         return {"ok": 1.0}
+
+    async def _do_killAllSessions(self, _client, _body):
+        """Whoever's they are."""
+        self.transactions.clear()
+        self.cursors.clear()
+        return {"ok": 1.0}
+
+    _do_killAllSessionsByPattern = _do_killAllSessions
 
     async def _do_refreshSessions(self, _client, _body):
         return {"ok": 1.0}
@@ -981,6 +1052,7 @@ class Cluster:
         self.database = database
         self.free_port = free_port
         self.outcomes = {}  # of transactions, as the shards know them: (lsid, txnNumber) -> state
+        self.writes = {}    # the last retryable write of each session, as the shards know it: lsid -> (txnNumber, its execution)
         self._clock = (0, 0)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="mongos fronts")

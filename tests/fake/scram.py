@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import os
 
-ITERATIONS = {"SCRAM-SHA-256": 4096, "SCRAM-SHA-1": 4096}
+ROUNDS = 4096
 MECHANISMS = ("SCRAM-SHA-256", "SCRAM-SHA-1", "PLAIN")
 
 
@@ -20,19 +20,32 @@ class Refused(Exception):
 
 
 @functools.lru_cache(maxsize=1000)
-def _salted(mechanism, user, password, salt):
+def _salted(mechanism, user, password, salt, rounds):
     if mechanism == "SCRAM-SHA-1":
         password = hashlib.md5(("%s:mongo:%s" % (user, password)).encode()).hexdigest()
-    return hashlib.pbkdf2_hmac(mechanism[6:].replace("-", "").lower(), password.encode(), salt, ITERATIONS[mechanism])
+    return hashlib.pbkdf2_hmac(mechanism[6:].replace("-", "").lower(), password.encode(), salt, rounds)
+
+
+def _salt(mechanism, user, pinch):
+    salt = hashlib.sha256(("%s of %s%s" % (mechanism, user, pinch)).encode()).digest()
+    return salt[:16 if mechanism == "SCRAM-SHA-1" else 28]
+
+
+def know(mechanism, user, password, rounds, pinch=""):
+    """Salts a password now, so that no front stops for it when somebody logs in."""
+    _salted(mechanism, user, password, _salt(mechanism, user, pinch), rounds)
 
 
 class Login:
-    """One conversation. `user` is the name that is asked for; it is logged in once step() has said done."""
+    """One conversation. `user` is the name that is asked for; it is logged in once step() has said done. Another pinch of salt is
+    another salt."""
 
-    def __init__(self, users, mechanism):
-        if mechanism not in MECHANISMS:
+    def __init__(self, users, mechanism, known=MECHANISMS, rounds=ROUNDS, pinch=""):
+        if mechanism not in known:
             raise Refused("mechanism %s is not known" % mechanism)
         self.users = users
+        self.rounds = rounds
+        self.pinch = pinch
         self.mechanism = mechanism
         self.user = None
         self.proven = False
@@ -69,11 +82,10 @@ class Login:
         self.user = fields["n"].replace("=2C", ",").replace("=3D", "=")
         if self.user not in self.users:
             raise Refused("wrong name or password")
-        salt = hashlib.sha256(("%s of %s" % (self.mechanism, self.user)).encode()).digest()
-        salt = salt[:16 if self.mechanism == "SCRAM-SHA-1" else 28]
+        salt = _salt(self.mechanism, self.user, self.pinch)
         self._nonce = fields["r"] + base64.b64encode(os.urandom(18)).decode()
         self._salt = salt
-        answer = "r=%s,s=%s,i=%d" % (self._nonce, base64.b64encode(salt).decode(), ITERATIONS[self.mechanism])
+        answer = "r=%s,s=%s,i=%d" % (self._nonce, base64.b64encode(salt).decode(), self.rounds)
         self._first = bare + "," + answer
         return answer.encode(), False
 
@@ -83,7 +95,7 @@ class Login:
         fields = dict(f.split("=", 1) for f in unproven.split(","))
         if fields["r"] != self._nonce:
             raise Refused("another conversation's nonce")
-        salted = _salted(self.mechanism, self.user, self.users[self.user], self._salt)
+        salted = _salted(self.mechanism, self.user, self.users[self.user], self._salt, self.rounds)
         client_key = self._hmac(salted, b"Client Key")
         auth = (self._first + "," + unproven).encode()
         signature = self._hmac(self._hash(client_key), auth)

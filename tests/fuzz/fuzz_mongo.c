@@ -14,29 +14,13 @@
  * closed; nobody waits beyond the deadlines; the count of a mongos's connections is right after every turn; and when all
  * have gone, every chunk, record, descriptor and hold is free again, and a new client is served.
  */
-#include "mongo.h"
-#include "tests/fuzz/fake_net.h"
+#include "tests/fuzz/fake_mongo.h"
 
 #include <stdio.h>
 
-#define CLIENTS 4
-#define NODES 3
-#define FIRST_PORT 7001
-#define FAR_NODE 16          /* sock.far of mongos 0 */
-#define CHUNKS 256
-#define CHUNK 1024
-#define WINDOW 8192
 #define ACTIONS_MAX 300
-#define TAG 0x5a000000       /* IDs of our clients' requests: TAG | connection << 16 | client << 12 | number */
-#define MESSAGE_CAP 20000
 #define PROXY_LOCAL 16       /* bytes of the header of a client that came by no address */
 #define HANDSHAKE_MS 500
-#define STALL_MS 400
-#define GRACE_MS 1000
-
-extern bool loop_without_queue;
-extern uint64_t loop_mock_us;
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
 /* A stream as one side says it, and as the other has to hear it. */
 struct told {
@@ -64,43 +48,11 @@ struct client_end {
     struct told asks, answers;
 };
 
-enum hello_kind {
-    HELLO_GOOD, HELLO_DRAINS, HELLO_NO_MONGOS, HELLO_FAILS, HELLO_GARBAGE, HELLO_SILENT, HELLO_WRONG_ID, HELLO_CLOSES
-};
-enum end_kind { END_NEW, END_PROBE, END_WATCHER, END_RELAY };
-
 static struct client_end clients[CLIENTS];
-static struct { bool automatic; int dial; enum hello_kind hello; int64_t version; } nodes[NODES];
 static struct { enum end_kind kind; bool proxied; int client; int32_t follows; } ends[SOCKS]; /* by the socket at a mongos */
-static struct { bool calm, stopped; } world;
-static struct chunk *taken;  /* chunks that make the pool small */
 static struct conn *reserved[CLIENTS]; /* connections that make the table small */
-static struct conf conf;
-static struct conf_service *const section = &conf.services[0];
-static struct { const uint8_t *p; size_t left; } input;
-static unsigned char message[MESSAGE_CAP];
-
-static unsigned next_byte(void)
-{
-    if (input.left == 0) {
-        return 0;
-    }
-    input.left--;
-    return *input.p++;
-}
 
 /* ------------------------------------------------------------ what passes */
-
-static struct backend *backend_of(int node)
-{
-    struct backend *found = NULL;
-    for (uint16_t i = 0; i < backend_cap(); i++) {
-        struct backend *b = backend_at(i);
-        found = b != NULL && b->port == FIRST_PORT + node ? b : found;
-    }
-    MUST(found != NULL);
-    return found;
-}
 
 static bool strips(void)
 {
@@ -266,13 +218,6 @@ static int32_t next_id(int i)
     return tag_of(i) | (int32_t)(++clients[i].number & 0xfff);
 }
 
-static void put_padding(struct bson *b, int i, size_t n)
-{
-    static char text[MESSAGE_CAP];
-    memset(text, 'a' + i, sizeof text);
-    bson_string_n(b, "pad", text, n < MESSAGE_CAP - 1000 ? n : MESSAGE_CAP - 1000);
-}
-
 static size_t write_hello(int i, unsigned how)
 {
     bool balanced = (section->mode == MONGO_LOADBALANCED) != ((how & 48) == 48);
@@ -334,35 +279,12 @@ static size_t write_command(int i, unsigned what, unsigned number)
     return mongomsg_finish(&b);
 }
 
-static size_t write_hello_answer(const struct wire_header *request, enum hello_kind kind, int64_t version)
-{
-    static const unsigned char process[12] = "a process...";
-    struct bson b;
-    struct wire_header to = *request;
-    to.request_id += kind == HELLO_WRONG_ID;
-    if (kind == HELLO_DRAINS || kind == HELLO_FAILS) {
-        return mongomsg_refuse(message, sizeof message, &to, 9,
-                               kind == HELLO_FAILS ? MONGO_CODE_UNAUTHORIZED : MONGO_CODE_SHUTDOWN_IN_PROGRESS, "no", NULL);
-    }
-    mongomsg_begin_answer(&b, message, sizeof message, &to, 9);
-    bson_bool(&b, "isWritablePrimary", true);
-    if (kind != HELLO_NO_MONGOS) {
-        bson_string(&b, "msg", "isdbgrid");
-    }
-    bson_document(&b, "topologyVersion");
-    bson_object_id(&b, "processId", process);
-    bson_int64(&b, "counter", version);
-    bson_close(&b);
-    bson_double(&b, "ok", 1);
-    return mongomsg_finish(&b);
-}
-
 /* ------------------------------------------------------------- mongos' ends */
 
 /* The client behind a connection at a mongos; NULL: it is not known yet, or the connection is one of ours. */
 static struct client_end *client_of(const struct sock *s)
 {
-    bool known = ends[s - socks].kind == END_RELAY && ends[s - socks].client >= 0;
+    bool known = ends[s - socks].kind == END_LINK && ends[s - socks].client >= 0;
     return s->far >= FAR_NODE && known ? &clients[ends[s - socks].client] : NULL;
 }
 
@@ -372,37 +294,6 @@ static void node_says(struct sock *s, const unsigned char *p, size_t n)
     if (!s->ended && !s->reset && (c == NULL || has_room(&c->answers, n)) && sock_say(s, p, n) && c != NULL) {
         tell(c, &c->answers, p, n);
     }
-}
-
-static void sock_end(struct sock *s, bool reset)
-{
-    s->ended = true;
-    s->reset = reset;
-}
-
-/* Our probe or watcher has asked: the latter waits until something changes. False: nothing is whole yet. */
-static bool probe_answer(struct sock *s, bool changed)
-{
-    int node = s->far - FAR_NODE;
-    const unsigned char *p = s->out + s->out_at;
-    size_t n = s->out_len - s->out_at;
-    struct wire w;
-    enum wire_status status;
-    wire_start(&w, false);
-    size_t used = wire_feed(&w, p, n, &status);
-    MUST(status != WIRE_BAD);
-    if (status != WIRE_WHOLE || (wire_has(&w, WIRE_MAX_AWAIT_MS) && !changed)) {
-        return false;
-    }
-    s->out_at += used;
-    if (nodes[node].hello == HELLO_CLOSES) {
-        sock_end(s, false);
-    } else if (nodes[node].hello == HELLO_GARBAGE) {
-        node_says(s, (const unsigned char *)"HTTP/1.1 400 Bad Request\r\n\r\n", 28);
-    } else if (nodes[node].hello != HELLO_SILENT) {
-        node_says(s, message, write_hello_answer(&w.header, nodes[node].hello, nodes[node].version));
-    }
-    return true;
 }
 
 /* Answers the next request of its client. how: 0 as it should, 1 and 2 with a cursor, 3 with one of several answers, 4 as if it
@@ -481,12 +372,9 @@ static void relay_gets(struct sock *s)
     }
 }
 
-static enum end_kind kind_of(const struct sock *s)
+static enum end_kind end_kind(const struct sock *s)
 {
-    const struct backend *b = backend_of(s->far - FAR_NODE);
-    int fd = FD_FIRST + (int)(s - socks);
-    return b->probe != NULL && b->probe->fd == fd ? END_PROBE
-         : mongos_of(b)->watcher != NULL && mongos_of(b)->watcher->fd == fd ? END_WATCHER : END_RELAY;
+    return ends[s - socks].kind;
 }
 
 static void node_gets(struct sock *s)
@@ -507,7 +395,7 @@ static void node_gets(struct sock *s)
         s->out_at += PROXY_LOCAL;
         ends[i].proxied = true;
     }
-    if (ends[i].kind == END_RELAY) {
+    if (ends[i].kind == END_LINK) {
         relay_gets(s);
     } else {
         while (s->out_at < s->out_len && !s->ended && probe_answer(s, false)) {
@@ -516,13 +404,6 @@ static void node_gets(struct sock *s)
 }
 
 /* --------------------------------------------------- fake_net.h's questions */
-
-static int far_dialed(uint16_t port, int *far)
-{
-    MUST(port >= FIRST_PORT && port < FIRST_PORT + NODES);
-    *far = FAR_NODE + port - FIRST_PORT;
-    return nodes[port - FIRST_PORT].dial;
-}
 
 static void far_gets(struct sock *s)
 {
@@ -555,7 +436,7 @@ static void check_counts(void)
     uint32_t count[NODES] = { 0 };
     for (int i = 0; i < SOCKS; i++) {
         const struct sock *s = &socks[i];
-        if ((s->state == SOCK_DIALING || s->state == SOCK_OPEN) && s->far >= FAR_NODE && kind_of(s) == END_RELAY) {
+        if ((s->state == SOCK_DIALING || s->state == SOCK_OPEN) && s->far >= FAR_NODE && kind_of(s) == END_LINK) {
             count[s->far - FAR_NODE]++;
         }
     }
@@ -580,41 +461,9 @@ static void turn(bool jump)
     check_counts();
 }
 
-/* Turns until there is nothing left to do and `done`, or until so much time has gone by. */
-static bool settle(uint32_t most_ms, bool (*done)(void))
-{
-    uint64_t until = loop_mock_us + most_ms * UINT64_C(1000);
-    for (int busy = 0; loop_mock_us < until;) {
-        turn(false);
-        if (sock_events > 0 || conn_pending()) {
-            if (++busy < 300) {
-                continue;
-            }
-            loop_mock_us += 1000;
-        }
-        busy = 0;
-        if (done()) {
-            return true;
-        }
-        turn(true);
-    }
-    return done();
-}
-
 static bool nobody_left(void)
 {
     return mongo_idle() && conn_count(CONN_CLIENT) == 0 && conn_count(CONN_UPSTREAM) == 0;
-}
-
-static bool nodes_well(void)
-{
-    for (int k = 0; k < NODES; k++) {
-        const struct backend *b = backend_of(k);
-        if (b->state != BACKEND_UP || b->probe == NULL || b->question != 0 || mongos_ejected(b)) {
-            return false;
-        }
-    }
-    return true;
 }
 
 /* It has been accepted: after mongo_stop() nobody is. */
@@ -650,55 +499,11 @@ static bool all_passed(void)
 
 /* ------------------------------------------------------------- the program */
 
-static void boot(void)
+static void set_up(void)
 {
-    static char *args[] = { "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003" };
-    static int listeners[MAX_SERVICES][MAX_LISTENS] = { { FD_LISTENER } };
-    MUST(conf_quick(&conf, SERVICE_MONGO, 1, args));
-    conf.chunk_size = CHUNK, conf.chunks = CHUNKS;
-    conf.max_clients = CLIENTS, conf.max_backends = NODES, conf.max_affinities = 2 * CLIENTS;
-    section->client_window = WINDOW;
-    section->dial_timeout_ms = 100, section->handshake_timeout_ms = HANDSHAKE_MS, section->client_stall_ms = STALL_MS;
-    section->client_idle_ms = 0, section->probe_interval_ms = 1000, section->probe_timeout_ms = 150;
-    section->affinity_grace_ms = GRACE_MS, section->drain_timeout_ms = 700, section->slow_start_ms = 500;
-    section->eject_time_ms = 100;
-    section->listens = 1;
-    log_threshold = LOG_ERROR;
-    for (int pass = 0; pass < 2; pass++) {
-        if (pass == 0) {
-            arena_measure();
-        } else {
-            MUST(arena_obtain(false));
-        }
-        loop_tables(&conf), buf_tables(&conf), conn_tables(&conf), health_tables(&conf), mongo_tables(&conf);
-    }
-    loop_without_queue = true;
-    loop_mock_us = 1000000000;
-    loop_open();
-    buf_open();
-    conn_open_table();
-    conn_limit(CONN_UPSTREAM, CLIENTS);
-    parent_attach(-1);
-    mongo_open(&conf, listeners);
-}
-
-static void take_chunks(size_t leave)
-{
-    struct chunk *k;
-    while (buf_free_chunks() > leave && (k = chunk_take(BUF_REPLY)) != NULL) {
-        k->next = taken;
-        taken = k;
-    }
-}
-
-static void give_chunks(void)
-{
-    while (taken != NULL) {
-        struct chunk *k = taken;
-        taken = k->next;
-        k->next = NULL;
-        chunk_release(k);
-    }
+    conf.max_affinities = 2 * CLIENTS;
+    section->handshake_timeout_ms = HANDSHAKE_MS;
+    section->affinity_grace_ms = GRACE_MS;
 }
 
 /* So many clients have to wait for a connection. */
@@ -711,18 +516,9 @@ static void reserve(int count)
     }
 }
 
-/* Mongos as they are at first; those that wait for a change hear of it. Dials that nobody answers stay so. */
 static void calm_down(void)
 {
-    for (int k = 0; k < NODES; k++) {
-        nodes[k].automatic = true;
-        nodes[k].dial = 0;
-        nodes[k].hello = HELLO_GOOD;
-    }
-    for (int i = 0; i < SOCKS; i++) {
-        socks[i].piece = SIZE_MAX;
-    }
-    give_chunks();
+    nodes_calm();
     for (int i = 0; i < CLIENTS && reserved[i] != NULL; i++) {
         conn_close(reserved[i]);
         reserved[i] = NULL;
@@ -763,23 +559,6 @@ static void begin(void)
     MUST(conn_count(CONN_CLIENT) == CLIENTS);
 }
 
-static void stop(void)
-{
-    world.stopped = true;
-    world.calm = false;
-    mongo_stop();
-}
-
-/* What mongo_stop() has ended begins again. */
-static void start_again(void)
-{
-    if (world.stopped) {
-        mongo_stopping = false;
-        conn_listen(&backend_of(0)->service->listeners[0], FD_LISTENER);
-        world.stopped = false;
-    }
-}
-
 static void hang_up(void)
 {
     for (int i = 0; i < SOCKS; i++) {
@@ -787,22 +566,10 @@ static void hang_up(void)
         if (s->state == SOCK_KNOCKING) { /* nobody takes it any more */
             clients[s->far].sock = NULL;
             s->state = SOCK_FREE;
-        } else if (s->state == SOCK_OPEN && (s->far < FAR_NODE || ends[i].kind == END_RELAY)) {
+        } else if (s->state == SOCK_OPEN && (s->far < FAR_NODE || ends[i].kind == END_LINK)) {
             sock_end(s, s->far < FAR_NODE);
         }
     }
-}
-
-/* With nobody inside there is nothing to look after often. */
-static void check_rest(void)
-{
-    uint64_t longest = 0;
-    for (int i = 0; i < 12; i++) {
-        uint64_t since = loop_mock_us;
-        turn(true);
-        longest = loop_mock_us - since > longest ? loop_mock_us - since : longest;
-    }
-    MUST(longest > 100000);
 }
 
 static bool first_served(void)
@@ -854,7 +621,7 @@ static void end(void)
     check_rest();
     MUST(buf_free_chunks() == CHUNKS);
     for (int i = 0; i < SOCKS; i++) {
-        MUST(socks[i].state == SOCK_FREE || (socks[i].far >= FAR_NODE && kind_of(&socks[i]) != END_RELAY));
+        MUST(socks[i].state == SOCK_FREE || (socks[i].far >= FAR_NODE && kind_of(&socks[i]) != END_LINK));
     }
 }
 
@@ -964,59 +731,6 @@ static void act_relay(void)
     }
 }
 
-static void node_changed(int node)
-{
-    nodes[node].version++;
-    for (int i = 0; i < SOCKS; i++) {
-        struct sock *s = &socks[i];
-        bool watches = s->state == SOCK_OPEN && s->far == FAR_NODE + node && ends[i].kind == END_WATCHER;
-        if (watches && s->out_at < s->out_len && !s->ended) {
-            probe_answer(s, true);
-            s->out_at = s->out_len = 0;
-        }
-    }
-}
-
-static void act_node(void)
-{
-    unsigned what = next_byte(), node = what / 64 % NODES, how = next_byte();
-    switch (what % 4) {
-    case 0:
-        nodes[node].automatic = (how & 1) != 0;
-        break;
-    case 1:
-        nodes[node].dial = how % 3 == 0 ? ECONNREFUSED : how % 3 == 1 ? EINPROGRESS : 0;
-        world.calm = false;
-        break;
-    default:
-        nodes[node].hello = (enum hello_kind)(how % 8);
-        world.calm = world.calm && nodes[node].hello == HELLO_GOOD;
-        if (what % 4 == 3) {
-            node_changed((int)node);
-        }
-        break;
-    }
-}
-
-static void act_time(void)
-{
-    unsigned n = next_byte();
-    world.calm = false;
-    if (n == 255) {
-        stop();
-    } else if (n > 250) {
-        take_chunks((n - 251) * 6u);
-    } else if (n == 250) {
-        give_chunks();
-    } else if (n < 128) {
-        loop_mock_us += n * 1000;
-    } else {
-        for (n -= 127; n > 0; n -= n > 4 ? 4 : n) {
-            turn(true);
-        }
-    }
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     static void (*const actions[])(void) = { act_hello, act_command, act_client_raw, act_client, act_answer, act_node_raw,
@@ -1025,7 +739,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     if (!booted) {
         booted = true;
         calm_down();
-        boot();
+        boot(set_up);
+        conn_limit(CONN_UPSTREAM, CLIENTS);
         MUST(settle(5000, nodes_well));
     }
     input.p = data;

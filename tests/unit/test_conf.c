@@ -262,6 +262,105 @@ static void test_secret_file(void)
     CHECK(strstr(caught, "keep password or password_file") != NULL);
 }
 
+/* ------------------------------------------------------------------ MongoDB */
+
+#define KEYS "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+
+static bool reads_mongo(const char *lines)
+{
+    snprintf(text, sizeof text, "[mongo a]\nmongos = h\n%s\n", lines);
+    return reads(text);
+}
+
+static void test_mongo_login(void)
+{
+    const struct conf_service *s = &conf.services[0];
+    char line[256], key[1100];
+
+    unit_note = "as whom Puerta logs in";
+    CHECK(reads_mongo("") && s->upstream_user[0] == '\0' && strcmp(s->upstream_auth_db, "admin") == 0 && s->upstream_key[0] == '\0');
+    CHECK(reads_mongo("upstream_user = app\nupstream_password = \"a # b\"\nupstream_auth_db = shop") && caught[0] == '\0');
+    CHECK(strcmp(s->upstream_user, "app") == 0 && strcmp(s->upstream_password, "a # b") == 0 && strcmp(s->upstream_auth_db, "shop") == 0);
+    snprintf(line, sizeof line, "upstream_user = app\nupstream_password_file = %s", secret);
+    write_file(secret, "s3cret\n", 7);
+    CHECK(chmod(secret, 0600) == 0 && reads_mongo(line) && strcmp(s->upstream_password, "s3cret") == 0);
+
+    unit_note = "a keyfile";
+    snprintf(line, sizeof line, "upstream_keyfile = %s", secret);
+    write_file(secret, " ab\tCD\r\n01+/=\n\n", 15);
+    CHECK(reads_mongo(line) && caught[0] == '\0' && strcmp(s->upstream_key, "abCD01+/=") == 0);
+    CHECK(strcmp(s->upstream_user, "__system") == 0 && strcmp(s->upstream_auth_db, "local") == 0 && s->upstream_password[0] == '\0');
+    snprintf(line, sizeof line, "upstream_keyfile = %s\nupstream_user = other\nupstream_auth_db = admin", secret);
+    CHECK(reads_mongo(line) && strcmp(s->upstream_user, "other") == 0 && strcmp(s->upstream_auth_db, "admin") == 0);
+    snprintf(line, sizeof line, "upstream_keyfile = %s", secret);
+    CHECK(chmod(secret, 0644) == 0 && reads_mongo(line) && strstr(caught, ":3: warning: others can read") != NULL && chmod(secret, 0600) == 0);
+    memset(key, 'k', sizeof key);
+    for (size_t n = 0; n < sizeof key; n += n == 6 ? 1018 : 1) { /* 0 to 6, and 1024 on */
+        write_file(secret, key, n);
+        CHECK(reads_mongo(line) == (n >= 6 && n <= 1024));
+        CHECK((n >= 6 && n <= 1024) || (strstr(caught, ":3: not a keyfile of MongoDB: '") != NULL && strstr(caught, "kkk") == NULL));
+        CHECK(strlen(s->upstream_key) == (n >= 6 && n <= 1024 ? n : 0));
+    }
+    write_file(secret, "abcdef\0ghijk", 12);
+    CHECK(!reads_mongo(line));
+    write_file(secret, "abcdef-ghijk", 12);
+    CHECK(!reads_mongo(line) && strstr(caught, "6 to 1024 letters of base64") != NULL);
+    CHECK(!reads_mongo("upstream_keyfile = /nonexistent/x") && strstr(caught, "No such file") != NULL);
+    write_file(secret, "abcdefghijk", 11);
+    snprintf(line, sizeof line, "upstream_keyfile = %s\nupstream_password = hush", secret);
+    CHECK(!reads_mongo(line) && strstr(caught, ":3: a keyfile and a password in section: 'a'; keep upstream_keyfile or the password") != NULL);
+}
+
+static void test_mongo_users(void)
+{
+    const struct conf_service *s = &conf.services[0];
+    char many[MAX_USERS * 256 + 512], name[SCRAM_NAME_MAX + 2];
+
+    unit_note = "users";
+    CHECK(reads_mongo("mode = pooled\nuser = app " KEYS "\nuser =  two words \t " KEYS "\nuser = \"x;# " KEYS "\"") && caught[0] == '\0');
+    CHECK(s->mode == MONGO_POOLED && s->user_count == 3 && strcmp(s->users[0].name, "app") == 0);
+    CHECK(strcmp(s->users[1].name, "two words") == 0 && strcmp(s->users[2].name, "x;#") == 0);
+    CHECK(s->users[0].keys.rounds == 4096 && s->users[0].keys.salt_len == 16 && memcmp(&s->users[0].keys, &s->users[1].keys, sizeof s->users[0].keys) == 0);
+    for (int more = 0; more < 2; more++) {
+        memset(name, 'n', sizeof name);
+        name[SCRAM_NAME_MAX + more] = '\0';
+        snprintf(many, sizeof many, "mode = pooled\nuser = %s " KEYS, name);
+        CHECK(reads_mongo(many) == (more == 0) && (more == 0 || strstr(caught, ":4: too long a name") != NULL));
+        snprintf(many, sizeof many, "mode = pooled\n");
+        for (int i = 0; i < MAX_USERS + more; i++)
+            snprintf(many + strlen(many), sizeof many - strlen(many), "user = u%d " KEYS "\n", i);
+        CHECK(reads_mongo(many) == (more == 0) && s->user_count == MAX_USERS);
+        CHECK(more == 0 || strstr(caught, ":20: one more than a section may have: 'u16 ******'; keep 16") != NULL);
+    }
+}
+
+static void test_mongo_refused(void)
+{
+    static const struct { const char *lines, *message; } rows[] = {
+        { "upstream_user = app", ":3: a user without a password: 'app'; add upstream_password, upstream_password_file or upstream_keyfile" },
+        { "upstream_password = hush", ":3: a password without a user in section: 'a'; add upstream_user" },
+        { "upstream_user = app\nupstream_password = x\nupstream_auth_db = a.b", ":5: not a name of a database: 'a.b'" },
+        { "upstream_auth_db = \"\"", ":3: not a name of a database: ''" },
+        { "upstream_auth_db = $external", ":3: not a name of a database" },
+        { "upstream_keyfil = hush", ":3: no such key: 'upstream_keyfil'; the nearest known key is upstream_keyfile" },
+        { "user = app " KEYS, ":3: in this mode clients log in at the mongos themselves: 'app'; set mode = pooled, or leave user out" },
+        { "mode = loadbalanced\nuser = app " KEYS, ":4: in this mode clients" },
+        { "mode = pooled\nuser = app", ":4: a user without keys: 'app'; write user = NAME KEYS" },
+        { "mode = pooled\nuser = app hush", ":4: not the keys of a password: 'app ******'; puerta hash-password reads" },
+        { "mode = pooled\nuser = app " KEYS " x", ":4: too long a name: 'app ******'" },
+        { "mode = pooled\nuser = app " KEYS "\nuser = app " KEYS, ":5: a user given before: 'app ******'; keep one of them" },
+        { "mode = poolled", ":3: an unknown word: 'poolled'; mode must be one of: passthrough|loadbalanced|pooled" },
+    };
+
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        unit_note = rows[i].lines;
+        CHECK(!reads_mongo(rows[i].lines) && strstr(caught, rows[i].message) != NULL);
+        CHECK(strstr(caught, "hush'") == NULL && strstr(caught, "WG5d8") == NULL);
+    }
+    unit_note = "users belong to MongoDB";
+    CHECK(!reads_lines("", "user = app " KEYS) && strstr(caught, "user belongs in a [mongo NAME] section") != NULL && strstr(caught, "WG5d8") == NULL);
+}
+
 /* ------------------------------------------------------------- what is refused */
 
 static void test_refused(void)
@@ -511,6 +610,15 @@ static void test_report(void)
     memset(conf.services[0].upstream_password + 6, 0, SECRET_CAP - 6);
     CHECK(memcmp(&other, &conf, sizeof conf) == 0);
 
+    unit_note = "users and keyfiles are told, not shown";
+    write_file(secret, "abcdefghijk", 11);
+    snprintf(text, sizeof text, "upstream_keyfile = %s\nmode = pooled\nuser = app " KEYS "\n", secret);
+    snprintf(report, sizeof report, "%s", text);
+    CHECK(reads_mongo(report));
+    report_into(report, sizeof report);
+    CHECK(strstr(report, "\n#upstream_keyfile = ******\n") != NULL && strstr(report, "\n#user = app ******\n") != NULL);
+    CHECK(strstr(report, "\nupstream_user = \"__system\"\n") != NULL && strstr(report, "abcdef") == NULL && strstr(report, "WG5d8") == NULL);
+
     unit_note = "the kernel's share, and a total beyond memory";
     CHECK(reads_lines("max_clients = 100\nmax_backends = 10\nmax_leases = 10\nmax_blocked = 0\nmax_watching = 0\nmax_own = 0", "receive_buffer=16k\nsend_buffer=16k"));
     arena_take("huge", SIZE_MAX / 2, 4);
@@ -556,7 +664,7 @@ static bool example_has(const char *example, const struct option *o)
         p = strstr(end, "\n[mongo main]\n");
         end = strstr(end, "\n#[puerta]\n"); /* the profile at the end does not count */
     }
-    snprintf(header, sizeof header, "\n%s%s = ", o->type == SECRET_FILE || o->type == COMMAND ? "#" : "", o->key);
+    snprintf(header, sizeof header, "\n%s%s = ", o->type == SECRET_FILE || o->type == COMMAND || o->type == KEYFILE || o->type == USER ? "#" : "", o->key);
     snprintf(want, sizeof want, "%s%s", header, o->standard);
     p = strstr(p, want);
     n = strlen(want);
@@ -642,6 +750,9 @@ int main(int argc, char **argv)
     test_lists();
     test_commands();
     test_secret_file();
+    test_mongo_login();
+    test_mongo_users();
+    test_mongo_refused();
     test_refused();
     test_refused_bytes();
     test_secrets_hidden();

@@ -346,12 +346,12 @@ static void test_stats(void)
 
     unit_note = "counters";
     stats.clients_accepted = 3;
-    stats.affinity_full = 9;
+    stats.pool_drops = 9;
     CHECK(strcmp(stats_row(0, &value), "clients_accepted") == 0 && value == 3);
     for (i = 0; stats_row(i, &value) != NULL; i++)
         ;
     CHECK((size_t)i == sizeof stats / sizeof(uint64_t));
-    CHECK(strcmp(stats_row(i - 1, &value), "affinity_full") == 0 && value == 9);
+    CHECK(strcmp(stats_row(i - 1, &value), "pool_drops") == 0 && value == 9);
     CHECK(stats_row(-1, &value) == NULL);
 }
 

@@ -1,7 +1,7 @@
 /*
- * test_users.c - users.c: passwords compared, how long a guess waits, whose wrong guesses are remembered, who is near.
+ * test_users.c - users.c and guesses.c: passwords compared, how long a guess waits, whose wrong guesses are remembered, who is near.
  *
- *     a guess --user_same()--> right or wrong --user_failed()--> sources[] --user_failures()--> user_wait_ms()
+ *     a guess --user_same()--> right or wrong --guesses_add()--> sources[] --guesses_of()--> guesses_wait_ms()
  *
  * What a client of a running Puerta sees of it is in tests/test_redis_door.py.
  */
@@ -55,13 +55,13 @@ static void test_wait(void)
     uint32_t last = 0;
 
     unit_note = "a wait grows to its bound and stays there";
-    CHECK(user_wait_ms(0) == 0 && user_wait_ms(2) == 0);
-    CHECK(user_wait_ms(3) == 50 && user_wait_ms(4) == 100 && user_wait_ms(5) == 200);
+    CHECK(guesses_wait_ms(0) == 0 && guesses_wait_ms(2) == 0);
+    CHECK(guesses_wait_ms(3) == 50 && guesses_wait_ms(4) == 100 && guesses_wait_ms(5) == 200);
     for (uint32_t i = 0; i < 100; i++) {
-        CHECK(user_wait_ms(i) >= last);
-        last = user_wait_ms(i);
+        CHECK(guesses_wait_ms(i) >= last);
+        last = guesses_wait_ms(i);
     }
-    CHECK(last == 400 && user_wait_ms(UINT32_MAX) == 400);
+    CHECK(last == 400 && guesses_wait_ms(UINT32_MAX) == 400);
 }
 
 static void test_sources(void)
@@ -72,24 +72,24 @@ static void test_sources(void)
     uint64_t now = 5000;
 
     unit_note = "an address is one source, whatever its port";
-    user_failed(&four, now);
-    user_failed(&same, now);
-    CHECK(user_failures(&four, now) == 2 && user_failures(&same, now) == 2 && user_failures(&mapped, now) == 2);
-    CHECK(user_failures(&next, now) == 0);
+    guesses_add(&four, now);
+    guesses_add(&same, now);
+    CHECK(guesses_of(&four, now) == 2 && guesses_of(&same, now) == 2 && guesses_of(&mapped, now) == 2);
+    CHECK(guesses_of(&next, now) == 0);
 
     unit_note = "so is an IPv6 network";
-    user_failed(&six, now);
-    CHECK(user_failures(&six, now) == 1 && user_failures(&near, now) == 1 && user_failures(&far, now) == 0);
+    guesses_add(&six, now);
+    CHECK(guesses_of(&six, now) == 1 && guesses_of(&near, now) == 1 && guesses_of(&far, now) == 0);
 
     unit_note = "a unix socket is none";
-    user_failed(&local, now);
-    CHECK(user_failures(&local, now) == 0);
+    guesses_add(&local, now);
+    CHECK(guesses_of(&local, now) == 0);
 
     unit_note = "it is forgotten after its last wrong guess";
-    user_failed(&four, now + FORGET_MS - 1);
-    CHECK(user_failures(&four, now + 2 * FORGET_MS - 2) == 3);
-    CHECK(user_failures(&six, now + FORGET_MS) == 0);
-    CHECK(user_failures(&four, now + 2 * FORGET_MS - 1) == 0);
+    guesses_add(&four, now + FORGET_MS - 1);
+    CHECK(guesses_of(&four, now + 2 * FORGET_MS - 2) == 3);
+    CHECK(guesses_of(&six, now + FORGET_MS) == 0);
+    CHECK(guesses_of(&four, now + 2 * FORGET_MS - 1) == 0);
 }
 
 static void test_table_full(void)
@@ -102,13 +102,13 @@ static void test_table_full(void)
     for (unsigned i = 0; i < 256; i++) {
         snprintf(text, sizeof text, "10.1.%u.%u:1", i / 200, i % 200);
         a = from(text);
-        user_failed(&a, now + i);
+        guesses_add(&a, now + i);
     }
-    CHECK(user_failures(&first, now + 300) == 1);
-    user_failed(&late, now + 300);
-    CHECK(user_failures(&late, now + 300) == 1 && user_failures(&second, now + 300) == 1);
-    CHECK(user_failures(&first, now + 300) == 0);
-    CHECK(user_failures(&second, now + 300) == 1); /* asking alone takes nobody's place */
+    CHECK(guesses_of(&first, now + 300) == 1);
+    guesses_add(&late, now + 300);
+    CHECK(guesses_of(&late, now + 300) == 1 && guesses_of(&second, now + 300) == 1);
+    CHECK(guesses_of(&first, now + 300) == 0);
+    CHECK(guesses_of(&second, now + 300) == 1); /* asking alone takes nobody's place */
 }
 
 static void test_near(void)
@@ -125,12 +125,12 @@ static void test_near(void)
     for (size_t i = 0; i < sizeof near / sizeof *near; i++) {
         unit_note = near[i];
         a = from(near[i]);
-        CHECK(user_is_near(&a) && user_barred(&conf, &a) == NULL);
+        CHECK(guesses_near(&a) && user_barred(&conf, &a) == NULL);
     }
     for (size_t i = 0; i < sizeof far / sizeof *far; i++) {
         unit_note = far[i];
         a = from(far[i]);
-        CHECK(!user_is_near(&a) && user_barred(&conf, &a) != NULL);
+        CHECK(!guesses_near(&a) && user_barred(&conf, &a) != NULL);
     }
     unit_note = "who is barred";
     CHECK(strncmp(user_barred(&conf, &a), "-DENIED ", 8) == 0 && stats.clients_denied == sizeof far / sizeof *far + 1);

@@ -1,0 +1,553 @@
+/*
+ * mongo_pool.c - pooled mode: the connections to each mongos, lent for one exchange at a time.
+ *
+ *   pool_take ---> idle? ------------------------------------> LENT --pool_return--> idle, or to the first in line
+ *       |            `- room? -> dialled -> mongo_login -> idle   |--pool_end-----> ENDING: what is left of the exchange
+ *       `-- waits in line of that mongos, or of the section        `--pool_drop----> closed
+ *                              (no mongos is up)
+ *
+ *   pools[backend]   idle: newest first, so that those beyond what is needed grow old and are closed
+ *                    line: first come, first served; its length is bounded for the section (pool_queue)
+ *
+ * Owns the connections. Each has at most one exchange on it; what is idle says nothing, and one that does is closed. Those
+ * who hold or wait are told by pool_ops.
+ */
+#include "mongo.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define CARE_MS 1000            /* how often idle ones are looked after */
+#define AGAIN_MS 200            /* a dial behind one that failed, at first; doubled with each up to */
+#define AGAIN_MAX_MS 2000
+#define ENDING_MS 5000          /* what is left of an exchange whose client has gone may take this long */
+#define KEEPALIVE_IDLE_MS 60000
+
+struct line { struct pool_waiter *first, *last; };
+
+struct pool {
+    struct pool_link *idle;     /* the one used last comes first */
+    struct line line;
+    uint32_t total, dialing;    /* connections; those of them that are not ready yet */
+    uint32_t failures;          /* dials in a row */
+    uint64_t again_ms;          /* after a failure: no dial before */
+    bool moves;                 /* those who wait are to go elsewhere: told by the timer, never to one who has just come */
+};
+
+static struct {
+    const struct pool_ops *ops;
+    struct pool *pools;         /* by the index of the mongos */
+    struct pool_link *links, *free;
+    size_t count;
+    struct { struct service *service; struct line line; uint32_t waiting; } sections[MAX_SERVICES];
+    struct timer care;
+} pl;
+
+static unsigned char scratch[16384];
+
+void pool_tables(const struct conf *conf)
+{
+    pl.count = conf_pooled(conf);
+    pl.links = arena_take("pooled connections", pl.count, sizeof *pl.links);
+    pl.pools = arena_take("pools", pl.count > 0 ? conf->max_backends : 0, sizeof *pl.pools);
+}
+
+static struct pool *pool_of(const struct backend *b)
+{
+    return &pl.pools[b->index];
+}
+
+static const struct conf_service *conf_of(const struct backend *b)
+{
+    return b->service->conf;
+}
+
+/* ------------------------------------------------------------- who waits */
+
+static void stand_in_line(struct line *l, struct pool_waiter *w)
+{
+    w->next = NULL;
+    w->prev = l->last;
+    *(l->last != NULL ? &l->last->next : &l->first) = w;
+    l->last = w;
+}
+
+static void leave_line(struct line *l, struct pool_waiter *w)
+{
+    *(w->prev != NULL ? &w->prev->next : &l->first) = w->next;
+    *(w->next != NULL ? &w->next->prev : &l->last) = w->prev;
+    w->next = w->prev = NULL;
+}
+
+/* The section's place: there are few. */
+static int section_of(struct service *s)
+{
+    int i = 0;
+    while (pl.sections[i].service != s && pl.sections[i].service != NULL) {
+        i++;
+    }
+    pl.sections[i].service = s;
+    return i;
+}
+
+static bool wait_for(struct pool_waiter *w, struct service *s, struct backend *b, bool pinned)
+{
+    int i = section_of(s);
+    if (pl.sections[i].waiting >= s->conf->pool_queue) {
+        stats.pool_full++;
+        return false;
+    }
+    pl.sections[i].waiting++;
+    stats.pool_waits++;
+    w->service = s;
+    w->backend = b;
+    w->pinned = pinned;
+    w->waits = true;
+    stand_in_line(b != NULL ? &pool_of(b)->line : &pl.sections[i].line, w);
+    return true;
+}
+
+void pool_leave(struct pool_waiter *w)
+{
+    int i;
+    if (!w->waits) {
+        return;
+    }
+    i = section_of(w->service);
+    w->waits = false;
+    pl.sections[i].waiting--;
+    leave_line(w->backend != NULL ? &pool_of(w->backend)->line : &pl.sections[i].line, w);
+}
+
+bool pool_await(struct pool_waiter *w, struct service *s)
+{
+    return wait_for(w, s, NULL, false);
+}
+
+/* All of a line, or all of it that may go elsewhere, are to look for another mongos. Those who come back to the same line
+ * stand behind the last of now. */
+static void line_moves(struct line *l, bool pinned_too, const struct backend *refused)
+{
+    struct pool_waiter *w = l->first, *last = l->last, *next;
+    bool more = w != NULL;
+    for (; more; w = next) {
+        next = w->next;
+        more = w != last && next != NULL;
+        if (pinned_too || !w->pinned) {
+            pool_leave(w);
+            pl.ops->on_moved(w, refused);
+        }
+    }
+}
+
+/* -------------------------------------------------------- one connection */
+
+static void idle_put(struct pool *p, struct pool_link *l)
+{
+    l->prev = NULL;
+    l->next = p->idle;
+    if (p->idle != NULL) {
+        p->idle->prev = l;
+    }
+    p->idle = l;
+    l->state = LINK_IDLE;
+    l->idle_ms = loop_ms();
+}
+
+static void idle_take(struct pool *p, struct pool_link *l)
+{
+    *(l->prev != NULL ? &l->prev->next : &p->idle) = l->next;
+    if (l->next != NULL) {
+        l->next->prev = l->prev;
+    }
+    l->next = l->prev = NULL;
+}
+
+static void lend(struct pool_link *l, struct pool_waiter *w)
+{
+    l->state = LINK_LENT;
+    l->holder = w;
+    l->unanswered = false;
+    mongos_of(l->backend)->connections++;
+    stats.pool_lent++;
+    wire_start(&l->answer, true);
+}
+
+/* It is no link any more; its connection is gone, or goes now. */
+static void link_forget(struct pool_link *l)
+{
+    struct pool *p = pool_of(l->backend);
+    if (l->state == LINK_IDLE) {
+        idle_take(p, l);
+    } else if (l->state == LINK_LENT || l->state == LINK_ENDING) {
+        mongos_of(l->backend)->connections--;
+    } else if (l->state != LINK_CLEAN) {
+        p->dialing--;
+        mongo_login_stop(&l->login);
+    }
+    p->total--;
+    l->state = LINK_FREE;
+    l->conn = NULL;
+    l->next = pl.free;
+    pl.free = l;
+}
+
+static void link_close(struct pool_link *l)
+{
+    conn_close(l->conn);
+    link_forget(l);
+}
+
+static bool is_old(const struct pool_link *l)
+{
+    uint32_t life = conf_of(l->backend)->pool_life_ms;
+    return life > 0 && loop_ms() - l->born_ms >= life;
+}
+
+static void dial_more(struct backend *b);
+
+/* A connection that nothing is left on: to the first in line, or idle. */
+static void link_ready(struct pool_link *l)
+{
+    struct backend *b = l->backend;
+    struct pool *p = pool_of(b);
+    struct pool_waiter *w = p->line.first;
+    if (is_old(l) || (b->state != BACKEND_UP && b->state != BACKEND_DRAINING)) {
+        link_close(l);
+        dial_more(b);
+    } else if (w != NULL) {
+        pool_leave(w);
+        lend(l, w);
+        pl.ops->on_lent(w, l);
+    } else {
+        idle_put(p, l);
+    }
+}
+
+/* A dial, or the login behind it, failed. Those who wait go elsewhere, unless connections are there that will come back. */
+static void link_failed(struct pool_link *l, const char *why)
+{
+    struct backend *b = l->backend;
+    struct pool *p = pool_of(b);
+    uint64_t again = (uint64_t)AGAIN_MS << (p->failures < 5 ? p->failures : 5);
+    log_debug("no connection to a mongos", "mongos=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
+    link_forget(l);
+    p->failures++;
+    p->again_ms = loop_ms() + (again < AGAIN_MAX_MS ? again : AGAIN_MAX_MS);
+    mongos_broke(b);
+    p->moves = p->total == p->dialing;
+    loop_timer(&pl.care, loop_ms());
+}
+
+static void on_login(struct mongo_login *login, const char *why)
+{
+    struct pool_link *l = (struct pool_link *)(void *)((char *)login - offsetof(struct pool_link, login));
+    struct pool *p = pool_of(l->backend);
+    if (why != NULL) {
+        snprintf(l->backend->service->trouble, sizeof l->backend->service->trouble, "%s", why);
+        if (login->code == MONGO_CODE_SHUTDOWN_IN_PROGRESS) {
+            mongos_leaves(l->backend);
+        }
+        conn_close(l->conn);
+        link_failed(l, why);
+        return;
+    }
+    p->failures = 0;
+    p->dialing--;
+    l->state = LINK_CLEAN;
+    link_ready(l);
+}
+
+static void link_open(struct conn *c)
+{
+    struct pool_link *l = c->owner;
+    os_keepalive(c->fd, KEEPALIVE_IDLE_MS, conf_of(l->backend)->client_stall_ms);
+    c->watch.may_cool = true;
+    l->state = LINK_GREETING;
+    mongo_login_begin(&l->login, l->backend, c, on_login);
+}
+
+/* What comes for a client that has gone: dropped up to its end. */
+static void ending_bytes(struct pool_link *l)
+{
+    enum wire_status status;
+    ssize_t n = conn_receive(l->conn, scratch, sizeof scratch);
+    size_t used;
+    if (n == CONN_ENDED) {
+        conn_fail(l->conn, "the mongos closed it");
+    }
+    if (n <= 0) {
+        return;
+    }
+    used = wire_feed(&l->answer, scratch, (size_t)n, &status);
+    if (status == WIRE_BAD || used < (size_t)n) {
+        link_close(l);
+    } else if (status == WIRE_WHOLE) {
+        pool_return(l);
+    }
+}
+
+static void link_bytes(struct conn *c)
+{
+    struct pool_link *l = c->owner;
+    if (l->state == LINK_GREETING) {
+        mongo_login_bytes(&l->login);
+    } else if (l->state == LINK_LENT) {
+        pl.ops->on_bytes(l);
+    } else if (l->state == LINK_ENDING) {
+        ending_bytes(l);
+    } else {
+        conn_fail(c, "it closed it, or speaks though it was not asked");
+    }
+}
+
+static void link_room(struct conn *c)
+{
+    struct pool_link *l = c->owner;
+    if (l->state == LINK_LENT) {
+        pl.ops->on_room(l);
+    } else if (l->state == LINK_ENDING && l->unanswered) {
+        pool_return(l);
+    }
+}
+
+static void link_lost(struct conn *c, const char *why)
+{
+    struct pool_link *l = c->owner;
+    struct backend *b = l->backend;
+    bool was_lent = l->state == LINK_LENT;
+    log_debug("connection to a mongos lost", "mongos=%s:%u why=\"%s\"", b->host, (unsigned)b->port, why);
+    if (l->state == LINK_DIALING || l->state == LINK_GREETING) {
+        link_failed(l, why);
+        return;
+    }
+    health_look(b);
+    link_forget(l);
+    if (was_lent) {
+        stats.upstream_lost++;
+        mongos_broke(b);
+        while (pool_of(b)->idle != NULL) { /* they may be as dead: what comes next is to find out by dialling */
+            link_close(pool_of(b)->idle);
+        }
+        pl.ops->on_lost(l, why);
+    }
+    dial_more(b);
+}
+
+static void link_tick(struct conn *c)
+{
+    conn_fail(c, "what was left of an exchange takes too long");
+}
+
+static const struct conn_ops link_ops = {
+    .kind = "pooled",
+    .on_open = link_open,
+    .on_bytes = link_bytes,
+    .on_room = link_room,
+    .on_close = link_lost,
+    .on_tick = link_tick,
+};
+
+/* ---------------------------------------------------------------- dialling */
+
+static bool dial(struct backend *b)
+{
+    const struct conf_service *conf = conf_of(b);
+    struct net_sizes sizes = { conf->receive_buffer, conf->send_buffer };
+    const struct address *a = backend_address(b);
+    struct pool *p = pool_of(b);
+    struct pool_link *l = pl.free;
+    struct conn *c = a != NULL && l != NULL ? conn_take(CONN_UPSTREAM, &link_ops, l) : NULL;
+    if (c == NULL) {
+        return false; /* those of this turn become free when it ends */
+    }
+    pl.free = l->next;
+    memset(l, 0, sizeof *l);
+    l->conn = c;
+    l->backend = b;
+    l->born_ms = loop_ms();
+    l->state = LINK_DIALING;
+    p->total++;
+    p->dialing++;
+    stats.pool_dials++;
+    c->stall_limit_ms = conf->client_stall_ms;
+    if (!conn_dial(c, a, conf->dial_timeout_ms, &sizes)) {
+        link_failed(l, "it cannot be dialled");
+        return false;
+    }
+    return true;
+}
+
+static uint32_t line_length(const struct line *l, uint32_t most)
+{
+    uint32_t n = 0;
+    for (const struct pool_waiter *w = l->first; w != NULL && n < most; w = w->next) {
+        n++;
+    }
+    return n;
+}
+
+/* As many as those who wait need, and as are to be kept: a few at a time. */
+static void dial_more(struct backend *b)
+{
+    const struct conf_service *conf = conf_of(b);
+    struct pool *p = pool_of(b);
+    uint32_t wanted = line_length(&p->line, conf->pool_dials);
+    uint32_t lacking = p->total < conf->pool_min ? conf->pool_min - p->total + p->dialing : 0;
+    wanted = lacking > wanted ? lacking : wanted;
+    if (b->state != BACKEND_UP || loop_ms() < p->again_ms) {
+        return;
+    }
+    while (p->dialing < wanted && p->dialing < conf->pool_dials && p->total < conf->pool_max && dial(b)) {
+    }
+}
+
+/* ---------------------------------------------------------------- lending */
+
+enum pool_take pool_take(struct pool_waiter *w, struct service *s, struct backend *b, bool pinned, struct pool_link **lent)
+{
+    struct pool *p = pool_of(b);
+    struct pool_link *l = p->line.first == NULL ? p->idle : NULL;
+    while (l != NULL && is_old(l)) {
+        link_close(l);
+        l = p->idle;
+    }
+    if (l != NULL) {
+        idle_take(p, l);
+        lend(l, w);
+        *lent = l;
+        return POOL_LENT;
+    }
+    if (!wait_for(w, s, b, pinned)) {
+        return POOL_FULL;
+    }
+    dial_more(b);
+    return POOL_WAITS;
+}
+
+void pool_drop(struct pool_link *l)
+{
+    struct backend *b = l->backend;
+    stats.pool_drops++;
+    link_close(l);
+    dial_more(b);
+}
+
+/* An answer may have come before its request had gone out: what is left of that would go ahead of the next one. */
+void pool_return(struct pool_link *l)
+{
+    if (l->conn->out.len > 0) {
+        pool_drop(l);
+        return;
+    }
+    mongos_of(l->backend)->connections--;
+    l->holder = NULL;
+    l->state = LINK_CLEAN;
+    conn_deadline(l->conn, 0);
+    conn_read(l->conn, true);
+    link_ready(l);
+}
+
+void pool_end(struct pool_link *l, bool unanswered)
+{
+    l->holder = NULL;
+    l->state = LINK_ENDING;
+    l->unanswered = unanswered;
+    conn_read(l->conn, true);
+    conn_deadline(l->conn, loop_ms() + ENDING_MS);
+}
+
+bool pool_has_room(const struct backend *b)
+{
+    const struct pool *p = pool_of(b);
+    uint32_t more = conf_of(b)->pool_max - p->total + p->dialing;
+    return p->idle != NULL || (loop_ms() >= p->again_ms && line_length(&p->line, more) < more);
+}
+
+/* ------------------------------------------------------------------- care */
+
+/* What has been idle for long goes, but for pool_min; what is old goes, and is replaced if need be. */
+static void look_after(struct backend *b)
+{
+    const struct conf_service *conf = conf_of(b);
+    struct pool *p = pool_of(b);
+    if (p->moves) {
+        p->moves = false;
+        line_moves(&p->line, true, b);
+    }
+    for (struct pool_link *l = p->idle, *next; l != NULL; l = next) {
+        bool idle = conf->pool_idle_ms > 0 && loop_ms() - l->idle_ms >= conf->pool_idle_ms;
+        next = l->next;
+        if (is_old(l) || (idle && p->total > conf->pool_min)) {
+            link_close(l);
+        }
+    }
+    dial_more(b);
+}
+
+static void on_care(struct timer *t)
+{
+    bool waiting = false;
+    for (uint16_t i = 0; i < backend_cap(); i++) {
+        struct backend *b = backend_at(i);
+        if (b != NULL && conf_of(b)->kind == SERVICE_MONGO && conf_of(b)->mode == MONGO_POOLED) {
+            look_after(b);
+            waiting = waiting || pool_of(b)->line.first != NULL;
+        }
+    }
+    loop_timer(t, loop_ms() + (waiting ? AGAIN_MS : CARE_MS));
+}
+
+void pool_open(const struct pool_ops *ops)
+{
+    pl.ops = ops;
+    for (size_t i = pl.count; i > 0; i--) {
+        pl.links[i - 1].next = pl.free;
+        pl.free = &pl.links[i - 1];
+    }
+    pl.care.on_due = on_care;
+    if (pl.count > 0) {
+        loop_timer(&pl.care, loop_ms() + CARE_MS);
+    }
+}
+
+/* A mongos that is down, or is none: what is on its connections is lost, and who waits for one goes elsewhere. */
+static void all_lost(struct backend *b)
+{
+    for (size_t i = 0; i < pl.count; i++) {
+        struct pool_link *l = &pl.links[i];
+        if (l->state == LINK_LENT && l->backend == b) {
+            conn_fail(l->conn, "its mongos is down");
+        } else if (l->state != LINK_FREE && l->backend == b) {
+            link_close(l);
+        }
+    }
+    line_moves(&pool_of(b)->line, true, b);
+}
+
+/* Who waits, for want of others, for one that is shutting down. */
+static void all_move(const struct service *s)
+{
+    for (uint16_t i = 0; i < backend_cap(); i++) {
+        struct backend *b = backend_at(i);
+        if (b != NULL && b->service == s && b->state == BACKEND_DRAINING) {
+            line_moves(&pool_of(b)->line, false, b);
+        }
+    }
+}
+
+void pool_backend(struct backend *b)
+{
+    struct pool *p = pool_of(b);
+    if (b->state == BACKEND_UP) {
+        p->failures = 0;
+        p->again_ms = 0;
+        line_moves(&pl.sections[section_of(b->service)].line, true, NULL);
+        all_move(b->service);
+        dial_more(b);
+    } else if (b->state == BACKEND_DRAINING) {
+        line_moves(&p->line, false, b);
+    } else if (b->state != BACKEND_NEW) {
+        all_lost(b);
+    }
+}
