@@ -18,6 +18,7 @@
 #include <string.h>
 
 #define CARE_MS 1000            /* how often idle ones are looked after */
+#define MOVE_MS 50              /* who waits for what will not come is told so soon: not at once, for the next one may be no better */
 #define AGAIN_MS 200            /* a dial behind one that failed, at first; doubled with each up to */
 #define AGAIN_MAX_MS 2000
 #define ENDING_MS 5000          /* what is left of an exchange whose client has gone may take this long */
@@ -248,11 +249,12 @@ static void link_failed(struct pool_link *l, const char *why)
 static void on_login(struct mongo_login *login, const char *why)
 {
     struct pool_link *l = (struct pool_link *)(void *)((char *)login - offsetof(struct pool_link, login));
-    struct pool *p = pool_of(l->backend);
+    struct backend *b = l->backend;
+    struct pool *p = pool_of(b);
     if (why != NULL) {
-        snprintf(l->backend->service->trouble, sizeof l->backend->service->trouble, "%s", why);
+        snprintf(b->service->trouble, sizeof b->service->trouble, "%s", why);
         if (login->code == MONGO_CODE_SHUTDOWN_IN_PROGRESS) {
-            mongos_leaves(l->backend);
+            mongos_leaves(b);
         }
         conn_close(l->conn);
         link_failed(l, why);
@@ -262,6 +264,7 @@ static void on_login(struct mongo_login *login, const char *why)
     p->dialing--;
     l->state = LINK_CLEAN;
     link_ready(l);
+    dial_more(b); /* this one was one of pool_dials: others may still wait */
 }
 
 static void link_open(struct conn *c)
@@ -401,6 +404,10 @@ static void dial_more(struct backend *b)
     uint32_t wanted = line_length(&p->line, conf->pool_dials);
     uint32_t lacking = p->total < conf->pool_min ? conf->pool_min - p->total + p->dialing : 0;
     wanted = lacking > wanted ? lacking : wanted;
+    if (b->state == BACKEND_DRAINING && p->total == 0 && p->line.first != NULL && !p->moves) {
+        p->moves = true; /* it lets nobody in any more: who waits there waits in vain */
+        loop_timer(&pl.care, loop_ms() + MOVE_MS);
+    }
     if (b->state != BACKEND_UP || loop_ms() < p->again_ms) {
         return;
     }
