@@ -53,6 +53,12 @@ static bool is_whole(const struct wire *w)
     return w->header.length != 0 && w->used == w->header.length;
 }
 
+/* Who has not said anything yet, or has not logged in, has little to say, and does not get long for that. */
+static bool is_hurried(const struct pooled *p)
+{
+    return !p->spoke || (p->asks.used > 0 && door_stranger(p));
+}
+
 /* What may not last for ever, by what it is doing. */
 static void arm(struct pooled *p)
 {
@@ -61,8 +67,8 @@ static void arm(struct pooled *p)
     switch ((enum pooled_state)p->state) {
     case POOLED_READING:
         due = p->much > 0 ? p->until_ms /* set once: who holds much may not be slow */
+            : is_hurried(p) ? p->came_ms + conf->handshake_timeout_ms
             : p->asks.used > 0 ? loop_ms() + conf->client_stall_ms
-            : !p->spoke ? loop_ms() + conf->handshake_timeout_ms
             : conf->client_idle_ms > 0 ? loop_ms() + conf->client_idle_ms : 0;
         break;
     case POOLED_WAITING: due = p->wait_ms + conf->pool_wait_ms; break;
@@ -101,10 +107,16 @@ static void set_starved(struct pooled *p, bool starved)
     care_soon();
 }
 
-/* Whether what is read now will find room: two chunks hold any piece, wherever it begins. */
+/* Two chunks hold any piece, wherever it begins. The last eighth is not for strangers, who come in any number. */
+static size_t chunks_for(const struct pooled *p)
+{
+    return door_stranger(p) ? 2 + buf_total() / buf_chunk_size() / 8 : 2;
+}
+
+/* Whether what is read now will find room. */
 static bool has_chunks(struct pooled *p, enum buf_use use)
 {
-    bool has = buf_may_take_many(use, 2);
+    bool has = buf_may_take_many(use, chunks_for(p));
     if (!has) {
         set_starved(p, true);
     }
@@ -422,7 +434,7 @@ static bool is_intact(struct pooled *p)
 /* A client that stops in the middle of such a request keeps nobody from a connection: it gets one when all of it is here. */
 static bool is_soon_whole(const struct pooled *p)
 {
-    return p->asks.header.length <= HELD_MAX && p->asks.header.length <= p->service->conf->client_window;
+    return p->asks.header.length <= buf_chunk_size() && p->asks.header.length <= p->service->conf->client_window;
 }
 
 /* Of a request in READING it may be known by now what is to be done with it. */
@@ -485,6 +497,7 @@ static bool is_open(const struct pooled *p)
 static size_t take(struct pooled *p, const unsigned char *bytes, size_t n)
 {
     enum wire_status status;
+    p->came_ms = p->spoke && p->asks.used == 0 ? loop_ms() : p->came_ms;
     size_t used = wire_feed(&p->asks, bytes, n, &status);
     struct chain *to = p->state == POOLED_SENDING ? &p->link->conn->out : &p->held;
     if (status == WIRE_BAD) {
@@ -607,7 +620,7 @@ static void client_tick(struct conn *conn)
     struct pooled *p = conn->owner;
     switch ((enum pooled_state)p->state) {
     case POOLED_READING:
-        if (p->starved) {
+        if (p->starved && !is_hurried(p)) {
             arm(p); /* what it has sent may be here, and nobody could read it */
             break;
         }
@@ -616,9 +629,9 @@ static void client_tick(struct conn *conn)
             pump(p);
             break;
         }
-        conn_fail(conn, p->asks.used > 0 ? "it stopped in the middle of a message (client_stall)"
-                        : p->spoke       ? "idle (client_idle)"
-                                         : "no hello within handshake_timeout");
+        conn_fail(conn, !p->spoke          ? "no hello within handshake_timeout"
+                        : p->asks.used > 0 ? "it stopped in the middle of a message (client_stall)"
+                                           : "idle (client_idle)");
         break;
     case POOLED_WAITING: waited(p); break;
     case POOLED_LATER: later(p); break;
@@ -663,7 +676,7 @@ bool pooled_accept(struct service *s, uint8_t section, int fd, const struct addr
         mp.free = p;
         return true;
     }
-    conn->watch.active_ms = loop_ms();
+    conn->watch.active_ms = p->came_ms = loop_ms();
     greet_arrive(p);
     arm(p);
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
@@ -895,20 +908,36 @@ static size_t holds(const struct pooled *p)
     return p->held.len + p->ahead.len + p->small.len + (p->conn->blocked ? p->conn->out.len : 0);
 }
 
-/* Nobody can be helped: who holds most gives it back. */
+static void close_for_chunks(struct pooled *p, const char *why)
+{
+    char text[ADDRESS_TEXT];
+    log_warn("no chunks left: a client is closed (chunks)", "client=%s why=\"%s\"", address_text(&p->conn->peer, text), why);
+    conn_fail(p->conn, why);
+}
+
+/* In the middle of a request that goes nowhere until more of it comes. */
+static bool dawdles(const struct pooled *p)
+{
+    return p->state == POOLED_READING && p->asks.used > 0 && p->much == 0 && !p->queues && loop_ms() - p->came_ms > STARVING_MS;
+}
+
+/* Nobody can be helped: all who dawdle, or else who holds most, give it back. Strangers who starve are no reason for the latter. */
 static void relieve(void)
 {
     struct pooled *most = NULL;
-    char text[ADDRESS_TEXT];
+    bool some = false, hurts = false;
     for (uint32_t i = 0; i < mp.total; i++) {
         struct pooled *p = &mp.all[i];
-        if (is_open(p) && (most == NULL || holds(p) > holds(most))) {
-            most = p;
+        if (is_open(p) && dawdles(p)) {
+            some = true;
+            close_for_chunks(p, "it stopped in the middle of a message");
+        } else if (is_open(p)) {
+            hurts = hurts || (p->starved && !door_stranger(p));
+            most = most == NULL || holds(p) > holds(most) ? p : most;
         }
     }
-    if (most != NULL && holds(most) > 0) {
-        log_warn("no chunks left: a client is closed (chunks)", "client=%s", address_text(&most->conn->peer, text));
-        conn_fail(most->conn, "it holds most of the pool");
+    if (!some && hurts && holds(most) > 0) {
+        close_for_chunks(most, "it holds most of the pool");
     }
 }
 
@@ -919,7 +948,7 @@ static void feed_starved(void)
     for (uint32_t i = 0; i < mp.total && mp.starved > 0; i++) {
         struct pooled *p = &mp.all[mp.care_at = (mp.care_at + 1) % mp.total];
         enum buf_use use = p->link != NULL ? BUF_REPLY : BUF_REQUEST;
-        bool may = is_open(p) && p->starved && buf_may_take_many(use, 2 * (fed + 1));
+        bool may = is_open(p) && p->starved && buf_may_take_many(use, 2 * fed + chunks_for(p));
         if (may) {
             set_starved(p, false);
             conn_read(p->conn, true);
