@@ -106,8 +106,8 @@ static struct section *section_of(const struct service *s)
         t->service = s;
         look_again(t);
     }
-    if (mongo_stopping && !t->stopping) {
-        t->stopping = true;
+    if (mongo_stopping != t->stopping) {
+        t->stopping = mongo_stopping;
         t->stop_ms = loop_ms() + stop_timeout_ms;
         t->version++;
     }

@@ -199,11 +199,16 @@ static void link_close(struct pool_link *l)
     link_forget(l);
 }
 
-/* One to a mongos that is shutting down grows as old as it can: there will be no other. */
+/* A mongos that is shutting down takes no new ones: what is open there has those that are left. */
+static bool may_age(const struct backend *b)
+{
+    return b->state == BACKEND_UP;
+}
+
 static bool is_old(const struct pool_link *l)
 {
     uint32_t life = conf_of(l->backend)->pool_life_ms;
-    return life > 0 && l->backend->state == BACKEND_UP && loop_ms() - l->born_ms >= life;
+    return life > 0 && loop_ms() - l->born_ms >= life && may_age(l->backend);
 }
 
 static void dial_more(struct backend *b);
@@ -484,7 +489,7 @@ static void look_after(struct backend *b)
         line_moves(&p->line, true, b);
     }
     for (struct pool_link *l = p->idle, *next; l != NULL; l = next) {
-        bool idle = conf->pool_idle_ms > 0 && b->state == BACKEND_UP && loop_ms() - l->idle_ms >= conf->pool_idle_ms;
+        bool idle = may_age(b) && conf->pool_idle_ms > 0 && loop_ms() - l->idle_ms >= conf->pool_idle_ms;
         next = l->next;
         if (is_old(l) || (idle && p->total > conf->pool_min)) {
             link_close(l);

@@ -201,6 +201,7 @@ static void client_finish(struct pooled *p)
 /* The exchange is over, and the next may begin: pump() does that, once nobody is at work with this one any more. */
 static void next(struct pooled *p)
 {
+    no_longer(p);
     hold_drop(p);
     chain_clear(&p->small);
     p->spoke = true;
@@ -340,9 +341,7 @@ static void go_split(struct pooled *p)
     if (b != NULL) {
         take_from(p, b, true);
     } else {
-        size_t n = split_answer(p, ++mp.last_id, said, sizeof said);
-        no_longer(p);
-        give(p, said, n);
+        give(p, said, split_answer(p, ++mp.last_id, said, sizeof said));
     }
 }
 

@@ -25,6 +25,7 @@
 #define ENTRIES 24           /* of cursors, and of transactions: all that can be fit in */
 #define WAIT_MS 300
 #define HANDSHAKE_MS 500
+#define AWAIT_MS 400         /* of a hello that waits for something new */
 #define AGAIN_MS 2500         /* behind failed dials there are others by then */
 #define IDLE_MS 2000         /* of a connection that nobody needs */
 #define LONG_MS 700000       /* cursors and transactions are forgotten behind this */
@@ -286,25 +287,26 @@ static struct asked *asked_now(struct client_end *c)
     return r;
 }
 
-/* One byte; that of an ID is ours, whatever it was to be. False: nothing more can be said. */
-static bool client_byte(int i, unsigned char byte)
+/* Some of n bytes, those of IDs as they are to be. Gives how many; 0: nothing more can be said. */
+static size_t client_bytes(int i, const unsigned char *p, size_t n)
 {
     struct client_end *c = &clients[i];
     struct asked *r = c->over ? NULL : asked_now(c);
+    unsigned char *to = c->raw + c->raw_len;
     enum wire_status status;
-    if (!c->over && r == NULL) {
-        return false;
+    n = n < STREAM_CAP - c->raw_len ? n : STREAM_CAP - c->raw_len;
+    n = r != NULL && r->len < 8 && n > 0 ? 1 : n;
+    if (n == 0 || (r == NULL && !c->over)) {
+        return 0;
     }
+    memcpy(to, p, n);
     if (r != NULL && r->len >= 4 && r->len < 8) {
-        byte = (unsigned char)((tag_of(i) | c->count) >> 8 * (r->len - 4));
+        *to = (unsigned char)((tag_of(i) | c->count) >> 8 * (r->len - 4));
     }
-    if (c->raw_len == STREAM_CAP || !sock_say(c->sock, &byte, 1)) {
-        return false;
-    }
-    c->raw[c->raw_len++] = byte;
     if (r != NULL) {
-        r->len++;
-        wire_feed(&r->wire, &byte, 1, &status);
+        size_t used = wire_feed(&r->wire, to, n, &status);
+        n = status == WIRE_BAD ? n : used;
+        r->len += n;
         r->bad = status == WIRE_BAD;
         c->over = r->bad;
         c->excused = c->excused || r->bad;
@@ -312,7 +314,9 @@ static bool client_byte(int i, unsigned char byte)
             asked_whole(r);
         }
     }
-    return true;
+    c->raw_len += n;
+    MUST(sock_say(c->sock, to, n));
+    return n;
 }
 
 static bool may_say(const struct client_end *c)
@@ -320,35 +324,32 @@ static bool may_say(const struct client_end *c)
     return c->sock != NULL && !c->sock->ended && !c->sock->reset;
 }
 
-/* Room is asked for a whole message before: once begun, it does not stop for want of it. */
 static bool has_room(const struct client_end *c, size_t n)
 {
     return n < STREAM_CAP - c->raw_len && n < STREAM_CAP - c->sock->in_len && c->count + 2 < ASKED;
 }
 
-static void say_rest(int i)
+static void say_rest(int i, size_t most)
 {
     struct client_end *c = &clients[i];
-    while (c->rest_len > 0 && may_say(c) && client_byte(i, c->rest[c->rest_at])) {
-        c->rest_at++;
-        c->rest_len--;
+    size_t n = 1;
+    for (most = most < c->rest_len ? most : c->rest_len; most > 0 && may_say(c) && n > 0; most -= n) {
+        n = client_bytes(i, c->rest + c->rest_at, most);
+        c->rest_at += n;
+        c->rest_len -= n;
     }
-    c->rest_at = c->rest_len > 0 ? c->rest_at : 0;
-    MUST(c->rest_len == 0 || !may_say(c) || c->over);
-    c->rest_len = 0;
 }
 
 /* Its first bytes only: those to come are said before anything else is. */
 static void client_says(int i, const unsigned char *p, size_t n, size_t first)
 {
     struct client_end *c = &clients[i];
-    say_rest(i);
+    say_rest(i, SIZE_MAX);
     if (may_say(c) && has_room(c, n)) {
         memcpy(c->rest, p, n);
+        c->rest_at = 0;
         c->rest_len = n;
-        for (c->rest_at = 0; c->rest_at < n && c->rest_at < first && client_byte(i, p[c->rest_at]); c->rest_at++) {
-            c->rest_len--;
-        }
+        say_rest(i, first);
     }
 }
 
@@ -526,7 +527,7 @@ static size_t write_hello(int i, unsigned how)
         bson_object_id(&b, "processId", process);
         bson_int64(&b, "counter", greet_version(backend_of(0)->service));
         bson_close(&b);
-        bson_int64(&b, "maxAwaitTimeMS", 400);
+        bson_int64(&b, "maxAwaitTimeMS", AWAIT_MS);
     }
     put_padding(&b, i, how >> 4 == 15 ? 3000 : how >> 4 == 14 ? 18000 : 0);
     if (!(how & 1)) {
@@ -1041,12 +1042,12 @@ static void end(void)
     nodes_calm();
     world.calm = false;
     end_mute();
-    settle(HANDSHAKE_MS + STALL_MS + WAIT_MS + 6000, deadlines_kept);
+    settle(HANDSHAKE_MS + STALL_MS + WAIT_MS + ASKED * AWAIT_MS + 6000, deadlines_kept);
     MUST(deadlines_kept());
     for (int i = 0; i < SOCKS; i++) {
         socks[i].room = socks[i].far < FAR_NODE ? SIZE_MAX : socks[i].room;
     }
-    settle(4000, all_answered);
+    settle(ASKED * AWAIT_MS + 4000, all_answered);
     MUST(all_answered());
     for (int i = 0; i < CLIENTS; i++) {
         if (clients[i].sock != NULL) {
@@ -1059,6 +1060,9 @@ static void end(void)
     }
     hang_up();
     MUST(settle(3000, nobody_left));
+    for (int i = 0; i < SOCKS; i++) {
+        socks[i].room = SIZE_MAX;
+    }
     start_again();
     settle(AGAIN_MS, never);
     MUST(settle(20000, nodes_well));
@@ -1088,7 +1092,7 @@ static void act_command(void)
 {
     unsigned who = next_byte(), what = next_byte(), how = next_byte(), number = next_byte(), times = 1 + who / CLIENTS % 8;
     unsigned cut = who >= 128 ? next_byte() : 0;
-    say_rest((int)(who % CLIENTS));
+    say_rest((int)(who % CLIENTS), SIZE_MAX);
     while (times-- > 0) {
         size_t n = write_command((int)(who % CLIENTS), what, how, number);
         if (strcmp(names[what % 16], "insert") == 0 && (how & 96) != 0) {
