@@ -26,6 +26,8 @@
 #define REST_MAX 262144        /* the rest of an answer whose client has gone: read and dropped, if it is no longer */
 #define HALF_MS 2000           /* a client that sends no more may wait for its answer so long */
 #define FINISH_MS 2000         /* how long a client that is being closed may take to read its last answer */
+#define REAUTHENTICATE 391     /* the code by which a server says that it wants a login anew */
+#define RELOGIN_MS 1000        /* a connection this old that a mongos says has no rights is made anew */
 #define CARE_MS 20             /* how often those that find no chunk are looked after */
 #define STARVING_MS 2000       /* so long nobody could be helped: who holds most of the chunks gives them back */
 #define KEEPALIVE_IDLE_MS 60000
@@ -423,7 +425,8 @@ static void split(struct pooled *p)
     }
 }
 
-/* One that is changed on its way is judged before it costs anybody a connection. */
+/* One that is changed on its way is judged before it costs anybody a connection, and so is any other that is here as a whole: a
+ * mongos closes its connection for a wrong checksum, and is left out for a while if it does that often. */
 static bool is_intact(struct pooled *p)
 {
     chain_copy(&p->held, whole, p->held.len);
@@ -442,6 +445,7 @@ static void consider(struct pooled *p)
     const struct wire *w = &p->asks;
     bool is_all = is_whole(w), is_here = greet_takes(p);
     bool short_one = is_here || split_takes(w) || (w->flags & WIRE_EXHAUST_ALLOWED) != 0;
+    bool has_checksum = (w->flags & WIRE_CHECKSUM_PRESENT) != 0 && w->header.length <= HELD_MAX;
     enum mongo_code code;
     const char *text;
     if (w->command[0] == '\0' && !is_all) {
@@ -458,7 +462,7 @@ static void consider(struct pooled *p)
         hold_on(p);
     } else if (is_here) {
         here(p);
-    } else if (short_one && !is_intact(p)) {
+    } else if ((short_one || (is_all && has_checksum)) && !is_intact(p)) {
         refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, wire_error_text(WIRE_BAD_CHECKSUM));
     } else if (split_takes(w)) {
         split(p);
@@ -749,14 +753,29 @@ static void answer_bad(struct pooled *p, struct pool_link *l, const char *why)
     answer_lost(p, "the mongos sent what is no answer");
 }
 
+/* Our login there may be none any more: a user that has been made anew has to log in anew. A new connection does that, but not
+ * one for each client that asks for what nobody here may do. */
+static bool is_logged_out(const struct pool_link *l)
+{
+    const struct wire *a = &l->answer;
+    return !wire_true(a, WIRE_OK) && wire_has(a, WIRE_CODE) &&
+           (a->number[WIRE_CODE] == MONGO_CODE_UNAUTHORIZED || a->number[WIRE_CODE] == REAUTHENTICATE) &&
+           l->backend->service->conf->upstream_user[0] != '\0' && loop_ms() - l->born_ms > RELOGIN_MS;
+}
+
 static void exchange_over(struct pooled *p, struct pool_link *l)
 {
     struct backend *b = l->backend;
+    bool again = is_logged_out(l);
     route_answered(p->section, &p->asks, &l->answer, b);
     mongos_served(b);
     stats.replies++;
     p->link = NULL;
-    pool_return(l);
+    if (again) {
+        pool_drop(l);
+    } else {
+        pool_return(l);
+    }
     next(p);
 }
 

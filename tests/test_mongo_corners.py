@@ -184,3 +184,27 @@ def test_a_stranger_that_trickles_is_not_waited_for(front, keys, spoke):
                 c.send_raw(bytes([byte]))
                 with contextlib.suppress(TimeoutError):
                     c.read(timeout=0.1 / SLOW)
+
+
+def test_a_login_that_holds_no_more_is_made_anew(ferret):
+    """The user has been dropped and made again: what was logged in before is nobody's, until it has logged in once more."""
+    with mongo_harness.fronts(ferret, 1, users={"app": "pencil"}) as (front,):
+        with pooled([front], upstream_user="app", upstream_password="pencil", pool_max=1, deep_probe="no") as p, greeted(p, 1) as (c,):
+            assert c.ask(LOOK, DB)["ok"]
+            (link,) = [k for k in front.clients if k.user == "app"]
+            begun = time.monotonic()
+            link.user = None
+            wait_for("a login anew", lambda: c.ask(LOOK, DB).get("code") != 13)
+            assert time.monotonic() - begun < 10 * SLOW and [k.user for k in front.clients if k.metadata] == ["app"]
+
+
+def test_a_wrong_checksum_does_not_reach_a_mongos(front):
+    """It would close the connection, and five of these in a row would have it left out."""
+    with pooled([front]) as p, greeted(p, 1) as (c,):
+        assert c.ask(LOOK, DB, checksum=True)["ok"]
+        known = len(front.commands("count"))
+        message = wire.op_msg(dict(LOOK, **{"$db": DB}), 77, checksum=True)
+        c.send_raw(message[:-1] + bytes([message[-1] ^ 1]))
+        assert c.read().body["code"] == 17
+        assert len(front.commands("count")) == known
+        assert c.ask(LOOK, DB, checksum=True)["ok"]
