@@ -42,12 +42,12 @@ end_together
 
 # Runs a command so that a signal to the shell ends both at once; without this the shell would hear it only when the command is over.
 apart() {
-    others=$background
+    before_it=$background
     "$@" &
-    background="$others $!"
+    background="$before_it $!"
     wait $!
     status=$?
-    background=$others
+    background=$before_it
     return $status
 }
 

@@ -59,10 +59,27 @@ void door_tables(const struct conf *conf)
     }
 }
 
-void door_start(void)
+/* The salt of nobody has to be the same as long as those of the users are: behind a restart, and in another process with the
+ * same users. What only those hold who can read the keys is a secret all the same. */
+static void make_secret(const struct conf *conf)
+{
+    unsigned char tag[HASH_MAX];
+    struct hash h;
+    hash_start(&h, HASH_SHA_256);
+    for (int i = 0; i < conf->service_count; i++) {
+        const struct conf_service *s = &conf->services[i];
+        for (int k = 0; s->kind == SERVICE_MONGO && k < s->user_count; k++) {
+            hash_add(&h, s->users[k].keys.stored, sizeof s->users[k].keys.stored);
+        }
+    }
+    hash_end(&h, tag);
+    memcpy(door.secret, tag, sizeof door.secret);
+}
+
+void door_start(const struct conf *conf)
 {
     unsigned char seed[32];
-    os_random(door.secret, sizeof door.secret);
+    make_secret(conf);
     os_random(seed, sizeof seed);
     hmac_key(&door.random, HASH_SHA_256, seed, sizeof seed);
 }

@@ -39,7 +39,7 @@ void greet_start(const struct conf *conf)
     for (int i = 0; i < MAX_SERVICES; i++) {
         os_random(sections[i].process_id, sizeof sections[i].process_id);
     }
-    door_start();
+    door_start(conf);
 }
 
 /* ---------------------------------------------------------------- facts */
@@ -312,9 +312,11 @@ static size_t stopping_write(const struct pooled *p, const struct section *t, vo
 
 static size_t unknown_write(const struct pooled *p, void *out, size_t cap)
 {
-    const char *trouble = p->service->trouble;
+    bool stranger = p->greeting.barred || (door_guarded(p) && p->user == DOOR_NOBODY);
+    const char *trouble = stranger ? "the log says why" /* with names and addresses */
+                        : p->service->trouble[0] != '\0' ? p->service->trouble : "none has answered yet";
     char text[SLOTMAP_ERROR_CAP + 64];
-    snprintf(text, sizeof text, "no mongos can be reached: %s", trouble[0] != '\0' ? trouble : "none has answered yet");
+    snprintf(text, sizeof text, "no mongos can be reached: %s", trouble);
     return door_refuse(&p->greeting.asked, MONGO_CODE_HOST_UNREACHABLE, text, out, cap);
 }
 

@@ -40,7 +40,7 @@ struct greeting {
 /* ------------------------------------------------- mongo_door.c */
 
 void door_tables(const struct conf *conf);
-void door_start(void);         /* before the first client */
+void door_start(const struct conf *conf); /* before the first client */
 void door_open(struct pooled *p);
 void door_close(struct pooled *p);
 /* Whether p may send its request on to a mongos; else the error to refuse it with and its text, good until the next call. */

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #define CARE_MS 1000            /* how often idle ones are looked after */
+#define MOVE_MS 50              /* who waits for what will not come is told so soon: not at once, for the next one may be no better */
 #define AGAIN_MS 200            /* a dial behind one that failed, at first; doubled with each up to */
 #define AGAIN_MAX_MS 2000
 #define ENDING_MS 5000          /* what is left of an exchange whose client has gone may take this long */
@@ -198,10 +199,16 @@ static void link_close(struct pool_link *l)
     link_forget(l);
 }
 
+/* A mongos that is shutting down takes no new ones: what is open there has those that are left. */
+static bool may_age(const struct backend *b)
+{
+    return b->state == BACKEND_UP;
+}
+
 static bool is_old(const struct pool_link *l)
 {
     uint32_t life = conf_of(l->backend)->pool_life_ms;
-    return life > 0 && loop_ms() - l->born_ms >= life;
+    return life > 0 && loop_ms() - l->born_ms >= life && may_age(l->backend);
 }
 
 static void dial_more(struct backend *b);
@@ -242,11 +249,12 @@ static void link_failed(struct pool_link *l, const char *why)
 static void on_login(struct mongo_login *login, const char *why)
 {
     struct pool_link *l = (struct pool_link *)(void *)((char *)login - offsetof(struct pool_link, login));
-    struct pool *p = pool_of(l->backend);
+    struct backend *b = l->backend;
+    struct pool *p = pool_of(b);
     if (why != NULL) {
-        snprintf(l->backend->service->trouble, sizeof l->backend->service->trouble, "%s", why);
+        snprintf(b->service->trouble, sizeof b->service->trouble, "%s", why);
         if (login->code == MONGO_CODE_SHUTDOWN_IN_PROGRESS) {
-            mongos_leaves(l->backend);
+            mongos_leaves(b);
         }
         conn_close(l->conn);
         link_failed(l, why);
@@ -256,6 +264,7 @@ static void on_login(struct mongo_login *login, const char *why)
     p->dialing--;
     l->state = LINK_CLEAN;
     link_ready(l);
+    dial_more(b); /* this one was one of pool_dials: others may still wait */
 }
 
 static void link_open(struct conn *c)
@@ -395,6 +404,10 @@ static void dial_more(struct backend *b)
     uint32_t wanted = line_length(&p->line, conf->pool_dials);
     uint32_t lacking = p->total < conf->pool_min ? conf->pool_min - p->total + p->dialing : 0;
     wanted = lacking > wanted ? lacking : wanted;
+    if (b->state == BACKEND_DRAINING && p->total == 0 && p->line.first != NULL && !p->moves) {
+        p->moves = true; /* it lets nobody in any more: who waits there waits in vain */
+        loop_timer(&pl.care, loop_ms() + MOVE_MS);
+    }
     if (b->state != BACKEND_UP || loop_ms() < p->again_ms) {
         return;
     }
@@ -476,7 +489,7 @@ static void look_after(struct backend *b)
         line_moves(&p->line, true, b);
     }
     for (struct pool_link *l = p->idle, *next; l != NULL; l = next) {
-        bool idle = conf->pool_idle_ms > 0 && loop_ms() - l->idle_ms >= conf->pool_idle_ms;
+        bool idle = may_age(b) && conf->pool_idle_ms > 0 && loop_ms() - l->idle_ms >= conf->pool_idle_ms;
         next = l->next;
         if (is_old(l) || (idle && p->total > conf->pool_min)) {
             link_close(l);

@@ -418,6 +418,12 @@ static bool is_intact(struct pooled *p)
     return mongomsg_intact(whole, p->held.len, &p->asks);
 }
 
+/* A client that stops in the middle of such a request keeps nobody from a connection: it gets one when all of it is here. */
+static bool is_soon_whole(const struct pooled *p)
+{
+    return p->asks.header.length <= HELD_MAX && p->asks.header.length <= p->service->conf->client_window;
+}
+
 /* Of a request in READING it may be known by now what is to be done with it. */
 static void consider(struct pooled *p)
 {
@@ -427,12 +433,16 @@ static void consider(struct pooled *p)
     enum mongo_code code;
     const char *text;
     if (w->command[0] == '\0' && !is_all) {
-        hold_on(p);
+        if (w->header.length > HELD_MAX && !door_admits(p, &code, &text)) {
+            refuse(p, code, NULL, text); /* nothing that a stranger may say is so long: no room is kept for it */
+        } else {
+            hold_on(p);
+        }
     } else if (!is_here && !door_admits(p, &code, &text)) {
         refuse(p, code, NULL, text);
     } else if (short_one && w->header.length > HELD_MAX) {
         refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "a message of this kind has at most 64 KiB");
-    } else if (!is_all && (short_one || !w->known)) {
+    } else if (!is_all && (short_one || !w->known || is_soon_whole(p))) {
         hold_on(p);
     } else if (is_here) {
         here(p);

@@ -19,6 +19,7 @@
 
 #define CURSOR_MS 600000        /* a mongos forgets a cursor that is idle this long */
 #define TRANSACTION_MS 75000    /* and a transaction after 60 s; and some */
+#define EXPIRE_SOME 16          /* entries whose time is over leave, at a look */
 #define SOON_FULL 16            /* so many free entries are left: nothing more goes where it would not be looked for */
 
 struct places { struct affinity table; struct affinity_counts told; struct affinity_entry *entries; };
@@ -191,8 +192,9 @@ enum route mongo_route(int section, struct service *s, const struct wire *w, con
 
 struct backend *route_elsewhere(int section, struct service *s, const struct wire *w, bool (*fits)(const struct backend *))
 {
-    const struct affinity *a = &rt.all[section].table;
+    struct affinity *a = &rt.all[section].table;
     struct backend *list[MAX_SEEDS];
+    affinity_expire(a, loop_ms(), EXPIRE_SOME); /* or what nobody asks for any more would count for ever */
     uint32_t n = mongo_candidates(s, NULL, 0, list), kept = 0;
     if (a->used[AFFINITY_CURSOR] + SOON_FULL > rt.config.most[AFFINITY_CURSOR] ||
         (in_transaction(w) && a->used[AFFINITY_TRANSACTION] + SOON_FULL > rt.config.most[AFFINITY_TRANSACTION])) {
@@ -239,5 +241,7 @@ void route_answered(int section, const struct wire *w, const struct wire *reply,
     }
     if (in_transaction(w) && wire_is(w, "abortTransaction")) {
         affinity_remove(a, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid);
+    } else if (in_transaction(w)) { /* its statement may have taken longer than an idle transaction lasts */
+        affinity_add(a, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid, b->index, loop_ms());
     }
 }

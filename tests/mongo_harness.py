@@ -82,7 +82,7 @@ def crowd_tool():
 
 
 class CrowdFronts:
-    """The crowd's server: several mongos in one process. An answer in sixteen waits up to jitter_us, one in a thousand is a lie if they lie."""
+    """The crowd's server: several mongos in one process. An answer in sixteen waits up to jitter_us, one in a hundred is a lie if they lie."""
 
     def __init__(self, count, jitter_us=1000, lie="none"):
         self.ports = [harness.free_port() for _ in range(count)]
@@ -101,6 +101,10 @@ class CrowdFronts:
         self.process.terminate()
         self.process.wait(10 * harness.SLOW)
         harness.ended(self.process)
+
+    def one_dies(self):
+        """The first, then the second and so on: without its connections, cursors and transactions it is back after 200 ms."""
+        self.process.send_signal(signal.SIGUSR2)
 
     def seen(self):
         """What it has seen so far, by name; most and most_working are the most connections at once."""

@@ -93,6 +93,27 @@ def test_each_mongos_has_its_own(fronts):
         assert all(f.most_connections <= 2 + PROBES for f in fronts)
 
 
+def test_what_is_bound_to_one_mongos_has_no_more_of_its_connections(fronts):
+    with pooled(fronts, pool_max=2, pool_wait="60s") as p, greeted(p, 9) as (first, *clients):
+        name, sessions = filled(first), []
+        place = fronts[0]
+        while len(sessions) < 8:
+            s = Session()
+            if at(fronts, first, dict({"insert": name, "documents": [{}]}, **s.begin()))[1] is place:
+                sessions.append(s)
+        with holding(place) as fault:
+            for c, s in zip(clients, sessions):
+                c.send(dict({"distinct": name, "key": "_id"}, **s.more), DB)
+            for n in range(2, 9):
+                wait_for("the next to be there", lambda n=n: fault.hits == n)
+                heard(first)
+                assert fault.held <= 2
+                fault.release()
+        assert all(c.read().body["ok"] for c in clients)
+        assert all(s.commit(first)["ok"] for s in sessions)
+        assert fault.most_held == 2 and place.most_connections <= 2 + PROBES
+
+
 def test_one_connection_is_enough_for_clients_that_take_turns(front):
     with pooled([front]) as p, greeted(p, 20) as clients:
         for _ in range(3):
@@ -203,6 +224,18 @@ def test_dials_are_bounded(front):
         for c in clients:
             assert c.read().body["ok"]
         assert (dials.most_held, dials.hits) == (2, 10)
+
+
+def test_dials_for_pool_min_are_bounded_too(front):
+    with pooled([front], pool_min=6, pool_dials=2, probe_interval="60s", probe_timeout="60s"):
+        wait_for("all of them to be there", lambda: len(front.clients) == 6 + PROBES)
+        with holding(front, "hello") as dials:
+            front.drop_clients()
+            for n in range(2, 5):
+                wait_for("the next hello to be there", lambda n=n: dials.hits >= n)
+                dials.release()
+            assert dials.most_held <= 2 + PROBES
+        wait_for("all of them to be there again", lambda: len([x for x in front.clients if x.hellos]) == 6 + PROBES)
 
 
 def test_a_dial_that_hangs_does_not_hold_up_what_is_there(front):
@@ -358,14 +391,20 @@ def next_ones_are_well(clients, count=6):
 
 @pytest.mark.parametrize("size", [1000, 300000, 30000000])
 def test_a_client_that_leaves_in_the_middle_of_its_answer(sink, size):
-    """What is left of it comes to nobody else."""
-    with pooled([sink], pool_max=1, process=SMALL, client_window="64k", probe_timeout="20s") as p, greeted(p, 2) as clients:
-        for reset in (False, True):
+    """What is left of it comes to nobody else, also not to those who wait for its connection."""
+    with pooled([sink], pool_max=1, process=SMALL, client_window="64k", probe_timeout="20s") as p, greeted(p, 3) as (*clients, third):
+        for _ in range(4):
             with p.client(rcvbuf=4096) as c:
                 assert c.hello()["ok"]
                 c.send({"pull": size, "token": 1})
                 if size > 1000:
                     assert c.sock.recv(100)
+                for i, x in enumerate(clients):
+                    x.send({"pull": 1000 + i, "token": 50 + i})
+                heard(third)
+            for i, x in enumerate(clients):
+                answer = x.read().body
+                assert answer["ok"] and answer["token"] == 50 + i and len(answer["x"]) == 1000 + i, answer
             next_ones_are_well(clients)
 
 
@@ -453,15 +492,16 @@ def test_a_mongos_that_reads_slowly_holds_up_its_client_only(fronts):
         s = Session()
         while not at_front(fronts[0], other, s):
             s = Session()
-        rows = [bson.encode({"x": b"x" * 200000})] * 4
+        rows = [bson.encode({"x": b"x" * 200000})] * 2
         data = wire.op_msg(dict({"insert": "large"}, **s.plain, **{"$db": DB}), 5, sequences=[("documents", rows)])
         sender = threading.Thread(target=writer.send_raw, args=(data,), daemon=True)
         sender.start()
         asked = 0
-        while sender.is_alive():
+        while not sink.inserted:
             assert other.ask({"pull": 50000, "token": asked}, timeout=5)["token"] == asked
             asked += 1
-        assert writer.read(timeout=30).body["ok"] and sink.inserted == 1 and asked > 0
+        assert writer.read(timeout=30).body["ok"] and sink.inserted == 1 and asked > 5
+        sender.join(20 * SLOW)
 
 
 def at_front(front, client, session):

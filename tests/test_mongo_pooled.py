@@ -494,6 +494,23 @@ def test_all_four_lists_of_killcursors_are_merged(fronts):
         assert [answer[which] for which in lists] == [[opened[f]] for f in fronts]
 
 
+def test_killcursors_within_a_transaction(fronts):
+    """As drivers send it then: with the transaction's fields. What nobody knows is asked of all, and those that know nothing of the
+    transaction do not count."""
+    with pooled(fronts) as p, greeted(p, 2) as (c, other):
+        name = filled(c)
+        for _ in range(4):
+            s = Session()
+            answer, place = at(fronts, c, dict({"find": name, "batchSize": 2}, **s.begin()))
+            cursor = answer["cursor"]["id"]
+            answer = other.ask(dict({"killCursors": name, "cursors": [Int64(cursor)]}, **s.more), DB)
+            assert answer["ok"] == 1 and answer["cursorsKilled"] == [cursor], answer
+            answer = c.ask(dict({"killCursors": name, "cursors": [Int64(cursor), Int64(77)]}, **s.more), DB)
+            assert answer["ok"] == 1 and sorted(answer["cursorsNotFound"]) == [77, cursor], answer
+            assert at(fronts, other, dict({"insert": name, "documents": [{}]}, **s.more))[1] is place
+            assert s.commit(c)["ok"]
+
+
 def test_killcursors_when_one_of_its_mongos_is_down(fronts):
     """The others' are killed all the same, and there is an answer."""
     with pooled(fronts) as p, greeted(p, 2) as (c, other):
@@ -1137,6 +1154,33 @@ def test_when_a_mongos_shuts_down(fronts):
             answer, where = at(fronts, other, dict(more_of(cursor, name), **t.plain))
             assert answer["ok"] and where is place
         assert s.commit(c)["ok"] and u.commit(c)["ok"]
+
+
+def test_when_a_mongos_shuts_down_its_connections_grow_old(fronts):
+    """Nobody can dial it any more: what is open there goes on by the connections there are, whatever their age."""
+    with pooled(fronts, drain_timeout="60s", pool_life="200ms", pool_idle="300ms") as p, greeted(p, 1) as (c,):
+        name, s = filled(c), Session()
+        answer, place = at(fronts, c, dict({"insert": name, "documents": [{}]}, **s.begin()))
+        drained(p, place)
+        for pause in (0.25, 1.5):  # older than pool_life; idle for longer than pool_idle, looked after once a second
+            time.sleep(pause)
+            for _ in range(2):
+                answer, where = at(fronts, c, dict({"insert": name, "documents": [{}]}, **s.more))
+                assert answer["ok"] and where is place, answer
+        assert s.commit(c)["ok"]
+
+
+def test_when_a_mongos_that_shuts_down_has_lost_its_connections(fronts):
+    """What is open there has no way to it any more: the driver hears that it may begin anew."""
+    with pooled(fronts, drain_timeout="60s", pool_wait="300ms") as p, greeted(p, 1) as (c,):
+        name, s = filled(c), Session()
+        place = at(fronts, c, dict({"insert": name, "documents": [{}]}, **s.begin()))[1]
+        drained(p, place)
+        place.drop_clients()
+        code, labels = error_of(c.ask(dict({"insert": name, "documents": [{}]}, **s.more), DB))
+        assert code in (6, 89, 251) and labels == ["TransientTransactionError"]
+        answer, where = at(fronts, c, dict({"insert": name, "documents": [{}]}, **s.begin()))
+        assert answer["ok"] and where is not place and s.commit(c)["ok"]
 
 
 @pytest.mark.parametrize("code", [91, 11600, 11602])

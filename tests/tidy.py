@@ -78,7 +78,7 @@ ROOMS = {
     "mongo_health.c": (4, "mongo", 440),
     "mongo_choose.c": (4, "mongo", 330),
     "mongo_route.c": (4, "mongo", 230),
-    "mongo_pool.c": (4, "mongo", 480),
+    "mongo_pool.c": (4, "mongo", 500),
     "mongo_door.c": (4, "mongo", 380),
     "mongo_greet.c": (4, "mongo", 500),
     "mongo_split.c": (4, "mongo", 260),

@@ -7,6 +7,9 @@
  *
  * Until every client holds a cursor and a transaction, none goes on: a proxy on which either of them held a connection would never get
  * there. Cursors and sessions outlive the connection that began them. The first wrong answer ends the run.
+ *
+ * Where mongos may fail (`faults`), errors that tell so are no wrong answers, if they have the label that makes a driver do the right
+ * thing: what was open is given up, all else goes on and is looked at as closely as ever.
  */
 #include "crowd.h"
 
@@ -62,7 +65,7 @@ struct client {
     int kill_count;
     bool kills_unknown;
     struct held held[OPEN];
-    int64_t txn;
+    int64_t txn, writes;
     int32_t statements, steps; /* of the transaction: as the server counts them; 0 steps: none is open */
     bool in_txn;              /* the last request belongs to it */
     bool again;               /* a commit is sent for the second time */
@@ -72,7 +75,9 @@ static struct client clients[CLIENTS];
 static int count, standing, left;
 static int server_port, patience;
 static uint32_t vanishing;
-static long wanted, answers, reconnects, vanished, per_kind[KIND_COUNT];
+static bool faults;
+static long wanted, answers, reconnects, vanished, lost, per_kind[KIND_COUNT];
+static struct { int64_t code; long count; } errors[] = { { 6, 0 }, { 43, 0 }, { 89, 0 }, { 251, 0 } }; /* that a failing mongos may cause */
 static long silent_count;
 static int64_t silent_sum;
 static int exit_code;
@@ -133,6 +138,8 @@ static void common(struct client *c, struct bson *b, const char *db, bool with_s
         bson_bool(b, "autocommit", false);
         if (c->statements == 1)
             bson_bool(b, "startTransaction", true);
+    } else if (with_session && (c->kind == ASK_INSERT || c->kind == ASK_UPDATE)) {
+        bson_int64(b, "txnNumber", ++c->writes);
     }
     bson_string(b, "$db", db);
     bson_int64(b, "mark", c->mark);
@@ -532,8 +539,10 @@ static int ids_in(const struct bson_reader *r, const char *name, int64_t id)
 
 static void check_killed(struct client *c, const struct bson_reader *r)
 {
+    /* With its mongos a cursor may be lost. */
     for (int i = 0; i < c->kill_count; i++)
-        if (ids_in(r, "cursorsKilled", c->killed[i]) != 1 || ids_in(r, "cursorsNotFound", c->killed[i]) != 0)
+        if (ids_in(r, "cursorsKilled", c->killed[i]) + ids_in(r, "cursorsNotFound", c->killed[i]) != 1 ||
+            (!faults && ids_in(r, "cursorsKilled", c->killed[i]) != 1))
             wrong(c, "cursor %lld is not killed once", (long long)c->killed[i]);
     if (c->kills_unknown && (ids_in(r, "cursorsNotFound", c->mark) != 1 || ids_in(r, "cursorsKilled", c->mark) != 0))
         wrong(c, "the cursor that nobody has is not once among those that were not found");
@@ -574,6 +583,55 @@ static void check_echo(struct client *c, const struct bson_reader *r, const stru
         wrong(c, "the answer has mark %lld", (long long)number_of(r, "mark", 0));
     if (c->kind != ASK_KILL && (!bson_find(r, "of", &e) || e.len != 21 || memcmp(e.value + 5, lsid, 16) != 0))
         wrong(c, "the answer is for another session");
+}
+
+/* What the last request was about cannot be known any more: it is given up. */
+static void forget(struct client *c)
+{
+    if (c->kind == ASK_GETMORE)
+        c->cursor->id = 0;
+    if (!c->in_txn)
+        return;
+    c->steps = 0;
+    c->again = false;
+    for (struct held *h = c->held; h < c->held + OPEN; h++)
+        if (h->in_txn)
+            h->id = 0;
+}
+
+static bool has_label(const struct bson_reader *r, const char *label)
+{
+    struct bson_element e;
+    struct bson_reader list;
+    const char *text;
+    size_t n;
+
+    if (bson_find(r, "errorLabels", &e))
+        for (list = bson_enter(&e); bson_next(&list, &e);)
+            if ((text = bson_text(&e, &n)) != NULL && strcmp(text, label) == 0)
+                return true;
+    return false;
+}
+
+/* The answer is an error that a mongos which fails may cause. */
+static bool excused(struct client *c, const struct bson_reader *r, const struct wire *w)
+{
+    const bool transient = has_label(r, "TransientTransactionError"), retryable = has_label(r, "RetryableWriteError");
+    const bool ends = c->kind == ASK_COMMIT || c->kind == ASK_ABORT, in_txn = c->in_txn && !ends;
+    const bool writes = !c->in_txn && (c->kind == ASK_INSERT || c->kind == ASK_UPDATE);
+    const int64_t code = number_of(r, "code", 0);
+
+    if (!faults || number_of(r, "ok", 0) == 1 || w->header.response_to != c->request_id)
+        return false;
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
+        if (errors[i].code == code)
+            errors[i].count++;
+    if (code == 6 || code == 89) {
+        if (transient != in_txn || retryable != (writes || ends))
+            wrong(c, "error %lld with labels that lead astray: transient %d, retryable %d", (long long)code, transient, retryable);
+        return true;
+    }
+    return (code == 43 && c->kind == ASK_GETMORE) || (code == 251 && c->in_txn && (transient || c->kind == ASK_ABORT));
 }
 
 static void check(struct client *c, const struct bson_reader *r, const struct wire *w)
@@ -629,6 +687,8 @@ static void heard(struct side *s, const unsigned char *msg, size_t n, const stru
             wrong(c, "not the hello of a mongos");
         if (c->stage == GREETS)
             c->stage = OPENS;
+    } else if (excused(c, &r, w)) {
+        forget(c);
     } else {
         took(heard_us - c->asked_us);
         answers++;
@@ -643,19 +703,11 @@ static void heard(struct side *s, const unsigned char *msg, size_t n, const stru
         next(c);
 }
 
-/* A request is left without waiting for its answer: what it was about cannot be known any more, all else goes on. */
+/* A request is left without waiting for its answer. */
 static void vanish(struct client *c)
 {
     vanished++;
-    if (c->kind == ASK_GETMORE)
-        c->cursor->id = 0;
-    if (c->in_txn) {
-        c->steps = 0;
-        c->again = false;
-        for (struct held *h = c->held; h < c->held + OPEN; h++)
-            if (h->in_txn)
-                h->id = 0;
-    }
+    forget(c);
     connect_anew(c);
 }
 
@@ -673,8 +725,15 @@ static void gone(struct side *s)
 {
     struct client *c = s->owner;
 
-    wrong(c, "the connection was closed");
-    side_close(s);
+    if (!faults) {
+        wrong(c, "the connection was closed");
+        side_close(s);
+        return;
+    }
+    lost++;
+    if (c->waits)
+        forget(c);
+    connect_anew(c);
 }
 
 /* No answer for so long: nothing moves any more, or one client was forgotten. */
@@ -698,13 +757,16 @@ static void tell(void)
     printf("held cursors %d transactions %d seconds %.2f\n", standing, standing, stood_us != 0 ? (double)(stood_us - begun_us) / 1e6 : -1.0);
     for (int i = 0; i < KIND_COUNT; i++)
         printf("%s %ld%s", kind_names[i], per_kind[i], i + 1 < KIND_COUNT ? " " : "\n");
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
+        printf("error %lld x %ld%s", (long long)errors[i].code, errors[i].count, i + 1 < sizeof errors / sizeof errors[0] ? " " : "\n");
     printf("unacknowledged %ld sum %lld\n", silent_count, (long long)silent_sum);
     printf("p50 %llu us p99 %llu us longest %llu us\n", (unsigned long long)took_share(0.5), (unsigned long long)took_share(0.99),
            (unsigned long long)took_share(1.0));
-    printf("answers %ld wrong %d reconnects %ld vanished %ld seconds %.2f\n", answers, exit_code, reconnects, vanished, (double)(end - begun_us) / 1e6);
+    printf("answers %ld wrong %d reconnects %ld vanished %ld lost %ld seconds %.2f\n", answers, exit_code, reconnects, vanished, lost,
+           (double)(end - begun_us) / 1e6);
 }
 
-int crowd(int port, int clients_wanted, long answers_wanted, uint64_t seed, uint32_t vanish_share, int seconds)
+int crowd(int port, int clients_wanted, long answers_wanted, uint64_t seed, uint32_t vanish_share, int seconds, bool with_faults)
 {
     static const struct side_ops ops = { NULL, heard, gone, woken, turned };
 
@@ -715,6 +777,7 @@ int crowd(int port, int clients_wanted, long answers_wanted, uint64_t seed, uint
     wanted = answers_wanted;
     vanishing = vanish_share;
     patience = seconds;
+    faults = with_faults;
     begun_us = now_us();
     for (int i = 0; i < count; i++) {
         struct client *c = &clients[i];

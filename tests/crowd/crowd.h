@@ -68,15 +68,16 @@ uint64_t took_share(double share);                /* the time in us within which
 
 /* ---------------------------------------------------------- fronts.c */
 
-/* Plays a mongos on each port; what it saw is printed at SIGUSR1 and at the end (SIGTERM). `jitter_us`: some answers wait up to so long.
- * `lie`: about what one answer in 1000 is wrong: mark, session, text, order, statement, kill, silence, request; or none. */
+/* Plays a mongos on each port. What it saw is printed at SIGUSR1 and at the end (SIGTERM); at SIGUSR2 one of them dies and comes back.
+ * `jitter_us`: some answers wait up to so long. `lie`: about what one answer in 100 is wrong (mark, session, text, order, statement, kill,
+ * silence, request), or none. Gives the exit code. */
 int serve(const int *ports, int count, uint32_t jitter_us, const char *lie);
 
 /* --------------------------------------------------------- clients.c */
 
 /* So many clients, until so many answers were found right. `vanish`: of 100,000 requests so many are left without waiting for the answer.
- * `seconds`: an answer that takes longer is wrong. Gives the exit code. */
-int crowd(int port, int clients, long answers, uint64_t seed, uint32_t vanish, int seconds);
+ * `seconds`: an answer that takes longer is wrong. `faults`: errors of mongos that fail are not. Gives the exit code. */
+int crowd(int port, int clients, long answers, uint64_t seed, uint32_t vanish, int seconds, bool faults);
 
 /* ------------------------------------------------------------- ask.c */
 

@@ -7,7 +7,10 @@
  * mongos would never see of a good proxy is counted as wrong: a second request while the first is not answered, client metadata twice on
  * one connection, exhaustAllowed, a document that is not the one its mark belongs to.
  *
- * It can be told to lie, so that the clients themselves can be tested: one answer in about 1000 is then wrong in the one way that was named.
+ * At SIGUSR2 one of them, the next each time, dies and comes back after a while as another process: without its connections, which break
+ * off amid their answers, and without its cursors and transactions.
+ *
+ * It can be told to lie, so that the clients themselves can be tested: one answer in about 100 is then wrong in the one way that was named.
  */
 #include "crowd.h"
 
@@ -20,6 +23,7 @@
 #define CURSORS 65536         /* of each front; a power of two */
 #define FIRST_CURSOR 1000000
 #define AWAIT_US 10000000     /* an awaitable hello is answered after so long at the latest */
+#define AWAY_US 200000        /* so long a front is away that dies */
 
 enum phase { TXN_NONE, TXN_OPEN, TXN_COMMITTED, TXN_ABORTED };
 
@@ -27,6 +31,9 @@ struct open_cursor { int64_t id, mark; unsigned char lsid[16]; int32_t at, total
 struct session { int64_t txn; int32_t statements; uint8_t phase; };
 
 static struct front {
+    struct side *listener;
+    int port;
+    uint64_t back_us;                           /* it has died, and listens again then; 0: it is there */
     int64_t last_id;
     struct open_cursor cursors[CURSORS];        /* id 0: free */
     struct session sessions[CLIENTS * SESSIONS];
@@ -35,6 +42,7 @@ static struct front {
 /* One connection to a front. */
 static struct link {
     struct front *front;
+    struct side *side;        /* NULL: this entry is free */
     bool greeted, works;      /* client metadata has come; anything but a greeting has */
     bool waits;               /* an answer is to come: held until wake_us, or cut off */
     bool awaits;              /* that answer is to an awaitable hello */
@@ -43,12 +51,15 @@ static struct link {
     size_t held_len;
 } links[SIDES];
 
-static int free_links[SIDES], free_count;
+static int front_count, next_to_die, free_links[SIDES], free_count;
 static uint32_t jitter;
 static const char *lie = "none";
 static uint64_t chance = 88172645463325252U;
-static struct { long open, works, most_open, most_works, asked, cursors, transactions, unacknowledged, exhaust, awaited, wrong; int64_t sum; } seen;
-static volatile sig_atomic_t signalled, tell;
+static struct {
+    long open, works, most_open, most_works, asked, cursors, transactions, unacknowledged, exhaust, awaited, wrong;
+    int64_t sum; /* of the marks of what was not to be acknowledged */
+} seen;
+static volatile sig_atomic_t signalled, tell, dies;
 static volatile bool over;
 
 static void wrong(const char *what, const struct wire *w)
@@ -59,7 +70,7 @@ static void wrong(const char *what, const struct wire *w)
 
 static bool lies(const char *about)
 {
-    return strcmp(lie, about) == 0 && dice(&chance, 1000) == 0;
+    return strcmp(lie, about) == 0 && dice(&chance, 100) == 0;
 }
 
 /* ---------------------------------------------------- what was asked */
@@ -416,7 +427,7 @@ static void accepted(struct side *listener, struct side *s)
     struct link *l = &links[free_links[--free_count]];
 
     s->number = (int32_t)(l - links);
-    *l = (struct link){ .front = listener->owner, .held = l->held };
+    *l = (struct link){ .front = listener->owner, .side = s, .held = l->held };
     s->owner = l;
     seen.open++;
 }
@@ -428,7 +439,34 @@ static void gone(struct side *s)
     seen.open--;
     seen.works -= l->works;
     free_links[free_count++] = s->number;
+    l->side = NULL;
     side_close(s);
+}
+
+static void die_now(struct front *f)
+{
+    if (f->back_us != 0)
+        return;
+    for (struct link *l = links; l < links + SIDES; l++)
+        if (l->side != NULL && l->front == f) {
+            if (l->waits)
+                side_send(l->side, l->held, l->held_len / 2);
+            gone(l->side);
+        }
+    side_close(f->listener);
+    for (int i = 0; i < CURSORS; i++)
+        f->cursors[i].id = 0;
+    memset(f->sessions, 0, sizeof f->sessions);
+    f->back_us = now_us() + AWAY_US;
+}
+
+static void come_back(void)
+{
+    for (struct front *f = fronts; f < fronts + front_count; f++)
+        if (f->back_us != 0 && f->back_us <= now_us()) {
+            f->back_us = 0;
+            f->listener = side_listen(f->port, f);
+        }
 }
 
 static void hold(struct side *s, struct link *l, const unsigned char *p, size_t n, uint32_t us)
@@ -508,11 +546,17 @@ static void turned(void)
         seen.most_works = works;
     open = seen.open;
     works = seen.works;
+    come_back();
+    if (dies != 0) {
+        dies = 0;
+        die_now(&fronts[next_to_die++ % front_count]);
+    }
     if (tell != 0) {
         tell = 0;
-        printf("open %ld most %ld working %ld most %ld asked %ld cursors %ld transactions %ld unacknowledged %ld sum %lld exhaust %ld awaited %ld wrong %ld\n",
-               seen.open, seen.most_open, seen.works, seen.most_works, seen.asked, seen.cursors, seen.transactions, seen.unacknowledged,
-               (long long)seen.sum, seen.exhaust, seen.awaited, seen.wrong);
+        printf("open %ld most %ld working %ld most %ld asked %ld cursors %ld transactions %ld ", seen.open, seen.most_open, seen.works,
+               seen.most_works, seen.asked, seen.cursors, seen.transactions);
+        printf("unacknowledged %ld sum %lld exhaust %ld awaited %ld wrong %ld\n", seen.unacknowledged, (long long)seen.sum, seen.exhaust,
+               seen.awaited, seen.wrong);
         fflush(stdout);
         over = signalled != 0;
     }
@@ -521,7 +565,8 @@ static void turned(void)
 static void on_signal(int number)
 {
     signalled = number == SIGTERM || signalled != 0;
-    tell = 1;
+    dies = number == SIGUSR2 || dies != 0;
+    tell = number != SIGUSR2 || tell != 0;
 }
 
 int serve(const int *ports, int count, uint32_t jitter_us, const char *lie_about)
@@ -539,8 +584,12 @@ int serve(const int *ports, int count, uint32_t jitter_us, const char *lie_about
     }
     sigaction(SIGTERM, &act, NULL);
     sigaction(SIGUSR1, &act, NULL);
-    for (int i = 0; i < count; i++)
-        side_listen(ports[i], &fronts[i]);
+    sigaction(SIGUSR2, &act, NULL);
+    front_count = count;
+    for (int i = 0; i < count; i++) {
+        fronts[i].port = ports[i];
+        fronts[i].listener = side_listen(ports[i], &fronts[i]);
+    }
     printf("serves\n");
     fflush(stdout);
     sides_run(&ops, &over);

@@ -121,7 +121,7 @@ static size_t sent(struct side *s, const unsigned char *p, size_t n)
     size_t at = 0;
 
     while (at < n) {
-        ssize_t done = send(s->fd, p + at, n - at, MSG_NOSIGNAL);
+        ssize_t done = send(s->fd, p + at, n - at, 0);
         if (done < 0 && errno == EINTR)
             continue;
         if (done < 0)

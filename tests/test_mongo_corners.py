@@ -1,0 +1,142 @@
+"""MongoDB's pooled mode in its corners: what a look at the code from outside has found, beside what its other tests see.
+
+    clients (raw) --> Puerta, mode = pooled --> Front, Front, Front --> FerretDB
+"""
+import struct
+import subprocess
+import time
+
+import bson
+import pytest
+
+import harness
+import mongo_harness
+from fake import wire
+from harness import SLOW, wait_for
+from mongo_harness import Session
+from test_mongo_pool import WAIT, heard, holding
+from test_mongo_pooled import DB, LOOK, at, drained, error_of, filled, greeted, more_of, pooled
+
+
+@pytest.fixture(scope="module")
+def ferret():
+    with mongo_harness.Ferret() as f:
+        yield f
+
+
+@pytest.fixture
+def front(ferret):
+    with mongo_harness.fronts(ferret, 1) as cluster:
+        yield cluster[0]
+
+
+@pytest.fixture
+def fronts(ferret):
+    with mongo_harness.fronts(ferret) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def keys():
+    done = subprocess.run([harness.BINARY, "hash-password"], input=b"pencil\n", stdout=subprocess.PIPE, check=True)
+    return done.stdout.decode().strip()
+
+
+def test_the_next_dial_follows_the_one_before(front):
+    """With one dial at a time a pool of forty is there as soon as those dials are over: none waits for a timer (of 200 ms)."""
+    with pooled([front], pool_max=40, pool_dials=1) as p, greeted(p, 40) as clients:
+        with holding(front) as fault:
+            begun = time.monotonic()
+            for c in clients:
+                c.send(WAIT, DB)
+            wait_for("all of them to have a connection", lambda: fault.held == 40)
+            assert time.monotonic() - begun < 2.0 * SLOW
+        for c in clients:
+            assert c.read().body["ok"]
+
+
+def test_a_request_that_stops_midway_holds_no_connection(front):
+    """Where it goes is known from its first section; its client stops within the second."""
+    with pooled([front], pool_max=1, pool_wait="1s") as p, greeted(p, 2) as (slow, other):
+        name = filled(other, 0)
+        data = wire.op_msg({"insert": name, "lsid": Session().lsid, "$db": DB}, 99, sequences=[("documents", [bson.encode({"_id": 1, "x": "b" * 50000})])])
+        slow.send_raw(data[:-10])
+        heard(other)
+        for _ in range(3):
+            assert other.ask(LOOK, DB)["ok"]
+        slow.send_raw(data[-10:])
+        assert slow.read().body["n"] == 1
+
+
+@pytest.mark.parametrize("what,code,label", [("getMore", 6, "ResumableChangeStreamError"), ("statement", 251, "TransientTransactionError"),
+                                             ("commit", 6, "RetryableWriteError")])
+def test_nobody_waits_for_a_connection_to_a_mongos_that_lets_nobody_in(fronts, what, code, label):
+    """It is shutting down and its connections are gone: what lives there is answered at once, not after pool_wait."""
+    with pooled(fronts, pool_wait="60s") as p, greeted(p, 1) as (c,):
+        name, s = filled(c), Session()
+        opened, place = at(fronts, c, dict({"find": name, "batchSize": 2}, **s.plain))
+        begun, there = at(fronts, c, dict({"find": name}, **s.begin()))
+        assert begun["ok"] and there is place
+        drained(p, place)
+        place.drop_clients()
+        heard(c)
+        answer = c.ask({"getMore": dict(more_of(opened["cursor"]["id"], name), **s.plain), "statement": dict({"find": name}, **s.more),
+                        "commit": dict({"commitTransaction": 1}, **s.more)}[what], "admin" if what == "commit" else DB, timeout=10)
+        assert error_of(answer) == (code, [label]), answer
+
+
+def test_old_connections_to_a_mongos_that_shuts_down_stay(fronts):
+    """There will be no others to end on what is open there."""
+    with pooled(fronts, pool_life="1s", pool_idle="1s", pool_wait="60s") as p, greeted(p, 1) as (c,):
+        name, s = filled(c, 40), Session()
+        opened, place = at(fronts, c, dict({"find": name, "batchSize": 2}, **s.plain))
+        cursor = opened["cursor"]["id"]
+        assert c.ask(dict(more_of(cursor, name), **s.plain), DB)["ok"]
+        drained(p, place)
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            assert c.ask(dict(more_of(cursor, name, 1), **s.plain), DB)["ok"]
+            time.sleep(0.2)
+
+
+def start(name):
+    """The first message of a login."""
+    return {"saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": bson.Binary(b"n,,n=%s,r=abcdefghijklmnopqrstuv" % name)}
+
+
+def test_the_salt_of_nobody_stays_as_those_of_users_do(front, keys):
+    """Otherwise a restart, or a second Puerta, would tell who exists."""
+    said = []
+    for _ in range(2):
+        with pooled([front], user="app " + keys) as p, greeted(p, 1) as (c,):
+            said.append([bytes(c.ask(start(name))["payload"]).split(b",s=")[1] for name in (b"app", b"nobody", b"somebody")])
+    assert said[0] == said[1] and len(set(said[0])) == 3
+
+
+def test_a_stranger_gets_no_room_for_long_requests(front, keys):
+    """What names its command behind megabytes would be held on for those who may come in."""
+    with pooled([front], process=dict(chunks=256, chunk_size="16k"), client_stall="60s", user="app " + keys) as p, greeted(p, 1) as (c,):
+        before = {"documents": [bson.encode({"x": "y" * 50000})] * 40}
+        packed = b"documents\0" + b"".join(before["documents"])
+        sequence = b"\1" + struct.pack("<i", len(packed) + 4) + packed
+        body = b"\0" + bson.encode({"insert": "x", "$db": DB})
+        message = struct.pack("<iiiiI", 20 + len(sequence) + len(body), 5, 0, wire.OP_MSG, 0) + sequence + body
+        free = p.resident()
+        c.send_raw(message[:1900000])
+        heard_by = p.client()
+        assert heard_by.hello()["ok"]
+        heard_by.close()
+        c.send_raw(message[1900000:])
+        answer = c.read().body
+        assert answer["code"] == 13 and "insert" in answer["errmsg"], answer
+        assert p.resident() - free < 1000000
+
+
+def test_a_stranger_is_not_told_of_the_mongos(keys):
+    """The last trouble has names and addresses in it."""
+    options = dict(mode="pooled", handshake_timeout="500ms", upstream_user="secretuser", upstream_password="x")
+    for users, told in ((dict(user="app " + keys), False), ({}, True)):
+        with mongo_harness.MongoPuerta(["127.0.0.1:1"], **dict(mongo_harness.QUICK, **options, **users)) as p, p.client() as c:
+            p.wait_state("127.0.0.1:1", "down")
+            answer = c.hello()
+            assert answer["code"] == 6 and ("127.0.0.1:1" in answer["errmsg"]) == told, answer
