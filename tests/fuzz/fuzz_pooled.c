@@ -23,6 +23,9 @@
 #define CURSORS 4            /* ids 1 to 4 */
 #define POOL_MAX 3           /* at most; less in many programs */
 #define ENTRIES 24           /* of cursors, and of transactions: all that can be fit in */
+#define SPLITS 32            /* commands for several mongos at the same time */
+#define FEW_CHUNKS 128       /* requests that have to be held wait for each other */
+#define LIE 100000           /* bytes by which a message is shorter than it says */
 #define WAIT_MS 300
 #define HANDSHAKE_MS 500
 #define AWAIT_MS 400         /* of a hello that waits for something new */
@@ -82,6 +85,9 @@ static struct client_end clients[CLIENTS];
 static struct link_end ends[SOCKS];
 static struct pin transactions[SESSIONS], cursors[CURSORS][SESSIONS + 1];
 static bool pins_murky;      /* raw bytes may have been a session of their own */
+static bool guarded;         /* there are users, and nobody has logged in */
+static struct { unsigned char process[12]; int64_t counter; } told; /* the topologyVersion of the last hello */
+static struct pooled fillers[SPLITS]; /* clients that are none: commands of theirs leave few places to others */
 
 static void link_gets(struct sock *s);
 
@@ -121,7 +127,7 @@ static bool in_transaction(const struct wire *w)
 static bool is_local(const struct wire *w)
 {
     return w->hello || w->header.opcode == WIRE_OP_QUERY || wire_is(w, "saslStart") || wire_is(w, "saslContinue") || wire_is(w, "logout") ||
-           wire_is(w, "authenticate") || wire_is(w, "whatsmyuri") || wire_is(w, "getLastError");
+           (guarded && wire_is(w, "ping")) || wire_is(w, "authenticate") || wire_is(w, "whatsmyuri") || wire_is(w, "getLastError");
 }
 
 static bool kills(const struct wire *w)
@@ -419,13 +425,18 @@ static void check_answer(struct client_end *c, const unsigned char *msg, size_t 
     if (r->murky) {
         return;
     }
+    if (wire_has(a, WIRE_TOPOLOGY_PROCESS) && wire_has(a, WIRE_TOPOLOGY_COUNTER) && is_local(w)) {
+        memcpy(told.process, a->process_id, sizeof told.process);
+        told.counter = a->number[WIRE_TOPOLOGY_COUNTER];
+    }
     if (as_said && !is_local(w)) {
         MUST(n > 4096 || wire_true(a, WIRE_OK) || !wire_has(a, WIRE_CODE) || !is_leaving(a->number[WIRE_CODE]));
         client_knows(r, a);
     } else if (is_local(w)) {
         MUST(wire_true(a, WIRE_OK) || is_error_of_ours(a));
     } else if (is_split(w) && wire_true(a, WIRE_OK)) {
-        MUST(r->whole && (wire_is(w, "killSessions") || listed(msg, n) == named(c->raw + r->at, r->len)));
+        int64_t count = named(c->raw + r->at, r->len);
+        MUST(r->whole && (count < 0 || listed(msg, n) == count));
     } else {
         MUST(is_error_of_ours(a) || (is_split(w) && wire_has(a, WIRE_OK)));
         MUST(!world.calm || r->bad || is_split(w));
@@ -503,6 +514,17 @@ static size_t put_sequence(size_t n, size_t len, bool behind)
     return n + len;
 }
 
+/* It says that it is longer than it is: the rest never comes. */
+static void put_lie(void)
+{
+    struct wire_header h = wire_header_get(message);
+    h.length += LIE;
+    wire_header_put(message, &h);
+    if (message[WIRE_HEADER + 4] == 1) {
+        bson_put32(message + WIRE_HEADER + 5, bson_get32(message + WIRE_HEADER + 5) + LIE);
+    }
+}
+
 static size_t write_hello(int i, unsigned how)
 {
     struct bson b;
@@ -520,12 +542,10 @@ static size_t write_hello(int i, unsigned how)
         bson_close(&b);
         bson_close(&b);
     }
-    if (how & 8) { /* as the program's own is: its random bytes are always the same here */
-        unsigned char process[12];
-        memset(process, 0x5a, sizeof process);
+    if (how & 8) {
         bson_document(&b, "topologyVersion");
-        bson_object_id(&b, "processId", process);
-        bson_int64(&b, "counter", greet_version(backend_of(0)->service));
+        bson_object_id(&b, "processId", told.process);
+        bson_int64(&b, "counter", told.counter);
         bson_close(&b);
         bson_int64(&b, "maxAwaitTimeMS", AWAIT_MS);
     }
@@ -553,17 +573,23 @@ static size_t write_command(int i, unsigned what, unsigned how, unsigned number)
     } else {
         bson_string(&b, names[name], "things");
     }
-    if (name == 2) {
+    if (name == 2 && number % 16 != 15) {
         bson_array(&b, "cursors");
-        for (unsigned k = 0; k < 1 + number / CURSORS % 4; k++) {
+        for (unsigned k = 0; k < (number % 16 == 14 ? 70 : 1 + number / CURSORS % 4); k++) {
             bson_int64(&b, NULL, 1 + (number + k) % 5);
         }
+        if (number % 16 == 13) {
+            bson_string(&b, NULL, "no cursor");
+        }
         bson_close(&b);
+        world.calm = world.calm && number % 16 < 13;
     }
-    if (session < SESSIONS) {
+    if (session <= SESSIONS) {
+        unsigned char other[16] = { (unsigned char)number, (unsigned char)clients[i].count };
         bson_document(&b, "lsid");
-        bson_binary(&b, "id", 4, session_id(session), 16);
+        bson_binary(&b, "id", 4, session < SESSIONS ? session_id(session) : other, 16);
         bson_close(&b);
+        world.calm = world.calm && session < SESSIONS;
         if (txn) {
             bson_int64(&b, "txnNumber", 1 + number % 4);
             bson_bool(&b, "autocommit", false);
@@ -628,7 +654,7 @@ static bool request_begins(struct sock *s, struct link_end *e)
     e->early = e->busy = false;
     e->got_len = 0;
     wire_start(&e->wire, false);
-    MUST((id & 0xff000000) == TAG && e->client < CLIENTS && e->number > 0);
+    MUST(!guarded && (id & 0xff000000) == TAG && e->client < CLIENTS && e->number > 0);
     r = asked_at(e);
     if (r != NULL) {
         r->begun[node]++;
@@ -771,7 +797,7 @@ static size_t write_answer(const struct link_end *e, const struct wire *w, unsig
     struct wire_header to = w->header;
     struct bson b;
     size /= 2;
-    to.request_id += how % 8 == 4;
+    to.request_id += how % 8 == 4 && how < 128;
     mongomsg_begin(&b, message, sizeof message, w->header.opcode == WIRE_OP_QUERY ? WIRE_OP_REPLY : WIRE_OP_MSG,
                    how % 8 == 3 && w->header.opcode == WIRE_OP_MSG ? WIRE_MORE_TO_COME : 0, 77, to.request_id);
     if (how % 8 == 1 || how % 8 == 2 || how % 8 == 5) {
@@ -821,6 +847,10 @@ static bool link_answer(struct sock *s, unsigned how, size_t size, size_t first,
         node_opens(r, &w);
     }
     world.calm = world.calm && (how % 8 < 3 || how % 8 == 5 || (how % 8 == 6 && r != NULL && !is_split(&r->wire))) && !is_early;
+    if (how % 8 == 4 && how >= 128) {
+        put_lie();
+        e->mute = true;
+    }
     e->busy = false;
     e->early = is_early;
     first = first < n ? first : n;
@@ -953,10 +983,35 @@ static bool all_answered(void)
 
 static void set_up(void)
 {
+    conf.chunks = FEW_CHUNKS;
     conf.max_affinities = ENTRIES;
+    section->user_count = 1;
+    memcpy(section->users[0].name, "somebody", 9);
     section->mode = MONGO_POOLED;
     section->handshake_timeout_ms = HANDSHAKE_MS;
     section->pool_max = POOL_MAX, section->pool_dials = 2, section->pool_wait_ms = WAIT_MS, section->pool_idle_ms = IDLE_MS;
+}
+
+/* So few commands for several mongos are left. */
+static void take_splits(int leave)
+{
+    static const unsigned char empty[1];
+    struct backend *only;
+    for (int i = 0; i < SPLITS - leave; i++) {
+        struct pooled *p = &fillers[i];
+        p->service = backend_of(0)->service;
+        memcpy(p->asks.command, "killSessions", 13);
+        if (p->split == NULL) {
+            split_begin(p, empty, 0, &only);
+        }
+    }
+}
+
+static void give_splits(void)
+{
+    for (int i = 0; i < SPLITS; i++) {
+        split_end(&fillers[i]);
+    }
 }
 
 static void begin(void)
@@ -969,7 +1024,9 @@ static void begin(void)
     section->pool_life_ms = how & 32 ? 500 : 0;
     section->eject_after = more & 1 ? 2 : 5;
     section->client_idle_ms = more & 2 ? 3000 : 0;
-    world.calm = (how & 128) == 0 && section->pool_queue == 100 && section->client_idle_ms == 0;
+    guarded = (more & 64) != 0;
+    section->user_count = guarded;
+    world.calm = (how & 128) == 0 && !guarded && section->pool_queue == 100 && section->client_idle_ms == 0;
     world.stopped = false;
     pins_murky = false;
     unpin_all_cursors();
@@ -979,6 +1036,10 @@ static void begin(void)
     MUST(settle(20000, nodes_well));
     if (how & 128) {
         take_chunks(8 + more / 8);
+    }
+    if (more & 4) {
+        take_splits(more / 8 % 2);
+        world.calm = false;
     }
     for (int i = 0; i < CLIENTS; i++) {
         client_open(i);
@@ -1040,6 +1101,7 @@ static void end_mute(void)
 static void end(void)
 {
     nodes_calm();
+    give_splits();
     world.calm = false;
     end_mute();
     settle(HANDSHAKE_MS + STALL_MS + WAIT_MS + ASKED * AWAIT_MS + 6000, deadlines_kept);
@@ -1064,6 +1126,8 @@ static void end(void)
         socks[i].room = SIZE_MAX;
     }
     start_again();
+    guarded = false;
+    section->user_count = 0;
     settle(AGAIN_MS, never);
     MUST(settle(20000, nodes_well));
     check_new_client();
@@ -1073,7 +1137,7 @@ static void end(void)
     MUST(settle(20000, nodes_well));
     check_rest();
     MUST(mongo_in_flight() == 0 && split_count() == 0);
-    MUST(buf_free_chunks() == CHUNKS);
+    MUST(buf_free_chunks() == FEW_CHUNKS);
     for (int k = 0; k < NODES; k++) {
         MUST(mongos_of(backend_of(k))->connections == 0);
     }
@@ -1097,6 +1161,10 @@ static void act_command(void)
         size_t n = write_command((int)(who % CLIENTS), what, how, number);
         if (strcmp(names[what % 16], "insert") == 0 && (how & 96) != 0) {
             n = put_sequence(n, number * ((how & 96) == 32 ? 5u : 70u), (how & 96) == 64);
+        }
+        if ((how & 96) == 96 && number == 255) {
+            put_lie();
+            world.calm = false;
         }
         if ((how & 14) == 10 || (how & 14) == 12) {
             n = put_checksum((int)(who % CLIENTS), n, (how & 64) == 0);
