@@ -91,10 +91,28 @@ static int section_of(struct service *s)
     return i;
 }
 
+static uint32_t line_length(const struct line *l, uint32_t most)
+{
+    uint32_t n = 0;
+    for (const struct pool_waiter *w = l->first; w != NULL && n < most; w = w->next) {
+        n++;
+    }
+    return n;
+}
+
+bool pool_has_room(const struct backend *b)
+{
+    const struct pool *p = pool_of(b);
+    uint32_t more = conf_of(b)->pool_max - p->total + p->dialing;
+    return p->idle != NULL || (loop_ms() >= p->again_ms && line_length(&p->line, more) < more);
+}
+
+/* Who waits for no more than a dial is not one of those whom pool_queue bounds: with none of them a pool would never grow. */
 static bool wait_for(struct pool_waiter *w, struct service *s, struct backend *b, bool pinned)
 {
     int i = section_of(s);
-    if (pl.sections[i].waiting >= s->conf->pool_queue) {
+    bool dialled = b != NULL && b->state == BACKEND_UP && pool_has_room(b);
+    if (!dialled && pl.sections[i].waiting >= s->conf->pool_queue) {
         stats.pool_full++;
         return false;
     }
@@ -387,15 +405,6 @@ static bool dial(struct backend *b)
     return true;
 }
 
-static uint32_t line_length(const struct line *l, uint32_t most)
-{
-    uint32_t n = 0;
-    for (const struct pool_waiter *w = l->first; w != NULL && n < most; w = w->next) {
-        n++;
-    }
-    return n;
-}
-
 /* As many as those who wait need, and as are to be kept: a few at a time. */
 static void dial_more(struct backend *b)
 {
@@ -468,13 +477,6 @@ void pool_end(struct pool_link *l, bool unanswered)
     l->unanswered = unanswered;
     conn_read(l->conn, true);
     conn_deadline(l->conn, loop_ms() + ENDING_MS);
-}
-
-bool pool_has_room(const struct backend *b)
-{
-    const struct pool *p = pool_of(b);
-    uint32_t more = conf_of(b)->pool_max - p->total + p->dialing;
-    return p->idle != NULL || (loop_ms() >= p->again_ms && line_length(&p->line, more) < more);
 }
 
 /* ------------------------------------------------------------------- care */

@@ -208,3 +208,16 @@ def test_a_wrong_checksum_does_not_reach_a_mongos(front):
         assert c.read().body["code"] == 17
         assert len(front.commands("count")) == known
         assert c.ask(LOOK, DB, checksum=True)["ok"]
+
+
+def test_without_a_queue_a_pool_grows_all_the_same(front):
+    """pool_queue bounds who waits for others; a request for which a connection can be dialled is not told that too many wait."""
+    with pooled([front], pool_max=3, pool_queue=0) as p, greeted(p, 4) as clients:
+        with holding(front) as fault:
+            for n, c in enumerate(clients[:3], 1):
+                c.send(WAIT, DB)
+                wait_for("it to be there", lambda n=n: fault.held == n)
+            answer = clients[3].ask(LOOK, DB)
+            assert answer["code"] == 6 and "pool_queue" in answer["errmsg"], answer
+        for c in clients[:3]:
+            assert c.read().body["ok"]
