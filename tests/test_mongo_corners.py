@@ -221,3 +221,17 @@ def test_without_a_queue_a_pool_grows_all_the_same(front):
             assert answer["code"] == 6 and "pool_queue" in answer["errmsg"], answer
         for c in clients[:3]:
             assert c.read().body["ok"]
+
+
+def test_hash_password_takes_what_drivers_can_send():
+    def hashed(line):
+        return subprocess.run([harness.BINARY, "hash-password"], input=line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    for line, code, said in ((b"pencil\r\n", 0, b""), (b"pencil", 0, b""), (b"pen\tcil\n", 65, b"control character"), (b"pen\rcil\n", 65, b"control character"),
+                             (b"\r\n", 65, b"no password"), ("l\u00e1piz\n".encode(), 0, b"not ASCII")):
+        done = hashed(line)
+        assert done.returncode == code and said in done.stderr and (said != b"" or not done.stderr), (line, done)
+    keys = [dict(user="app " + hashed(line).stdout.decode().strip()) for line in (b"pencil\r\n",)]
+    with mongo_harness.Ferret() as ferret, mongo_harness.fronts(ferret, 1) as (front,), pooled([front], **keys[0]) as p:
+        with pymongo.MongoClient("127.0.0.1", p.port, username="app", password="pencil") as client:
+            assert client.admin.command("ping")["ok"]
