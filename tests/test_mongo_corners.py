@@ -10,6 +10,7 @@ import time
 import bson
 import pymongo
 import pytest
+from bson import Int64
 
 import harness
 import mongo_harness
@@ -235,3 +236,13 @@ def test_hash_password_takes_what_drivers_can_send():
     with mongo_harness.Ferret() as ferret, mongo_harness.fronts(ferret, 1) as (front,), pooled([front], **keys[0]) as p:
         with pymongo.MongoClient("127.0.0.1", p.port, username="app", password="pencil") as client:
             assert client.admin.command("ping")["ok"]
+
+
+def test_those_who_wait_to_kill_cursors_are_not_all_tried_whenever_one_is_done(fronts):
+    """What each costs does not grow with how many wait: the lookups of their cursors tell."""
+    with pooled(fronts, process=dict(max_clients=300), counters=True, pool_wait="60s") as p, greeted(p, 250) as clients:
+        for c in clients:
+            c.send({"killCursors": "rows", "cursors": [Int64(1000 + i) for i in range(60)]}, DB)
+        for c in clients:
+            assert len(c.read(timeout=60).body["cursorsNotFound"]) == 60
+        assert 250 * 60 <= p.counter("affinity_misses") <= 250 * 60 * 3
