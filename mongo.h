@@ -298,6 +298,7 @@ enum split_begun {
 /* Begins with a whole request, which also stays in p->held until split_end(). */
 enum split_begun split_begin(struct pooled *p, const unsigned char *msg, size_t n, struct backend **only);
 void split_end(struct pooled *p);            /* also where there is none */
+bool split_has_place(void);                  /* not too many are under way */
 uint32_t split_count(void);                  /* under way */
 /* The next mongos that is to be asked; NULL: all have been. */
 struct backend *split_next(struct pooled *p);

@@ -24,7 +24,7 @@
 #define ENDING_MS 5000          /* what is left of an exchange whose client has gone may take this long */
 #define KEEPALIVE_IDLE_MS 60000
 
-struct line { struct pool_waiter *first, *last; };
+struct line { struct pool_waiter *first, *last; uint32_t length; };
 
 struct pool {
     struct pool_link *idle;     /* the one used last comes first */
@@ -71,6 +71,7 @@ static void stand_in_line(struct line *l, struct pool_waiter *w)
     w->prev = l->last;
     *(l->last != NULL ? &l->last->next : &l->first) = w;
     l->last = w;
+    l->length++;
 }
 
 static void leave_line(struct line *l, struct pool_waiter *w)
@@ -78,6 +79,7 @@ static void leave_line(struct line *l, struct pool_waiter *w)
     *(w->prev != NULL ? &w->prev->next : &l->first) = w->next;
     *(w->next != NULL ? &w->next->prev : &l->last) = w->prev;
     w->next = w->prev = NULL;
+    l->length--;
 }
 
 /* The section's place: there are few. */
@@ -91,10 +93,19 @@ static int section_of(struct service *s)
     return i;
 }
 
+bool pool_has_room(const struct backend *b)
+{
+    const struct pool *p = pool_of(b);
+    uint32_t more = conf_of(b)->pool_max - p->total + p->dialing;
+    return p->idle != NULL || (loop_ms() >= p->again_ms && p->line.length < more);
+}
+
+/* Who waits for no more than a dial is not one of those whom pool_queue bounds: with none of them a pool would never grow. */
 static bool wait_for(struct pool_waiter *w, struct service *s, struct backend *b, bool pinned)
 {
     int i = section_of(s);
-    if (pl.sections[i].waiting >= s->conf->pool_queue) {
+    bool dialled = b != NULL && b->state == BACKEND_UP && pool_has_room(b);
+    if (!dialled && pl.sections[i].waiting >= s->conf->pool_queue) {
         stats.pool_full++;
         return false;
     }
@@ -387,21 +398,12 @@ static bool dial(struct backend *b)
     return true;
 }
 
-static uint32_t line_length(const struct line *l, uint32_t most)
-{
-    uint32_t n = 0;
-    for (const struct pool_waiter *w = l->first; w != NULL && n < most; w = w->next) {
-        n++;
-    }
-    return n;
-}
-
 /* As many as those who wait need, and as are to be kept: a few at a time. */
 static void dial_more(struct backend *b)
 {
     const struct conf_service *conf = conf_of(b);
     struct pool *p = pool_of(b);
-    uint32_t wanted = line_length(&p->line, conf->pool_dials);
+    uint32_t wanted = p->line.length;
     uint32_t lacking = p->total < conf->pool_min ? conf->pool_min - p->total + p->dialing : 0;
     wanted = lacking > wanted ? lacking : wanted;
     if (b->state == BACKEND_DRAINING && p->total == 0 && p->line.first != NULL && !p->moves) {
@@ -468,13 +470,6 @@ void pool_end(struct pool_link *l, bool unanswered)
     l->unanswered = unanswered;
     conn_read(l->conn, true);
     conn_deadline(l->conn, loop_ms() + ENDING_MS);
-}
-
-bool pool_has_room(const struct backend *b)
-{
-    const struct pool *p = pool_of(b);
-    uint32_t more = conf_of(b)->pool_max - p->total + p->dialing;
-    return p->idle != NULL || (loop_ms() >= p->again_ms && line_length(&p->line, more) < more);
 }
 
 /* ------------------------------------------------------------------- care */

@@ -989,7 +989,7 @@ static void on_care(struct timer *t)
         mp.starving_ms = loop_ms();
     }
     feed_starved();
-    for (uint32_t i = 0; i < mp.total && mp.wanting > 0; i++) {
+    for (uint32_t i = 0; i < mp.total && mp.wanting > 0 && split_has_place(); i++) {
         struct pooled *p = &mp.all[mp.want_at = (mp.want_at + 1) % mp.total];
         if (is_open(p) && p->wants_split) {
             p->wants_split = false;

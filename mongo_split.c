@@ -154,6 +154,11 @@ void split_end(struct pooled *p)
     }
 }
 
+bool split_has_place(void)
+{
+    return sp.free != NULL;
+}
+
 uint32_t split_count(void)
 {
     return sp.used;

@@ -293,6 +293,29 @@ static bool read_unseen(char line[PASSWORD_CAP])
     return ok && (end != NULL || feof(stdin));
 }
 
+/* What is wrong with a password, or NULL. Drivers refuse control characters. Some letters beyond ASCII they write in another way
+ * before they hash them (SASLprep); most they leave, so that is a warning only. */
+static const char *password_wrong(char *line)
+{
+    size_t n = strlen(line);
+    if (n > 0 && line[n - 1] == '\r') { /* of a line that ends as they do on Windows */
+        line[n - 1] = '\0';
+    }
+    for (const char *p = line; *p != '\0'; p++) {
+        if ((unsigned char)*p < ' ' || *p == 127) {
+            return "a control character, which no driver takes";
+        }
+    }
+    for (const char *p = line; *p != '\0'; p++) {
+        if ((unsigned char)*p > 127) {
+            fputs("puerta hash-password: this password is not ASCII: if it has letters that can be written in several ways, drivers may "
+                  "hash another one\n", stderr);
+            break;
+        }
+    }
+    return line[0] == '\0' ? "no password" : NULL;
+}
+
 /* puerta hash-password [ROUNDS] */
 static int hash_password(int argc, char **argv)
 {
@@ -305,8 +328,9 @@ static int hash_password(int argc, char **argv)
                 SCRAM_ROUNDS_MIN, SCRAM_ROUNDS_MAX);
         return EX_USAGE;
     }
-    if (!read_unseen(line) || line[0] == '\0') {
-        fprintf(stderr, "puerta hash-password: no password; it is read from stdin, one line of up to %d bytes\n", PASSWORD_CAP - 2);
+    const char *wrong = !read_unseen(line) ? "no password" : password_wrong(line);
+    if (wrong != NULL) {
+        fprintf(stderr, "puerta hash-password: %s; it is read from stdin, one line of up to %d bytes\n", wrong, PASSWORD_CAP - 2);
         return EX_DATAERR;
     }
     os_random(salt, sizeof salt);

@@ -10,6 +10,7 @@ import time
 import bson
 import pymongo
 import pytest
+from bson import Int64
 
 import harness
 import mongo_harness
@@ -208,3 +209,40 @@ def test_a_wrong_checksum_does_not_reach_a_mongos(front):
         assert c.read().body["code"] == 17
         assert len(front.commands("count")) == known
         assert c.ask(LOOK, DB, checksum=True)["ok"]
+
+
+def test_without_a_queue_a_pool_grows_all_the_same(front):
+    """pool_queue bounds who waits for others; a request for which a connection can be dialled is not told that too many wait."""
+    with pooled([front], pool_max=3, pool_queue=0) as p, greeted(p, 4) as clients:
+        with holding(front) as fault:
+            for n, c in enumerate(clients[:3], 1):
+                c.send(WAIT, DB)
+                wait_for("it to be there", lambda n=n: fault.held == n)
+            answer = clients[3].ask(LOOK, DB)
+            assert answer["code"] == 6 and "pool_queue" in answer["errmsg"], answer
+        for c in clients[:3]:
+            assert c.read().body["ok"]
+
+
+def test_hash_password_takes_what_drivers_can_send():
+    def hashed(line):
+        return subprocess.run([harness.BINARY, "hash-password"], input=line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    for line, code, said in ((b"pencil\r\n", 0, b""), (b"pencil", 0, b""), (b"pen\tcil\n", 65, b"control character"), (b"pen\rcil\n", 65, b"control character"),
+                             (b"\r\n", 65, b"no password"), ("l\u00e1piz\n".encode(), 0, b"not ASCII")):
+        done = hashed(line)
+        assert done.returncode == code and said in done.stderr and (said != b"" or not done.stderr), (line, done)
+    keys = [dict(user="app " + hashed(line).stdout.decode().strip()) for line in (b"pencil\r\n",)]
+    with mongo_harness.Ferret() as ferret, mongo_harness.fronts(ferret, 1) as (front,), pooled([front], **keys[0]) as p:
+        with pymongo.MongoClient("127.0.0.1", p.port, username="app", password="pencil") as client:
+            assert client.admin.command("ping")["ok"]
+
+
+def test_those_who_wait_to_kill_cursors_are_not_all_tried_whenever_one_is_done(fronts):
+    """What each costs does not grow with how many wait: the lookups of their cursors tell."""
+    with pooled(fronts, process=dict(max_clients=300), counters=True, pool_wait="60s") as p, greeted(p, 250) as clients:
+        for c in clients:
+            c.send({"killCursors": "rows", "cursors": [Int64(1000 + i) for i in range(60)]}, DB)
+        for c in clients:
+            assert len(c.read(timeout=60).body["cursorsNotFound"]) == 60
+        assert 250 * 60 <= p.counter("affinity_misses") <= 250 * 60 * 3

@@ -330,7 +330,7 @@ def test_a_full_queue_is_told_at_once(front):
 
 
 def test_no_queue(front):
-    """Then no request waits for a dial either: pool_min has to see to the connections."""
+    """Then no request waits for a connection that another one has; for a dial of its own it does."""
     with pooled([front], pool_max=1, pool_min=1, pool_queue=0) as p, greeted(p, 2) as (holder, other):
         wait_for("the connection to be there", lambda: holder.ask(LOOK, DB)["ok"])
         with holding(front) as fault:
