@@ -130,14 +130,15 @@ static bool is_local(const struct wire *w)
            (guarded && wire_is(w, "ping")) || wire_is(w, "authenticate") || wire_is(w, "whatsmyuri") || wire_is(w, "getLastError");
 }
 
-static bool kills(const struct wire *w)
-{
-    return wire_is(w, "killCursors") && !in_transaction(w);
-}
-
 static bool is_split(const struct wire *w)
 {
-    return kills(w) || (wire_is(w, "killSessions") && !in_transaction(w));
+    bool elsewhere = wire_in_transaction(w) && wire_has(w, WIRE_LSID);
+    return !elsewhere && (wire_is(w, "killCursors") || wire_is(w, "killSessions"));
+}
+
+static bool kills(const struct wire *w)
+{
+    return is_split(w) && wire_is(w, "killCursors");
 }
 
 static struct pin *cursor_pin(const struct wire *w, int64_t id)
