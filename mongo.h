@@ -264,6 +264,7 @@ struct pooled {
     struct slice packed;        /* all that is held, of a small request that waits */
     struct chain ahead;         /* what came behind the request */
     struct chain small;         /* of an answer that goes on when it is whole */
+    uint64_t came_ms;           /* since when its request comes; before the first one: since when it is here */
     uint64_t until_ms;          /* LATER: greet_again() is called then at the latest; `much`: it is whole by then */
     uint32_t much;              /* bytes of a request of which more than client_window is held; 0: it is not */
     uint64_t wait_ms;           /* since when the request waits for a connection; 0: it has not */

@@ -129,6 +129,11 @@ void door_open(struct pooled *p)
                                      "so only this machine's clients are served (user, protected)");
 }
 
+bool door_stranger(const struct pooled *p)
+{
+    return p->greeting.barred || (door_guarded(p) && p->user == DOOR_NOBODY);
+}
+
 bool door_admits(const struct pooled *p, enum mongo_code *code, const char **text)
 {
     static char said[WIRE_COMMAND_CAP + 64];
@@ -139,7 +144,7 @@ bool door_admits(const struct pooled *p, enum mongo_code *code, const char **tex
                 "protected = no where the network itself keeps strangers out";
         return false;
     }
-    if (door_guarded(p) && p->user == DOOR_NOBODY) {
+    if (door_stranger(p)) {
         snprintf(said, sizeof said, "command %s requires authentication", p->asks.command);
         *text = said;
         return false;

@@ -312,8 +312,7 @@ static size_t stopping_write(const struct pooled *p, const struct section *t, vo
 
 static size_t unknown_write(const struct pooled *p, void *out, size_t cap)
 {
-    bool stranger = p->greeting.barred || (door_guarded(p) && p->user == DOOR_NOBODY);
-    const char *trouble = stranger ? "the log says why" /* with names and addresses */
+    const char *trouble = door_stranger(p) ? "the log says why" /* with names and addresses */
                         : p->service->trouble[0] != '\0' ? p->service->trouble : "none has answered yet";
     char text[SLOTMAP_ERROR_CAP + 64];
     snprintf(text, sizeof text, "no mongos can be reached: %s", trouble);

@@ -45,6 +45,7 @@ void door_open(struct pooled *p);
 void door_close(struct pooled *p);
 /* Whether p may send its request on to a mongos; else the error to refuse it with and its text, good until the next call. */
 bool door_admits(const struct pooled *p, enum mongo_code *code, const char **text);
+bool door_stranger(const struct pooled *p); /* it may not send anything on, whatever it is */
 /* Whether the section of p has users, so that somebody who has not logged in gets next to nothing. */
 bool door_guarded(const struct pooled *p);
 

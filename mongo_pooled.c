@@ -26,6 +26,8 @@
 #define REST_MAX 262144        /* the rest of an answer whose client has gone: read and dropped, if it is no longer */
 #define HALF_MS 2000           /* a client that sends no more may wait for its answer so long */
 #define FINISH_MS 2000         /* how long a client that is being closed may take to read its last answer */
+#define REAUTHENTICATE 391     /* the code by which a server says that it wants a login anew */
+#define RELOGIN_MS 1000        /* a connection this old that a mongos says has no rights is made anew */
 #define CARE_MS 20             /* how often those that find no chunk are looked after */
 #define STARVING_MS 2000       /* so long nobody could be helped: who holds most of the chunks gives them back */
 #define KEEPALIVE_IDLE_MS 60000
@@ -53,6 +55,12 @@ static bool is_whole(const struct wire *w)
     return w->header.length != 0 && w->used == w->header.length;
 }
 
+/* Who has not said anything yet, or has not logged in, has little to say, and does not get long for that. */
+static bool is_hurried(const struct pooled *p)
+{
+    return !p->spoke || (p->asks.used > 0 && door_stranger(p));
+}
+
 /* What may not last for ever, by what it is doing. */
 static void arm(struct pooled *p)
 {
@@ -61,8 +69,8 @@ static void arm(struct pooled *p)
     switch ((enum pooled_state)p->state) {
     case POOLED_READING:
         due = p->much > 0 ? p->until_ms /* set once: who holds much may not be slow */
+            : is_hurried(p) ? p->came_ms + conf->handshake_timeout_ms
             : p->asks.used > 0 ? loop_ms() + conf->client_stall_ms
-            : !p->spoke ? loop_ms() + conf->handshake_timeout_ms
             : conf->client_idle_ms > 0 ? loop_ms() + conf->client_idle_ms : 0;
         break;
     case POOLED_WAITING: due = p->wait_ms + conf->pool_wait_ms; break;
@@ -101,10 +109,16 @@ static void set_starved(struct pooled *p, bool starved)
     care_soon();
 }
 
-/* Whether what is read now will find room: two chunks hold any piece, wherever it begins. */
+/* Two chunks hold any piece, wherever it begins. The last eighth is not for strangers, who come in any number. */
+static size_t chunks_for(const struct pooled *p)
+{
+    return door_stranger(p) ? 2 + buf_total() / buf_chunk_size() / 8 : 2;
+}
+
+/* Whether what is read now will find room. */
 static bool has_chunks(struct pooled *p, enum buf_use use)
 {
-    bool has = buf_may_take_many(use, 2);
+    bool has = buf_may_take_many(use, chunks_for(p));
     if (!has) {
         set_starved(p, true);
     }
@@ -411,7 +425,8 @@ static void split(struct pooled *p)
     }
 }
 
-/* One that is changed on its way is judged before it costs anybody a connection. */
+/* One that is changed on its way is judged before it costs anybody a connection, and so is any other that is here as a whole: a
+ * mongos closes its connection for a wrong checksum, and is left out for a while if it does that often. */
 static bool is_intact(struct pooled *p)
 {
     chain_copy(&p->held, whole, p->held.len);
@@ -421,7 +436,7 @@ static bool is_intact(struct pooled *p)
 /* A client that stops in the middle of such a request keeps nobody from a connection: it gets one when all of it is here. */
 static bool is_soon_whole(const struct pooled *p)
 {
-    return p->asks.header.length <= HELD_MAX && p->asks.header.length <= p->service->conf->client_window;
+    return p->asks.header.length <= buf_chunk_size() && p->asks.header.length <= p->service->conf->client_window;
 }
 
 /* Of a request in READING it may be known by now what is to be done with it. */
@@ -430,6 +445,7 @@ static void consider(struct pooled *p)
     const struct wire *w = &p->asks;
     bool is_all = is_whole(w), is_here = greet_takes(p);
     bool short_one = is_here || split_takes(w) || (w->flags & WIRE_EXHAUST_ALLOWED) != 0;
+    bool has_checksum = (w->flags & WIRE_CHECKSUM_PRESENT) != 0 && w->header.length <= HELD_MAX;
     enum mongo_code code;
     const char *text;
     if (w->command[0] == '\0' && !is_all) {
@@ -446,7 +462,7 @@ static void consider(struct pooled *p)
         hold_on(p);
     } else if (is_here) {
         here(p);
-    } else if (short_one && !is_intact(p)) {
+    } else if ((short_one || (is_all && has_checksum)) && !is_intact(p)) {
         refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, wire_error_text(WIRE_BAD_CHECKSUM));
     } else if (split_takes(w)) {
         split(p);
@@ -484,6 +500,7 @@ static bool is_open(const struct pooled *p)
 static size_t take(struct pooled *p, const unsigned char *bytes, size_t n)
 {
     enum wire_status status;
+    p->came_ms = p->spoke && p->asks.used == 0 ? loop_ms() : p->came_ms;
     size_t used = wire_feed(&p->asks, bytes, n, &status);
     struct chain *to = p->state == POOLED_SENDING ? &p->link->conn->out : &p->held;
     if (status == WIRE_BAD) {
@@ -606,7 +623,7 @@ static void client_tick(struct conn *conn)
     struct pooled *p = conn->owner;
     switch ((enum pooled_state)p->state) {
     case POOLED_READING:
-        if (p->starved) {
+        if (p->starved && !is_hurried(p)) {
             arm(p); /* what it has sent may be here, and nobody could read it */
             break;
         }
@@ -615,9 +632,9 @@ static void client_tick(struct conn *conn)
             pump(p);
             break;
         }
-        conn_fail(conn, p->asks.used > 0 ? "it stopped in the middle of a message (client_stall)"
-                        : p->spoke       ? "idle (client_idle)"
-                                         : "no hello within handshake_timeout");
+        conn_fail(conn, !p->spoke          ? "no hello within handshake_timeout"
+                        : p->asks.used > 0 ? "it stopped in the middle of a message (client_stall)"
+                                           : "idle (client_idle)");
         break;
     case POOLED_WAITING: waited(p); break;
     case POOLED_LATER: later(p); break;
@@ -662,7 +679,7 @@ bool pooled_accept(struct service *s, uint8_t section, int fd, const struct addr
         mp.free = p;
         return true;
     }
-    conn->watch.active_ms = loop_ms();
+    conn->watch.active_ms = p->came_ms = loop_ms();
     greet_arrive(p);
     arm(p);
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
@@ -736,14 +753,29 @@ static void answer_bad(struct pooled *p, struct pool_link *l, const char *why)
     answer_lost(p, "the mongos sent what is no answer");
 }
 
+/* Our login there may be none any more: a user that has been made anew has to log in anew. A new connection does that, but not
+ * one for each client that asks for what nobody here may do. */
+static bool is_logged_out(const struct pool_link *l)
+{
+    const struct wire *a = &l->answer;
+    return !wire_true(a, WIRE_OK) && wire_has(a, WIRE_CODE) &&
+           (a->number[WIRE_CODE] == MONGO_CODE_UNAUTHORIZED || a->number[WIRE_CODE] == REAUTHENTICATE) &&
+           l->backend->service->conf->upstream_user[0] != '\0' && loop_ms() - l->born_ms > RELOGIN_MS;
+}
+
 static void exchange_over(struct pooled *p, struct pool_link *l)
 {
     struct backend *b = l->backend;
+    bool again = is_logged_out(l);
     route_answered(p->section, &p->asks, &l->answer, b);
     mongos_served(b);
     stats.replies++;
     p->link = NULL;
-    pool_return(l);
+    if (again) {
+        pool_drop(l);
+    } else {
+        pool_return(l);
+    }
     next(p);
 }
 
@@ -897,20 +929,36 @@ static size_t holds(const struct pooled *p)
     return p->held.len + p->ahead.len + p->small.len + (p->conn->blocked ? p->conn->out.len : 0);
 }
 
-/* Nobody can be helped: who holds most gives it back. */
+static void close_for_chunks(struct pooled *p, const char *why)
+{
+    char text[ADDRESS_TEXT];
+    log_warn("no chunks left: a client is closed (chunks)", "client=%s why=\"%s\"", address_text(&p->conn->peer, text), why);
+    conn_fail(p->conn, why);
+}
+
+/* In the middle of a request that goes nowhere until more of it comes. */
+static bool dawdles(const struct pooled *p)
+{
+    return p->state == POOLED_READING && p->asks.used > 0 && p->much == 0 && !p->queues && loop_ms() - p->came_ms > STARVING_MS;
+}
+
+/* Nobody can be helped: all who dawdle, or else who holds most, give it back. Strangers who starve are no reason for the latter. */
 static void relieve(void)
 {
     struct pooled *most = NULL;
-    char text[ADDRESS_TEXT];
+    bool some = false, hurts = false;
     for (uint32_t i = 0; i < mp.total; i++) {
         struct pooled *p = &mp.all[i];
-        if (is_open(p) && (most == NULL || holds(p) > holds(most))) {
-            most = p;
+        if (is_open(p) && dawdles(p)) {
+            some = true;
+            close_for_chunks(p, "it stopped in the middle of a message");
+        } else if (is_open(p)) {
+            hurts = hurts || (p->starved && !door_stranger(p));
+            most = most == NULL || holds(p) > holds(most) ? p : most;
         }
     }
-    if (most != NULL && holds(most) > 0) {
-        log_warn("no chunks left: a client is closed (chunks)", "client=%s", address_text(&most->conn->peer, text));
-        conn_fail(most->conn, "it holds most of the pool");
+    if (!some && hurts && holds(most) > 0) {
+        close_for_chunks(most, "it holds most of the pool");
     }
 }
 
@@ -921,7 +969,7 @@ static void feed_starved(void)
     for (uint32_t i = 0; i < mp.total && mp.starved > 0; i++) {
         struct pooled *p = &mp.all[mp.care_at = (mp.care_at + 1) % mp.total];
         enum buf_use use = p->link != NULL ? BUF_REPLY : BUF_REQUEST;
-        bool may = is_open(p) && p->starved && buf_may_take_many(use, 2 * (fed + 1));
+        bool may = is_open(p) && p->starved && buf_may_take_many(use, 2 * fed + chunks_for(p));
         if (may) {
             set_starved(p, false);
             conn_read(p->conn, true);

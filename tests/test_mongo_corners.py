@@ -2,11 +2,13 @@
 
     clients (raw) --> Puerta, mode = pooled --> Front, Front, Front --> FerretDB
 """
+import contextlib
 import struct
 import subprocess
 import time
 
 import bson
+import pymongo
 import pytest
 
 import harness
@@ -59,7 +61,7 @@ def test_a_request_that_stops_midway_holds_no_connection(front):
     """Where it goes is known from its first section; its client stops within the second."""
     with pooled([front], pool_max=1, pool_wait="1s") as p, greeted(p, 2) as (slow, other):
         name = filled(other, 0)
-        data = wire.op_msg({"insert": name, "lsid": Session().lsid, "$db": DB}, 99, sequences=[("documents", [bson.encode({"_id": 1, "x": "b" * 50000})])])
+        data = wire.op_msg({"insert": name, "lsid": Session().lsid, "$db": DB}, 99, sequences=[("documents", [bson.encode({"_id": 1, "x": "b" * 10000})])])
         slow.send_raw(data[:-10])
         heard(other)
         for _ in range(3):
@@ -140,3 +142,69 @@ def test_a_stranger_is_not_told_of_the_mongos(keys):
             p.wait_state("127.0.0.1:1", "down")
             answer = c.hello()
             assert answer["code"] == 6 and ("127.0.0.1:1" in answer["errmsg"]) == told, answer
+
+
+def half_hellos(p, stack, count):
+    """So many clients that stop in the middle of their first message."""
+    part = wire.op_msg({"hello": 1, "$db": "admin"}, 1)[:30]
+    for _ in range(count):
+        stack.enter_context(p.client()).send_raw(part)
+
+
+TINY = dict(chunks=64, chunk_size="16k", max_clients=300)
+
+
+def test_half_hellos_cost_nobody_his_chunks_for_long(front):
+    """Each holds one, and there are more of them than chunks: they do not wait for client_stall."""
+    with pooled([front], process=TINY, client_stall="60s", handshake_timeout="60s") as p, greeted(p, 1) as (c,), contextlib.ExitStack() as stack:
+        half_hellos(p, stack, 150)
+        for _ in range(20):
+            assert c.ask({"ping": 1}, timeout=20)["ok"]
+        p.wait_log("no chunks left: a client is closed")
+
+
+def test_strangers_do_not_take_the_chunks_of_those_who_have_logged_in(front, keys):
+    with pooled([front], process=TINY, client_stall="60s", handshake_timeout="60s", user="app " + keys) as p, contextlib.ExitStack() as stack:
+        client = stack.enter_context(pymongo.MongoClient("127.0.0.1", p.port, username="app", password="pencil", socketTimeoutMS=20000))
+        assert client.admin.command("ping")["ok"]
+        half_hellos(p, stack, 150)
+        for _ in range(20):
+            assert client.admin.command("ping")["ok"]
+        assert "no chunks left" not in p.log_text()
+
+
+@pytest.mark.parametrize("spoke", [False, True])
+def test_a_stranger_that_trickles_is_not_waited_for(front, keys, spoke):
+    """A byte now and then does not make its time begin anew."""
+    with pooled([front], client_stall="60s", handshake_timeout="2s", user="app " + keys) as p, p.client() as c:
+        if spoke:
+            assert c.hello()["ok"]
+        with pytest.raises((EOFError, OSError)):
+            for byte in wire.op_msg({"ping": 1, "$db": "x" * 100}, 1):
+                c.send_raw(bytes([byte]))
+                with contextlib.suppress(TimeoutError):
+                    c.read(timeout=0.1 / SLOW)
+
+
+def test_a_login_that_holds_no_more_is_made_anew(ferret):
+    """The user has been dropped and made again: what was logged in before is nobody's, until it has logged in once more."""
+    with mongo_harness.fronts(ferret, 1, users={"app": "pencil"}) as (front,):
+        with pooled([front], upstream_user="app", upstream_password="pencil", pool_max=1, deep_probe="no") as p, greeted(p, 1) as (c,):
+            assert c.ask(LOOK, DB)["ok"]
+            (link,) = [k for k in front.clients if k.user == "app"]
+            begun = time.monotonic()
+            link.user = None
+            wait_for("a login anew", lambda: c.ask(LOOK, DB).get("code") != 13)
+            assert time.monotonic() - begun < 10 * SLOW and [k.user for k in front.clients if k.metadata] == ["app"]
+
+
+def test_a_wrong_checksum_does_not_reach_a_mongos(front):
+    """It would close the connection, and five of these in a row would have it left out."""
+    with pooled([front]) as p, greeted(p, 1) as (c,):
+        assert c.ask(LOOK, DB, checksum=True)["ok"]
+        known = len(front.commands("count"))
+        message = wire.op_msg(dict(LOOK, **{"$db": DB}), 77, checksum=True)
+        c.send_raw(message[:-1] + bytes([message[-1] ^ 1]))
+        assert c.read().body["code"] == 17
+        assert len(front.commands("count")) == known
+        assert c.ask(LOOK, DB, checksum=True)["ok"]

@@ -83,7 +83,7 @@ ROOMS = {
     "mongo_greet.c": (4, "mongo", 500),
     "mongo_split.c": (4, "mongo", 260),
     "mongo_hold.c": (4, "mongo", 120),
-    "mongo_pooled.c": (4, "mongo", 880),
+    "mongo_pooled.c": (4, "mongo", 920),
     "mongo_relay.c": (4, "mongo", 750),
     "mongo.c": (4, "mongo", 420),
     "admin.c": (5, "admin", 600),
