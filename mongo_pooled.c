@@ -889,6 +889,9 @@ static void on_link_bytes(struct pool_link *l)
 static void on_link_room(struct pool_link *l)
 {
     struct pooled *p = client_of(l->holder);
+    if (p->state == POOLED_ASKED && p->split == NULL) {
+        hold_drop(p); /* the room for it is another's, however long the answer takes */
+    }
     if (p->state == POOLED_SENDING) {
         pump(p);
     } else if (p->state == POOLED_ASKED && wire_more_to_come(&p->asks)) {

@@ -16,7 +16,7 @@ import mongo_harness
 from fake import wire
 from harness import SLOW, wait_for
 from mongo_harness import Session
-from test_mongo_pooled import DB, LOOK, SMALL, Sink, at, closed, error_of, filled, greeted, more_of, pooled
+from test_mongo_pooled import DB, LOOK, SMALL, Sink, at, closed, error_of, filled, greeted, more_of, pooled, with_first_sequence
 
 WAIT = {"distinct": "x", "key": "y"}
 PROBES = 2  # connections to each mongos that are no client's: the probe and the watcher
@@ -541,6 +541,20 @@ def test_many_commands_for_several_mongos_at_once(fronts):
         for i, c in enumerate(clients):
             answer = c.read().body
             assert answer["ok"] and sorted(answer["cursorsNotFound"]) == [i + 1, i + 1001], answer
+
+
+def test_what_has_gone_on_keeps_no_room_from_others(front):
+    """Of four requests much has to be held, of three of them half the pool. All four are at a mongos that takes its time."""
+    rows = [bson.encode({"x": "y" * 1000}) for _ in range(300)]
+    with pooled([front], client_window="64k", process={"chunk_size": "16k", "chunks": 128}) as p, greeted(p, 5) as (*clients, other):
+        name = filled(other)
+        with holding(front, "insert") as fault:
+            for n, c in enumerate(clients, 1):
+                c.send_raw(with_first_sequence(dict({"insert": name}, **Session().plain, **{"$db": DB}), rows, 1000 + n))
+                wait_for("its request to be there", lambda n=n: fault.held == n)
+        for n, c in enumerate(clients, 1):
+            answer = c.read()
+            assert answer.response_to == 1000 + n and answer.body["n"] == 300, answer.body
 
 
 def test_idle_clients_hold_no_chunks(front):

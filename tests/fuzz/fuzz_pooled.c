@@ -130,14 +130,15 @@ static bool is_local(const struct wire *w)
            (guarded && wire_is(w, "ping")) || wire_is(w, "authenticate") || wire_is(w, "whatsmyuri") || wire_is(w, "getLastError");
 }
 
-static bool kills(const struct wire *w)
-{
-    return wire_is(w, "killCursors") && !in_transaction(w);
-}
-
 static bool is_split(const struct wire *w)
 {
-    return kills(w) || (wire_is(w, "killSessions") && !in_transaction(w));
+    bool elsewhere = wire_in_transaction(w) && wire_has(w, WIRE_LSID);
+    return !elsewhere && (wire_is(w, "killCursors") || wire_is(w, "killSessions"));
+}
+
+static bool kills(const struct wire *w)
+{
+    return is_split(w) && wire_is(w, "killCursors");
 }
 
 static struct pin *cursor_pin(const struct wire *w, int64_t id)
@@ -160,18 +161,18 @@ static void unpin_all_cursors(void)
     }
 }
 
-static bool awaits(const struct asked *r)
-{
-    return !r->answered && !r->arrived && !r->bad;
-}
-
-/* Whether somebody has said what may move such things, and it is not over. */
-static bool is_moving(bool (*moves)(const struct wire *), unsigned session, const struct asked *but)
+/* Whether somebody has said what may move such things, and does not know yet that it is over. Not counted is `now`, nor what
+ * its client has said behind it, if that moves them only when its turn comes. */
+static bool is_moving(bool (*moves)(const struct wire *), unsigned session, const struct asked *now, bool in_turn)
 {
     for (int i = 0; i < CLIENTS; i++) {
         for (unsigned n = 0; n < clients[i].count && clients[i].sock != NULL; n++) {
             const struct asked *r = &clients[i].asked[n];
-            if (r != but && awaits(r) && moves(&r->wire) && (session > SESSIONS || session_of(&r->wire) == session)) {
+            bool open = r != now && !r->answered && !r->bad && !(r->arrived && wire_more_to_come(&r->wire));
+            if (r == now && in_turn) {
+                break;
+            }
+            if (open && moves(&r->wire) && (session > SESSIONS || session_of(&r->wire) == session)) {
                 return true;
             }
         }
@@ -222,11 +223,11 @@ static void check_route(struct asked *r, int node)
     MUST(r->pinned < 0 || p->version != r->pin_version || r->pinned == node || recovers || pins_murky);
     if (starts(w)) {
         unpin(p);
-        if (!is_moving(starts, session_of(w), r) && !is_moving(aborts, session_of(w), r)) {
+        if (!is_moving(in_transaction, session_of(w), r, true)) {
             p->node = node;
             p->since_us = loop_mock_us;
         }
-    } else if (aborts(w)) {
+    } else if (aborts(w) || (in_transaction(w) && p->node != node)) {
         unpin(p);
     }
 }
@@ -254,7 +255,7 @@ static void client_knows(const struct asked *r, const struct wire *reply)
     for (int k = 0; k < NODES; k++) {
         node = r->begun[k] > 0 ? k : node;
     }
-    if (p != NULL && !is_moving(kills, SESSIONS + 1, r)) {
+    if (p != NULL && !is_moving(kills, SESSIONS + 1, r, false)) {
         p->version++;
         p->node = node;
         p->since_us = loop_mock_us;
