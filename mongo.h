@@ -277,6 +277,7 @@ struct pooled {
     bool ended;                 /* it sends no more */
     bool begun;                 /* part of an answer has gone to it */
     bool starved;               /* no chunk was left for what it says, or for what is said to it */
+    bool half;                  /* a stranger in the middle of a message */
     bool queues;                /* READING: to hold more of a request than client_window */
     bool wants_split;           /* WAITING: for a place in mongo_split.c */
 };

@@ -34,7 +34,7 @@
 
 static struct {
     struct pooled *all, *free;
-    uint32_t total, starved, wanting;
+    uint32_t total, starved, wanting, halves;
     uint64_t starving_ms;       /* since when some are starved; 0: none is */
     uint32_t care_at, want_at; /* who was helped last */
     int32_t last_id;
@@ -109,16 +109,29 @@ static void set_starved(struct pooled *p, bool starved)
     care_soon();
 }
 
-/* Two chunks hold any piece, wherever it begins. The last eighth is not for strangers, who come in any number. */
-static size_t chunks_for(const struct pooled *p)
+/* Strangers come in any number: so many of them are in the middle of a message that no other one may begin. */
+static bool is_crowded(const struct pooled *p)
 {
-    return door_stranger(p) ? 2 + buf_total() / buf_chunk_size() / 8 : 2;
+    return !p->half && mp.halves >= 4 + buf_total() / buf_chunk_size() / 32 && door_stranger(p);
 }
 
-/* Whether what is read now will find room. */
+static bool is_open(const struct pooled *p)
+{
+    return p->conn != NULL && p->conn->state == CONN_OPEN;
+}
+
+static void note_half(struct pooled *p)
+{
+    bool half = is_open(p) && p->asks.used > 0 && !is_whole(&p->asks) && door_stranger(p);
+    mp.halves += half && !p->half ? 1u : 0;
+    mp.halves -= !half && p->half ? 1u : 0;
+    p->half = half;
+}
+
+/* Whether what is read now will find room: two chunks hold any piece, wherever it begins. */
 static bool has_chunks(struct pooled *p, enum buf_use use)
 {
-    bool has = buf_may_take_many(use, chunks_for(p));
+    bool has = !is_crowded(p) && buf_may_take_many(use, 2);
     if (!has) {
         set_starved(p, true);
     }
@@ -164,6 +177,7 @@ static void client_gone(struct pooled *p)
         link_let_go(p);
     }
     greet_leave(p);
+    note_half(p);
     set_starved(p, false);
     hold_drop(p);
     chain_clear(&p->ahead);
@@ -491,11 +505,6 @@ static bool takes_bytes(const struct pooled *p)
     return (p->state == POOLED_READING && !p->queues) || p->state == POOLED_SENDING || p->state == POOLED_REFUSING;
 }
 
-static bool is_open(const struct pooled *p)
-{
-    return p->conn != NULL && p->conn->state == CONN_OPEN;
-}
-
 /* Bytes of its request: gives how many belong to it. Its client may be gone behind this. */
 static size_t take(struct pooled *p, const unsigned char *bytes, size_t n)
 {
@@ -533,6 +542,7 @@ static void pump(struct pooled *p)
             chain_drop(&p->ahead, n);
         }
     }
+    note_half(p);
     if (is_open(p) && p->ahead.len == 0 && p->ended && p->state == POOLED_READING) {
         client_finish(p);
     } else if (is_open(p) && p->ahead.len == 0 && !p->ended) {
@@ -577,6 +587,7 @@ static void client_bytes(struct conn *conn)
     for (n = (size_t)got; at < n && is_open(p) && takes_bytes(p);) {
         at += take(p, scratch + at, n - at);
     }
+    note_half(p);
     if (at < n && is_open(p) && !chain_put(&p->ahead, BUF_REPLY, scratch + at, n - at)) {
         conn_fail(conn, "no chunk left for a request (chunks)");
     }
@@ -942,7 +953,7 @@ static bool dawdles(const struct pooled *p)
     return p->state == POOLED_READING && p->asks.used > 0 && p->much == 0 && !p->queues && loop_ms() - p->came_ms > STARVING_MS;
 }
 
-/* Nobody can be helped: all who dawdle, or else who holds most, give it back. Strangers who starve are no reason for the latter. */
+/* Nobody can be helped: all who dawdle, or else who holds most, give it back. A crowd of strangers is no reason for the latter. */
 static void relieve(void)
 {
     struct pooled *most = NULL;
@@ -953,7 +964,7 @@ static void relieve(void)
             some = true;
             close_for_chunks(p, "it stopped in the middle of a message");
         } else if (is_open(p)) {
-            hurts = hurts || (p->starved && !door_stranger(p));
+            hurts = hurts || (p->starved && !is_crowded(p));
             most = most == NULL || holds(p) > holds(most) ? p : most;
         }
     }
@@ -969,7 +980,7 @@ static void feed_starved(void)
     for (uint32_t i = 0; i < mp.total && mp.starved > 0; i++) {
         struct pooled *p = &mp.all[mp.care_at = (mp.care_at + 1) % mp.total];
         enum buf_use use = p->link != NULL ? BUF_REPLY : BUF_REQUEST;
-        bool may = is_open(p) && p->starved && buf_may_take_many(use, 2 * fed + chunks_for(p));
+        bool may = is_open(p) && p->starved && !is_crowded(p) && buf_may_take_many(use, 2 * (fed + 1));
         if (may) {
             set_starved(p, false);
             conn_read(p->conn, true);

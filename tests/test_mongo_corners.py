@@ -5,6 +5,7 @@
 import contextlib
 import struct
 import subprocess
+import threading
 import time
 
 import bson
@@ -246,3 +247,20 @@ def test_those_who_wait_to_kill_cursors_are_not_all_tried_whenever_one_is_done(f
         for c in clients:
             assert len(c.read(timeout=60).body["cursorsNotFound"]) == 60
         assert 250 * 60 <= p.counter("affinity_misses") <= 250 * 60 * 3
+
+
+def test_monitors_are_heard_though_chunks_are_short(front, keys):
+    """Drivers' monitors never log in: what is kept from a crowd of strangers must not be kept from them."""
+    with pooled([front], process=TINY, pool_max=1, user="app " + keys) as p, greeted(p, 2) as monitors, contextlib.ExitStack() as stack:
+        client = stack.enter_context(pymongo.MongoClient("127.0.0.1", p.port, username="app", password="pencil", maxPoolSize=60))
+        client[DB].command(LOOK)
+        with holding(front, "find"):
+            threads = [threading.Thread(target=lambda: list(client[DB].none.find({"x": "y" * 9000})), daemon=True) for _ in range(45)]
+            for t in threads:
+                t.start()
+            wait_for("them to wait", lambda: len(front.commands("find")) == 1)
+            for _ in range(10):
+                for m in monitors:
+                    assert m.ask({"hello": 1}, timeout=5)["ok"]
+        for t in threads:
+            t.join(20 * SLOW)
