@@ -323,6 +323,7 @@ void hold_open(void (*on_turn)(struct pooled *p));
 enum hold hold_much(struct pooled *p);
 /* Lets all go that is held of its request, and what was reserved for it; it queues no longer. */
 void hold_drop(struct pooled *p);
+size_t hold_reserved(void);                  /* bytes, of all whose request is long */
 /* While it waits, a small request does not occupy a chunk; back into p->held: false if there is no chunk for that. */
 void hold_pack(struct pooled *p);
 bool hold_unpack(struct pooled *p);

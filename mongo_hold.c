@@ -83,6 +83,11 @@ static void packed_drop(struct pooled *p)
     }
 }
 
+size_t hold_reserved(void)
+{
+    return hd.reserved;
+}
+
 void hold_drop(struct pooled *p)
 {
     chain_clear(&p->held);

@@ -34,6 +34,9 @@
 #define LONG_MS 700000       /* cursors and transactions are forgotten behind this */
 #define PIN_MS 60000         /* and not before this */
 
+/* Where something lives. */
+struct pin { int node; unsigned version; uint64_t since_us; };
+
 /* One request, as its client says it. */
 struct asked {
     struct wire wire;
@@ -44,6 +47,7 @@ struct asked {
     bool arrived;            /* at a mongos, as a whole */
     uint8_t begun[NODES];    /* how often its first byte arrived there */
     size_t said_at, said_len; /* what its mongos answered, in its client's said; len 0: nothing yet */
+    struct pin cursors[CURSORS]; /* of a killCursors: where they were known to be when it was said */
     int pinned;              /* to this mongos, as known when it was said; -1: not known */
     unsigned pin_version;
 };
@@ -78,13 +82,11 @@ struct link_end {
     unsigned char rest[MESSAGE_CAP]; /* of an answer */
 };
 
-/* Where something lives. */
-struct pin { int node; unsigned version; uint64_t since_us; };
-
 static struct client_end clients[CLIENTS];
 static struct link_end ends[SOCKS];
 static struct pin transactions[SESSIONS], cursors[CURSORS][SESSIONS + 1];
 static bool pins_murky;      /* raw bytes may have been a session of their own */
+static bool trouble;         /* a mongos was not up */
 static bool guarded;         /* there are users, and nobody has logged in */
 static struct { unsigned char process[12]; int64_t counter; } told; /* the topologyVersion of the last hello */
 static struct pooled fillers[SPLITS]; /* clients that are none: commands of theirs leave few places to others */
@@ -208,6 +210,10 @@ static void asked_whole(struct asked *r)
         r->pinned = p->node;
         r->pin_version = p->version;
     }
+    for (int i = 0; i < CURSORS && kills(w); i++) {
+        r->cursors[i] = cursors[i][session_of(w)];
+        r->cursors[i].version++;
+    }
     if (kills(w)) {
         unpin_all_cursors();
     }
@@ -255,7 +261,7 @@ static void client_knows(const struct asked *r, const struct wire *reply)
     for (int k = 0; k < NODES; k++) {
         node = r->begun[k] > 0 ? k : node;
     }
-    if (p != NULL && !is_moving(kills, SESSIONS + 1, r, false)) {
+    if (p != NULL && !is_split(&r->wire) && !is_moving(kills, SESSIONS + 1, r, false)) {
         p->version++;
         p->node = node;
         p->since_us = loop_mock_us;
@@ -690,8 +696,9 @@ static void check_bytes(const struct link_end *e, const struct asked *r)
 }
 
 /* Each cursor that a mongos is to kill is one of those that the client named. */
-static void check_kill(const struct link_end *e, const struct asked *r)
+static void check_kill(const struct link_end *e, const struct asked *r, int node)
 {
+    const struct pin *known, *now;
     struct bson_reader doc = mongomsg_document(e->got, e->got_len), all = mongomsg_document(clients[e->client].raw + r->at, r->len), list, more;
     struct bson_element a, b;
     int64_t x = 0, y = 0;
@@ -706,6 +713,11 @@ static void check_kill(const struct link_end *e, const struct asked *r)
             found = bson_number(&b, &y) && x == y;
         }
         MUST(found);
+        known = x >= 1 && x <= CURSORS ? &r->cursors[x - 1] : NULL;
+        now = known != NULL ? cursor_pin(&r->wire, x) : NULL;
+        if (known != NULL && known->node >= 0 && known->version == now->version && loop_mock_us - known->since_us < PIN_MS * UINT64_C(1000)) {
+            MUST(known->node == node || trouble || pins_murky);
+        }
     }
 }
 
@@ -716,7 +728,7 @@ static void request_whole(struct sock *s, struct link_end *e)
     if (r != NULL) {
         MUST(r->whole);
         if (is_split(&r->wire)) {
-            check_kill(e, r);
+            check_kill(e, r, s->far - FAR_NODE);
         }
         check_route(r, s->far - FAR_NODE);
     }
@@ -918,6 +930,7 @@ static void check_counts(void)
         }
     }
     for (int k = 0; k < NODES; k++) {
+        trouble = trouble || backend_of(k)->state != BACKEND_UP;
         MUST(count[k] <= section->pool_max);
         MUST(mongos_of(backend_of(k))->connections <= lent[k]);
     }
@@ -961,6 +974,23 @@ static bool deadlines_kept(void)
         const struct asked *r = c->count > 0 ? &c->asked[c->count - 1] : NULL;
         bool blocked = is_inside(c) && c->sock->room == 0 && c->got_len > 0;
         if (is_inside(c) && (r == NULL || !(r->whole || r->bad) || r->bad || blocked)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Nobody waits for a connection to a mongos, however long that one takes with what others have asked. */
+static bool nobody_waits(void)
+{
+    for (int i = 0; i < CLIENTS; i++) {
+        const struct client_end *c = &clients[i];
+        const struct asked *r = NULL;
+        for (unsigned n = 0; n < c->count && r == NULL; n++) {
+            bool wants = !c->asked[n].answered && !wire_more_to_come(&c->asked[n].wire);
+            r = wants ? &c->asked[n] : NULL;
+        }
+        if (is_inside(c) && !c->sock->shut && r != NULL && r->whole && !is_local(&r->wire) && r->begun[0] + r->begun[1] + r->begun[2] == 0) {
             return false;
         }
     }
@@ -1035,6 +1065,7 @@ static void begin(void)
         unpin(&transactions[k]);
     }
     MUST(settle(20000, nodes_well));
+    trouble = false;
     if (how & 128) {
         take_chunks(8 + more / 8);
     }
@@ -1101,9 +1132,15 @@ static void end_mute(void)
 /* What is under way passes; then all go, in one way or another, and nothing may be left of them. */
 static void end(void)
 {
+    world.calm = false;
+    give_chunks();
+    for (int i = 0; i < SOCKS; i++) {
+        socks[i].piece = SIZE_MAX;
+    }
+    settle(ASKED * WAIT_MS + STALL_MS + 4000, nobody_waits);
+    MUST(nobody_waits());
     nodes_calm();
     give_splits();
-    world.calm = false;
     end_mute();
     settle(HANDSHAKE_MS + STALL_MS + WAIT_MS + ASKED * AWAIT_MS + 6000, deadlines_kept);
     MUST(deadlines_kept());
@@ -1137,7 +1174,7 @@ static void end(void)
     loop_mock_us += LONG_MS * UINT64_C(1000);
     MUST(settle(20000, nodes_well));
     check_rest();
-    MUST(mongo_in_flight() == 0 && split_count() == 0);
+    MUST(mongo_in_flight() == 0 && split_count() == 0 && hold_reserved() == 0);
     MUST(buf_free_chunks() == FEW_CHUNKS);
     for (int k = 0; k < NODES; k++) {
         MUST(mongos_of(backend_of(k))->connections == 0);
