@@ -635,6 +635,7 @@ static void client_tick(struct conn *conn)
     switch ((enum pooled_state)p->state) {
     case POOLED_READING:
         if (p->starved && !is_hurried(p)) {
+            p->until_ms = loop_ms() + p->service->conf->client_stall_ms; /* or it would be over in every turn from now on */
             arm(p); /* what it has sent may be here, and nobody could read it */
             break;
         }
