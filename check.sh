@@ -217,6 +217,7 @@ prepare() {
 
 prepare
 make_command
+MAKE="$MAKE -j$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)"
 python=build/venv/bin/python
 glibc=
 printf '#include <stdio.h>\n__GLIBC__\n' | cc -E - 2>/dev/null | tail -1 | grep -q '^[0-9]' && glibc=yes
