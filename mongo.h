@@ -96,6 +96,11 @@ struct mongos *mongos_of(const struct backend *b);
 extern uint32_t mongos_changes;             /* grows whenever facts or the state of some mongos have changed */
 extern void (*mongos_on_facts)(struct backend *b); /* set by mongo.c: its facts have changed */
 void mongos_changed(struct backend *b);     /* its state: also when it is new in the table (NEW), or leaves it (FREE) */
+/* What lives there can be reached: it is up, or shutting down and serving those who are there. */
+static inline bool mongos_works(const struct backend *b)
+{
+    return b->state == BACKEND_UP || b->state == BACKEND_DRAINING;
+}
 /* A client's connection to it was refused, or lost in the middle of an answer: after eject_after of these in a row it is
  * left out for a while, but never the last one. */
 void mongos_broke(struct backend *b);

@@ -252,7 +252,7 @@ struct backend *mongo_choose(struct mongo_client_id *id, struct service *s, stru
     struct affinity_entry *e = held ? &k->entries[id->entry]
                                     : affinity_find(&k->table, AFFINITY_CLIENT, id->key, id->len, loop_ms(), true);
     struct backend *list[MAX_SEEDS], *b = e != NULL && e->backend != AFFINITY_NOWHERE ? backend_at(e->backend) : NULL;
-    bool keeps = b != NULL && (b->state == BACKEND_UP || b->state == BACKEND_DRAINING); /* what the client has open */
+    bool keeps = b != NULL && mongos_works(b); /* what the client has open */
     uint32_t n;
     if (b != NULL && b->state == BACKEND_UP && !was_tried(b, tried, count)) {
         n = 0;

@@ -73,7 +73,7 @@ static struct mongo_facts merged(const struct service *s)
     for (uint16_t i = 0; i < backend_cap(); i++) {
         const struct backend *b = backend_at(i);
         if (b != NULL && b->service == s && mongos_of(b)->facts.known) {
-            merge(b->state == BACKEND_UP || b->state == BACKEND_DRAINING ? &up : &down, &mongos_of(b)->facts);
+            merge(mongos_works(b) ? &up : &down, &mongos_of(b)->facts);
         }
     }
     return up.known ? up : down;

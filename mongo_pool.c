@@ -230,7 +230,7 @@ static void link_ready(struct pool_link *l)
     struct backend *b = l->backend;
     struct pool *p = pool_of(b);
     struct pool_waiter *w = p->line.first;
-    if (is_old(l) || (b->state != BACKEND_UP && b->state != BACKEND_DRAINING)) {
+    if (is_old(l) || !mongos_works(b)) {
         link_close(l);
         dial_more(b);
     } else if (w != NULL) {

@@ -457,8 +457,8 @@ static bool is_soon_whole(const struct pooled *p)
 static void consider(struct pooled *p)
 {
     const struct wire *w = &p->asks;
-    bool is_all = is_whole(w), is_here = greet_takes(p);
-    bool short_one = is_here || split_takes(w) || (w->flags & WIRE_EXHAUST_ALLOWED) != 0;
+    bool is_all = is_whole(w), is_here = greet_takes(p), splits = split_takes(w);
+    bool short_one = is_here || splits || (w->flags & WIRE_EXHAUST_ALLOWED) != 0;
     bool has_checksum = (w->flags & WIRE_CHECKSUM_PRESENT) != 0 && w->header.length <= HELD_MAX;
     enum mongo_code code;
     const char *text;
@@ -478,7 +478,7 @@ static void consider(struct pooled *p)
         here(p);
     } else if ((short_one || (is_all && has_checksum)) && !is_intact(p)) {
         refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, wire_error_text(WIRE_BAD_CHECKSUM));
-    } else if (split_takes(w)) {
+    } else if (splits) {
         split(p);
     } else {
         go(p, NULL);

@@ -96,11 +96,6 @@ static bool is_end(const struct wire *w)
     return wire_is(w, "commitTransaction") || wire_is(w, "abortTransaction");
 }
 
-static bool works(const struct backend *b)
-{
-    return b->state == BACKEND_UP || b->state == BACKEND_DRAINING;
-}
-
 const char *route_label(const struct wire *w)
 {
     if (wire_in_transaction(w)) {
@@ -155,7 +150,7 @@ static enum route to_transaction(int section, struct service *s, const struct wi
     mongo_count(&rt.all[section].table, &rt.all[section].told);
     out->pinned = true;
     out->backend = b;
-    if (b != NULL && works(b) && b != avoid) {
+    if (b != NULL && mongos_works(b) && b != avoid) {
         return ROUTE_GO;
     }
     if (b != NULL && commits && !wire_has(w, WIRE_RECOVERY_TOKEN)) {
@@ -174,7 +169,7 @@ static enum route to_cursor(struct backend *b, const struct wire *w, const struc
     if (b == avoid) {
         return refuse(out, w, MONGO_CODE_HOST_UNREACHABLE, "the mongos that has this cursor takes no connection");
     }
-    return works(b) ? ROUTE_GO : refuse(out, w, MONGO_CODE_CURSOR_NOT_FOUND, "the mongos that had this cursor is gone");
+    return mongos_works(b) ? ROUTE_GO : refuse(out, w, MONGO_CODE_CURSOR_NOT_FOUND, "the mongos that had this cursor is gone");
 }
 
 enum route mongo_route(int section, struct service *s, const struct wire *w, const struct backend *avoid, struct routed *out)

@@ -57,11 +57,6 @@ bool split_takes(const struct wire *w)
                        wire_is(w, "killAllSessionsByPattern"));
 }
 
-static bool works(const struct backend *b)
-{
-    return b->state == BACKEND_UP || b->state == BACKEND_DRAINING;
-}
-
 static void add_target(struct split *s, struct backend *b)
 {
     for (uint32_t i = 0; i < s->targets; i++) {
@@ -78,7 +73,7 @@ static void add_all(struct split *s, const struct service *of)
 {
     for (uint16_t i = 0; i < backend_cap(); i++) {
         struct backend *b = backend_at(i);
-        if (b != NULL && b->service == of && works(b)) {
+        if (b != NULL && b->service == of && mongos_works(b)) {
             add_target(s, b);
         }
     }
@@ -103,7 +98,7 @@ static bool add_cursors(const struct pooled *p, struct split *s, const unsigned 
         s->cursor[s->count].at = b != NULL ? b->index : NOBODY;
         s->cursor[s->count].fate = FATE_NOT_FOUND;
         somewhere = somewhere || b == NULL;
-        if (b != NULL && works(b)) {
+        if (b != NULL && mongos_works(b)) {
             add_target(s, b);
         }
     }
@@ -169,7 +164,7 @@ struct backend *split_next(struct pooled *p)
     struct split *s = p->split;
     while (s->at < s->targets) {
         struct backend *b = s->target[s->at++];
-        if (works(b)) {
+        if (mongos_works(b)) {
             return b;
         }
     }

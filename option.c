@@ -187,7 +187,7 @@ const struct option options[] = {
     { M(pool_wait_ms), "pool_wait", TIME, 1, DAY, "5s", NULL,
       "pooled: how long a request waits for a connection, or for a mongos to come back; then it gets an error" },
     { M(pool_queue), "pool_queue", COUNT, 0, 1000000, "10000", NULL,
-      "pooled: how many requests may wait at once; 0: none, they get an error at once" },
+      "pooled: how many requests may wait at once, but for a dial of their own; beyond: an error at once" },
     { M(upstream_proxy), "upstream_proxy", ENUM, 0, 1, "none", "none|v2",
       "v2: a PROXY header goes ahead of each connection, as the loadBalancerPort of a mongos wants it" },
     { M(client_window), "client_window", SIZE, KIB(16), MIB(256), "256k", NULL,
