@@ -307,7 +307,11 @@ static bool relay_answer(struct sock *s, unsigned how)
     struct wire_header to;
     bool more = how % 8 == 3;
     size_t there, used;
-    if (c == NULL || s->ended || s->reset || !has_room(&c->answers, MESSAGE_CAP) || STREAM_CAP - s->in_len < MESSAGE_CAP) {
+    if (c == NULL || s->ended || s->reset || STREAM_CAP - s->in_len < MESSAGE_CAP) {
+        return false;
+    }
+    if (!has_room(&c->answers, MESSAGE_CAP)) { /* so much has been said to it that the test keeps no more */
+        c->owed = true;
         return false;
     }
     wire_start(&w, false);
