@@ -7,7 +7,7 @@
  *   floor 4   redis*.c  mongo*.c  users.c  guesses.c  health.c
  *   floor 3   conn.c  buf.c  parent.c         conn.c is the waist:
  *   floor 2   loop.c  net.c  arena.c  stats.c  os.c    upward only through conn_ops
- *   floor 1   resp.c  command.c  slotmap.c  bson.c  mongo{wire,msg}.c  affinity.c    pure
+ *   floor 1   resp.c  command.c  slotmap.c  bson.c  mongo{wire,msg}.c  affinity.c  http.c  answer.c    pure
  *   floor 0   log.c
  */
 #ifndef PUERTA_H

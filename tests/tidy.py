@@ -9,7 +9,7 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 27500
+WHOLE_BUDGET = 28500
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
@@ -26,7 +26,9 @@ ROOMS = {
     "affinity.c": (1, "pure", 350),
     "hash.c": (1, "pure", 260),
     "scram.c": (1, "pure", 540),
-    "http.c": (1, "pure", 200),
+    "url.c": (1, "pure", 60),
+    "http.c": (1, "pure", 210),
+    "answer.c": (1, "pure", 310),
     "os.c": (2, "system", 500),
     "arena.c": (2, "system", 150),
     "net.c": (2, "system", 450),
