@@ -143,6 +143,7 @@ static const struct {
     {"no close", BYTES(FIELD("Connection: closed, xclose, keep-alive")), "GET / host=a"},
     {"keep-alive of HTTP/1.0", BYTES("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"), "GET / old close"},
     {"decoded", BYTES("GET /a%20b%2fc%C3%a4?x=%20 HTTP/1.1\r\n" H "\r\n"), "GET /a b/c\xC3\xA4 query=x=%20 host=a"},
+    {"all that need not be encoded", BYTES("GET /AZaz09-._~!$&'()*+,;=:@/[] HTTP/1.1\r\n" H "\r\n"), "GET /AZaz09-._~!$&'()*+,;=:@/[] host=a"},
     {"plus in a path", BYTES("GET /a+b HTTP/1.1\r\n" H "\r\n"), "GET /a+b host=a"},
     {"query at once", BYTES("GET /?? HTTP/1.1\r\n" H "\r\n"), "GET / query=? host=a"},
     {"whole address", BYTES("GET HTTP://a/x?y HTTP/1.1\r\n" H "\r\n"), "GET /x query=y host=a"},
@@ -590,6 +591,27 @@ static void test_json_misuse(void)
     }
 }
 
+/* Each control byte, and nothing else below 128, is written by its number or by a letter. */
+static void test_escapes(void)
+{
+    char out[16], should[16];
+    int c;
+
+    unit_note = "escapes";
+    for (c = 0; c < 128; c++) {
+        const char byte = (char)c;
+        struct json j;
+
+        json_start(&j, out, sizeof out);
+        json_bytes(&j, NULL, &byte, 1);
+        out[json_finish(&j)] = '\0';
+        if (c != 0 && strchr("\b\f\n\r\t\"\\", c) != NULL)
+            CHECK(strlen(out) == 4 && out[1] == '\\');
+        else if (snprintf(should, sizeof should, c < ' ' || c == 127 ? "\"\\u%04x\"" : "\"%c\"", c) > 0)
+            CHECK(strcmp(out, should) == 0);
+    }
+}
+
 static void test_utf8(void)
 {
 #define BAD "\xEF\xBF\xBD"
@@ -667,6 +689,7 @@ int main(void)
     test_json();
     test_json_pieces();
     test_json_misuse();
+    test_escapes();
     test_utf8();
     test_doubles();
     return unit_end();
