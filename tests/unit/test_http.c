@@ -489,6 +489,7 @@ static void write_all(struct json *j)
     json_array(j, "list");
     json_int(j, NULL, INT64_MIN);
     json_int(j, NULL, -1);
+    json_int(j, NULL, 0);
     json_uint(j, NULL, UINT64_MAX);
     json_bool(j, NULL, true);
     json_bool(j, NULL, false);
@@ -505,7 +506,7 @@ static void write_all(struct json *j)
     json_close(j);
 }
 
-static const char all[] = "{\"name\":\"a\\\"b\\\\c\\n\\t\\r\\b\\f\\u0001\\u001f\\u007f/\",\"list\":[-9223372036854775808,-1,"
+static const char all[] = "{\"name\":\"a\\\"b\\\\c\\n\\t\\r\\b\\f\\u0001\\u001f\\u007f/\",\"list\":[-9223372036854775808,-1,0,"
                           "18446744073709551615,true,false,null,[],{},{\"k\\\"\":0.5}],\"\":\"\\u0000x\"}";
 
 static void test_json(void)
