@@ -849,7 +849,8 @@ static void report_option(const struct option *o, const void *base)
 
 size_t conf_descriptors(const struct conf *conf)
 {
-    size_t n = (size_t)conf->max_clients + conf_upstreams(conf) + conf_probes(conf) + OTHER_DESCRIPTORS;
+    size_t n = (size_t)conf->max_clients + conf_upstreams(conf) + conf_probes(conf) + conf_admins(conf) + (size_t)conf->admins +
+               OTHER_DESCRIPTORS;
 
     for (int i = 0; i < conf->service_count; i++)
         n += (size_t)conf->services[i].listens;

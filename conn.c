@@ -39,7 +39,11 @@ void conn_tables(const struct conf *conf)
     table.most[CONN_CLIENT] = conf->max_clients;
     table.most[CONN_UPSTREAM] = conf_upstreams(conf);
     table.most[CONN_PROBE] = conf_probes(conf);
-    table.size = table.most[CONN_CLIENT] + table.most[CONN_UPSTREAM] + table.most[CONN_PROBE];
+    table.most[CONN_ADMIN] = conf_admins(conf);
+    table.size = 0;
+    for (int kind = 0; kind < CONN_KINDS; kind++) {
+        table.size += table.most[kind];
+    }
     table.all = arena_take("connections", table.size, sizeof *table.all);
 }
 
@@ -67,6 +71,17 @@ size_t conn_most(enum conn_kind kind)
 size_t conn_count(enum conn_kind kind)
 {
     return table.count[kind];
+}
+
+size_t conn_size(void)
+{
+    return table.size;
+}
+
+struct conn *conn_at(size_t i)
+{
+    struct conn *c = &table.all[i];
+    return i < table.size && (c->state == CONN_OPEN || c->state == CONN_FINISHING) ? c : NULL;
 }
 
 bool conn_full(enum conn_kind kind)

@@ -23,6 +23,8 @@
 static struct {
     struct backend *all;
     uint16_t cap;
+    struct service *services[MAX_SERVICES];
+    int service_count;
 } hb;
 
 static void backend_tick(struct timer *t);
@@ -30,6 +32,7 @@ static void backend_tick(struct timer *t);
 void health_tables(const struct conf *conf)
 {
     hb.cap = (uint16_t)conf->max_backends;
+    hb.service_count = 0;
     hb.all = arena_take("backends", hb.cap, sizeof *hb.all);
 }
 
@@ -47,6 +50,17 @@ const char *backend_name(const struct backend *b, char out[HOST_CAP + 8])
 {
     snprintf(out, HOST_CAP + 8, "%s:%u", b->host, (unsigned)b->port);
     return out;
+}
+
+const char *backend_state_name(const struct backend *b)
+{
+    static const char *const names[] = { "free", "new", "up", "suspect", "draining", "mismatch", "down" };
+    return names[b->state];
+}
+
+struct service *service_at(int i)
+{
+    return i < hb.service_count ? hb.services[i] : NULL;
 }
 
 const struct address *backend_address(const struct backend *b)
@@ -168,13 +182,14 @@ static void forget(struct backend *b)
     b->service->ops->talk->on_lost(b);
     b->state = BACKEND_FREE;
     b->service->ops->on_backend(b);
+    latency_forget(b->index);
 }
 
 /* ---------------------------------------------------------- rise and fall */
 
 void health_state(struct backend *b, enum backend_state to)
 {
-    static const char *const names[] = { "free", "new", "up", "suspect", "draining", "mismatch", "down" };
+    const char *from = backend_state_name(b);
     if (to != BACKEND_UP) {
         b->rises = 0;
     }
@@ -184,12 +199,24 @@ void health_state(struct backend *b, enum backend_state to)
     if (to == BACKEND_DOWN || to == BACKEND_SUSPECT) {
         b->troubled_ms = loop_ms();
     }
-    log_info("node changes state", "node=%s:%u from=%s to=%s slots=%u", b->host, (unsigned)b->port, names[b->state],
-             names[to], b->slots);
     b->state = (uint8_t)to;
+    stats.backend_ups += to == BACKEND_UP;
+    stats.backend_downs += to == BACKEND_DOWN;
+    log_info("node changes state", "node=%s:%u from=%s to=%s slots=%u", b->host, (unsigned)b->port, from, backend_state_name(b),
+             b->slots);
     b->service->ops->on_backend(b);
     if (to != BACKEND_UP) {
         b->service->ops->talk->on_trouble(b);
+    }
+}
+
+void backend_hold(struct backend *b, enum backend_hold hold)
+{
+    static const char *const names[] = { "none", "drain", "down" };
+    if (b->hold != hold) {
+        log_warn("node held by hand", "node=%s:%u was=%s now=%s", b->host, (unsigned)b->port, names[b->hold], names[hold]);
+        b->hold = (uint8_t)hold;
+        b->service->ops->on_backend(b);
     }
 }
 
@@ -351,6 +378,8 @@ void health_open(struct service *s, const struct conf_service *conf, const struc
 {
     s->conf = conf;
     s->ops = ops;
+    must(hb.service_count < MAX_SERVICES);
+    hb.services[hb.service_count++] = s;
     snprintf(s->trouble, sizeof s->trouble, "no node has been reached yet");
     for (int i = 0; i < conf->node_count; i++) {
         struct backend *b = backend_get(s, conf->nodes[i].host, conf->nodes[i].port, NULL);

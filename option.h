@@ -7,7 +7,7 @@
 
 #include "puerta.h"
 
-#define OPTION_CAP 112  /* rows that the table may have */
+#define OPTION_CAP 160  /* rows that the table may have */
 #define OPTION_TEXT 160 /* bytes of a value or a range as text */
 
 enum option_scope { PROCESS, REDIS, MONGO }; /* [puerta], [redis NAME], [mongo NAME] */

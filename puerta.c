@@ -71,6 +71,7 @@ static void take_tables(void)
     loop_tables(&conf);
     buf_tables(&conf);
     conn_tables(&conf);
+    stats_tables(&conf);
     health_tables(&conf);
     for (size_t i = 0; i < MODES; i++) {
         if (is_used(&modes[i])) {

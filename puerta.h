@@ -26,6 +26,7 @@
 #include "resp.h"
 #include "scram.h"
 #include "slotmap.h"
+#include "stats.h"
 
 #define PUERTA_VERSION "0.1.0"
 
@@ -205,44 +206,6 @@ uint32_t loop_signals(void);
 size_t loop_hot(void);    /* descriptors in the poll array */
 size_t loop_cold(void);
 
-/* ----------------------------------------------------- stats.c (floor 2) */
-
-/* One list yields the struct, the names and the report. */
-#define STATS(X) \
-    X(clients_accepted) X(clients_refused) X(clients_closed) X(clients_stalled) \
-    X(requests) X(replies) X(bytes_in) X(bytes_out) X(errors_sent) \
-    X(redirect_moved) X(redirect_ask) X(redirect_tryagain) X(redirect_clusterdown) X(redirect_loading) \
-    X(resent) X(outcome_unknown) X(not_executed) X(late) X(split_requests) X(split_parts) \
-    X(large_requests) X(large_replies) X(lease_waits) X(lease_refused) X(scripts_loaded) X(transactions) X(pushes_dropped) \
-    X(functions_copied) X(functions_too_long) \
-    X(pool_empty) X(requests_full) X(protocol_errors) \
-    X(messages_in) X(messages_out) X(messages_lost) X(subscribers_closed) \
-    X(auth_failures) X(auth_delayed) X(clients_denied) \
-    X(dials) X(dial_failures) X(upstream_lost) X(refreshes) X(refresh_failures) X(map_changes) \
-    X(probes) X(probe_failures) X(upstream_login_failures) \
-    X(affinity_hits) X(affinity_misses) X(affinity_evictions) X(affinity_full) \
-    X(pool_dials) X(pool_lent) X(pool_waits) X(pool_timeouts) X(pool_full) X(pool_drops)
-
-struct stats {
-#define X(name) uint64_t name;
-    STATS(X)
-#undef X
-};
-extern struct stats stats;
-/* Name and value of counter i; NULL past the last. */
-const char *stats_row(int i, uint64_t *value);
-
-/* What became of the requests of one row of the command table: rejected ones had the wrong number of arguments, failed
- * ones were answered with an error made here. */
-struct command_stats { uint64_t calls, rejected, failed; };
-/* Of a row, for counting and reporting; rows that are in no table share one. */
-struct command_stats *stats_command(const struct command *c);
-void stats_reset(void); /* of commands and kinds of errors (CONFIG RESETSTAT) */
-/* Counts an error line that is sent, "-ERR what...", by its first word. */
-void stats_error(const char *line, size_t n);
-/* First word i and how often it was sent; NULL past the last. */
-const char *stats_error_row(int i, uint64_t *count);
-
 /* ------------------------------------------------------- buf.c (floor 3) */
 
 /* One piece of the pool. refs counts who still needs its bytes: slices, and the chain or pen it is in. */
@@ -320,6 +283,17 @@ enum conn_state {
 
 struct conn;
 
+/* What is told of one client's connection: to /clients, PUERTA CLIENTS and the like. */
+struct conn_facts {
+    const char *section;        /* the name of its section */
+    const char *name;           /* what it calls itself; the owner's, up to a NUL; NULL: nothing */
+    const char *user;           /* as whom it has come in; NULL: nobody */
+    const char *doing;          /* a constant: "idle", "waiting", "transaction", "blocked", "subscribed"... */
+    uint32_t in_flight;         /* its requests whose answers are to come */
+    uint64_t born_ms, asked_ms; /* since when it is there; its last request; of loop_ms() */
+    const struct backend *backend; /* where it is, if it is at one; NULL: at none, or at several */
+};
+
 /* The one door upward. NULL entries are not called. */
 struct conn_ops {
     const char *kind;                              /* for the log: "client", "upstream" */
@@ -331,6 +305,7 @@ struct conn_ops {
     bool (*waits)(struct conn *c);                 /* more output is to come at once: one send may do for all */
     int (*gather)(struct conn *c, struct iovec *iov, int max); /* output beyond c->out */
     void (*on_sent)(struct conn *c, size_t n);     /* n bytes of that output went out */
+    void (*describe)(const struct conn *c, struct conn_facts *out); /* what is told of it; zeroed before */
 };
 
 /* How bytes go: plain sockets now, TLS later, memory in tests. */
@@ -341,7 +316,7 @@ struct transport {
 };
 extern const struct transport transport_plain;
 
-enum conn_kind { CONN_CLIENT, CONN_UPSTREAM, CONN_PROBE, CONN_KINDS };
+enum conn_kind { CONN_CLIENT, CONN_UPSTREAM, CONN_PROBE, CONN_ADMIN, CONN_KINDS };
 
 struct conn {
     struct watch watch;         /* first: the loop's pointer is the connection's */
@@ -400,6 +375,9 @@ void conn_deadline(struct conn *c, uint64_t due_ms);     /* on_tick then; 0 = no
 void conn_reap(void);                                    /* the turn has ended: dead ones become free */
 size_t conn_count(enum conn_kind kind);
 size_t conn_most(enum conn_kind kind);                  /* how many there may be */
+size_t conn_size(void);                                 /* of the table */
+/* Entry i of the table, while it is OPEN or FINISHING; else NULL. For those who tell what there is: nobody keeps it. */
+struct conn *conn_at(size_t i);
 void conn_listen(struct listener *l, int fd);
 void conn_unlisten(struct listener *l);
 
@@ -432,6 +410,13 @@ enum backend_state {
     BACKEND_DOWN
 };
 
+/* By hand: set by action.c, and kept until it is taken back. */
+enum backend_hold {
+    HELD_NOT,
+    HELD_DRAIN, /* takes nothing new; serves those who are there */
+    HELD_DOWN   /* serves nobody */
+};
+
 /* One node. Keeps its index in the table for life, whatever its address becomes. */
 struct backend {
     struct upstream *shared[2]; /* the connections that all clients share: of those that speak RESP2, and RESP3 (NULL
@@ -441,6 +426,7 @@ struct backend {
     uint8_t state;
     bool busy;                  /* with a script: it refuses; up to here: what each request looks at */
     char host[HOST_CAP];
+    uint8_t hold;               /* enum backend_hold: what an operator wants of it, whatever its state */
     bool seed, listed, resolving;
     uint8_t rises, fails;
     uint8_t address_count, address_at;
@@ -472,12 +458,24 @@ struct probe_talk {
     void (*on_trouble)(struct backend *b); /* something is wrong with it */
 };
 
+/* What is told of one server beside what stands in its entry. */
+struct backend_facts {
+    uint32_t connections;       /* open ones, but for those that ask how it is */
+    uint32_t in_flight;         /* requests sent there whose answers are to come */
+    uint32_t clients;           /* MongoDB: client connections that are there, or have a connection lent */
+    uint32_t idle, waiting;     /* pooled: connections that nobody has; requests that wait for one */
+    uint32_t pool_max;          /* pooled; 0: no pool */
+    uint32_t weight;            /* MongoDB */
+    bool ejected;               /* MongoDB: left out for a while */
+};
+
 /* What the rooms above want to know. */
 struct service_ops {
     const struct probe_talk *talk;
     void (*on_map)(struct service *s);                    /* some slots changed their owner */
     void (*on_backend)(struct backend *b);                /* its state changed; FREE: it is to be let go */
     bool (*in_use)(const struct backend *b);              /* requests still hang on it */
+    void (*describe)(const struct backend *b, struct backend_facts *out); /* what is told of it; zeroed before */
 };
 
 /* One section at work: the map of its slots and how it is kept true. */
@@ -518,6 +516,16 @@ struct backend *backend_at(uint16_t index);               /* NULL when there is 
 struct backend *backend_named(const struct service *s, const char *host, uint16_t port, const struct backend *near);
 uint16_t backend_cap(void);
 const char *backend_name(const struct backend *b, char out[HOST_CAP + 8]); /* "host:port" */
+const char *backend_state_name(const struct backend *b);  /* "up", "down"...: a constant */
+/* Whether something new may go there: it is up, and nobody holds it. */
+static inline bool backend_takes_new(const struct backend *b)
+{
+    return b->state == BACKEND_UP && b->hold == HELD_NOT;
+}
+/* An operator's word. Tells the rooms above (on_backend) as a change of its state does. */
+void backend_hold(struct backend *b, enum backend_hold hold);
+/* Section i of those that are at work, in the order of the file within each mode; NULL past the last. */
+struct service *service_at(int i);
 /* Its present address, or NULL while none is known. */
 const struct address *backend_address(const struct backend *b);
 /* Puts one question on b's open probe, which answers one at a time; `what` is not 0. False: no chunk, its time comes again soon. */
@@ -606,6 +614,10 @@ struct conf {
     uint32_t max_leases, max_blocked, max_watching, max_own;
     uint32_t max_channels, max_subscriptions, max_messages, max_affinities;
     size_t channel_names;
+    struct address admin[MAX_LISTENS];   /* where operators ask: HTTP */
+    int admins;                          /* how many of those */
+    uint32_t admin_clients;
+    char admin_token[SECRET_CAP];        /* "" = none: who is near may look, nobody may change anything */
     int log_level;
     int prefault, supervise, resp3;      /* yes / no */
     uint32_t backlog, stop_timeout_ms;
@@ -679,6 +691,12 @@ static inline size_t conf_upstreams(const struct conf *conf)
 static inline size_t conf_probes(const struct conf *conf)
 {
     return (conf_services(conf, SERVICE_MONGO) > 0 ? 2u : 1u) * conf->max_backends;
+}
+
+/* Connections of operators at the same time. */
+static inline size_t conf_admins(const struct conf *conf)
+{
+    return conf->admins > 0 ? conf->admin_clients : 0;
 }
 
 /* How many descriptors the tables need when all are full. */

@@ -225,10 +225,9 @@ static void cluster(const struct client *c)
 /* Puerta's own: its counters, and how it sees its nodes. */
 static void puerta(const struct client *c)
 {
-    static const char *const states[] = { "free", "new", "up", "suspect", "draining", "mismatch", "down" };
     uint64_t value;
-    const char *name;
-    for (int i = 0; (name = stats_row(i, &value)) != NULL; i++) {
+    const char *name, *help;
+    for (int i = 0; (name = stats_row(i, &help, &value)) != NULL; i++) {
         say_format("%s:%llu\r\n", name, ull(value));
     }
     say_format("memory:%zu\r\nbuffer_bytes:%zu\r\nfree_chunks:%zu\r\n", arena_bytes(), buf_total(), buf_free_chunks());
@@ -237,7 +236,7 @@ static void puerta(const struct client *c)
         const struct backend *b = backend_at(i);
         if (b != NULL && b->service == c->service) {
             say_format("node%u:address=%s:%u,state=%s,slots=%u,queued=%u\r\n", (unsigned)i, b->host,
-                       (unsigned)b->port, states[b->state], b->slots,
+                       (unsigned)b->port, backend_state_name(b), b->slots,
                        b->shared[0]->queued + (b->shared[1] != NULL ? b->shared[1]->queued : 0));
         }
     }

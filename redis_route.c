@@ -510,7 +510,12 @@ static bool in_use(const struct backend *b)
     return lease_in_use(b) || upstream_in_use(b);
 }
 
-const struct service_ops redis_service_ops = { &redis_probe_talk, on_map, on_backend, in_use };
+const struct service_ops redis_service_ops = {
+    .talk = &redis_probe_talk,
+    .on_map = on_map,
+    .on_backend = on_backend,
+    .in_use = in_use,
+};
 
 /* ------------------------------------------------- what connections tell */
 

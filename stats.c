@@ -1,13 +1,7 @@
 /*
- * stats.c - the counters of the whole process, with their names.
+ * stats.c - the counters of the whole process, with their names: stats.h has the picture.
  *
- *     STATS(X) in puerta.h --> struct stats      any room counts: stats.requests++
- *                         `--> rows[] here       reports read by index: name, value
- *
- *     struct command --stats_command()--> calls, rejected, failed     one row for each of the command table
- *     error line -----stats_error()----> its first word, a count
- *
- * One thread counts and the same thread reads, so they are plain integers.
+ * Owns all that is counted. The histograms of servers are a table by their index; the rest has a fixed size.
  */
 #include "puerta.h"
 
@@ -18,19 +12,85 @@
 
 struct stats stats;
 
-static const struct { const char *name; const uint64_t *value; } rows[] = {
-#define X(name) { #name, &stats.name },
+static const struct { const char *name, *help; const uint64_t *value; } rows[] = {
+#define X(name, help) { #name, help, &stats.name },
     STATS(X)
 #undef X
 };
 
-const char *stats_row(int i, uint64_t *value)
+const char *stats_row(int i, const char **help, uint64_t *value)
 {
     if (i < 0 || (size_t)i >= sizeof rows / sizeof *rows)
         return NULL;
+    *help = rows[i].help;
     *value = *rows[i].value;
     return rows[i].name;
 }
+
+/* -------------------------------------------------------- how full tables are */
+
+struct gauges gauges;
+
+static const struct { const char *name, *help; const struct gauge *gauge; } levels[] = {
+#define X(name, help) { #name, help, &gauges.name },
+    GAUGES(X)
+#undef X
+};
+
+const char *gauge_row(int i, const char **help, const struct gauge **g)
+{
+    if (i < 0 || (size_t)i >= sizeof levels / sizeof *levels)
+        return NULL;
+    *help = levels[i].help;
+    *g = levels[i].gauge;
+    return levels[i].name;
+}
+
+/* ------------------------------------------------- how long servers take */
+
+static struct latency *servers;
+static uint32_t server_count;
+
+void stats_tables(const struct conf *conf)
+{
+    server_count = conf->max_backends;
+    servers = arena_take("latency", server_count, sizeof *servers);
+}
+
+void stats_latency(uint16_t backend, uint64_t us)
+{
+    struct latency *l = &servers[backend];
+    int i = 0;
+    while (i < LATENCY_BUCKETS - 1 && us > (uint64_t)64 << i)
+        i++;
+    l->count[i]++;
+    l->sum_us += us;
+    l->all++;
+}
+
+const struct latency *latency_of(uint16_t backend)
+{
+    must(backend < server_count);
+    return &servers[backend];
+}
+
+void latency_forget(uint16_t backend)
+{
+    memset(&servers[backend], 0, sizeof servers[backend]);
+}
+
+uint64_t latency_percentile(const struct latency *l, unsigned percent)
+{
+    uint64_t want = (l->all * percent + 99) / 100, sum = 0;
+    for (int i = 0; i < LATENCY_BUCKETS && want > 0; i++) {
+        sum += l->count[i];
+        if (sum >= want)
+            return (uint64_t)64 << i;
+    }
+    return 0;
+}
+
+/* ---------------------------------------------------- commands and errors */
 
 static struct command_stats commands[COMMAND_ROWS_MAX + 1];
 

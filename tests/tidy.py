@@ -9,7 +9,7 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 28500
+WHOLE_BUDGET = 34000
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
@@ -29,16 +29,22 @@ ROOMS = {
     "url.c": (1, "pure", 60),
     "http.c": (1, "pure", 210),
     "answer.c": (1, "pure", 310),
+    "topk.c": (1, "pure", 150),
+    "proxy.c": (1, "pure", 180),
     "os.c": (2, "system", 500),
     "arena.c": (2, "system", 150),
     "net.c": (2, "system", 450),
     "loop.c": (2, "system", 450),
     "stats.c": (2, "system", 400),
+    "trace.c": (2, "system", 250),
     "buf.c": (3, "waist", 450),
     "conn.c": (3, "waist", 700),
     "tls.c": (3, "waist", 450),
+    "gate.c": (3, "gate", 400),
     "parent.c": (3, "parent", 450),
     "health.c": (4, "health", 350),
+    "status.c": (4, "status", 300),
+    "action.c": (4, "action", 250),
     "guesses.c": (4, "guesses", 150),
     "redis_map.c": (4, "redis", 360),
     "redis_greet.c": (4, "redis", 120),
@@ -72,6 +78,7 @@ ROOMS = {
     "redis_command.c": (4, "redis", 500),
     "redis_info.c": (4, "redis", 350),
     "redis_monitor.c": (4, "redis", 350),
+    "redis_puerta.c": (4, "redis", 300),
     "redis_local.c": (4, "redis", 700),
     "redis.c": (4, "redis", 500),
     "redis_client.c": (4, "redis", 520),
@@ -85,10 +92,15 @@ ROOMS = {
     "mongo_greet.c": (4, "mongo", 500),
     "mongo_split.c": (4, "mongo", 260),
     "mongo_hold.c": (4, "mongo", 120),
+    "mongo_puerta.c": (4, "mongo", 200),
     "mongo_pooled.c": (4, "mongo", 920),
     "mongo_relay.c": (4, "mongo", 750),
     "mongo.c": (4, "mongo", 420),
-    "admin.c": (5, "admin", 600),
+    "metrics.c": (5, "admin", 350),
+    "admin.c": (5, "admin", 650),
+    "reload.c": (5, "reload", 350),
+    "handover.c": (5, "handover", 350),
+    "ctl.c": (5, "ctl", 350),
     "option.c": (5, "conf", 520),
     "conf.c": (5, "conf", 780),
     "puerta.c": (5, "main", 600),

@@ -342,17 +342,18 @@ static void test_arena(void)
 static void test_stats(void)
 {
     uint64_t value = 0;
+    const char *help = NULL;
     int i;
 
     unit_note = "counters";
     stats.clients_accepted = 3;
-    stats.pool_drops = 9;
-    CHECK(strcmp(stats_row(0, &value), "clients_accepted") == 0 && value == 3);
-    for (i = 0; stats_row(i, &value) != NULL; i++)
+    stats.backend_downs = 9;
+    CHECK(strcmp(stats_row(0, &help, &value), "clients_accepted") == 0 && value == 3);
+    for (i = 0; stats_row(i, &help, &value) != NULL; i++)
         ;
     CHECK((size_t)i == sizeof stats / sizeof(uint64_t));
-    CHECK(strcmp(stats_row(i - 1, &value), "pool_drops") == 0 && value == 9);
-    CHECK(stats_row(-1, &value) == NULL);
+    CHECK(strcmp(stats_row(i - 1, &help, &value), "backend_downs") == 0 && value == 9);
+    CHECK(stats_row(-1, &help, &value) == NULL);
 }
 
 static void test_seal(void)
