@@ -11,7 +11,7 @@ cd "$(dirname "$0")" || exit 1
 
 all=
 only=
-fuzz_seconds=60
+fuzz_seconds=30
 fuzz_seed=-seed=1 # what CI looks at is the same each time; --all looks elsewhere
 for argument in "$@"; do
     case $argument in
@@ -327,13 +327,12 @@ tests "$mongo_step" pytest tests/test_fake_mongos.py
 # after the seal. The program without it then runs the drivers, and what is nearest to daily use.
 others="-e test_tools -e test_fake -e test_faults -e test_million"
 daily="tests/test_clients.py tests/test_command_table.py tests/test_mongo_drivers.py tests/test_redis_core.py tests/test_redis_moves.py"
-# shellcheck disable=SC2046,SC2086
-if [ -n "$glibc" ] && [ -z "$all" ]; then
-    tests "integration" pytest $daily
-else
-    tests "integration" pytest $(ls tests/test_*.py | grep -v $others)
+if [ -z "$glibc" ] || [ -n "$all" ]; then
+    daily=$(ls tests/test_*.py | grep -v $others)
 fi
-# The two longest runs go side by side: each of them waits for most of its time.
+# The long runs go side by side: each of them waits for most of its time.
+# shellcheck disable=SC2086
+beside "integration" pytest $daily
 # shellcheck disable=SC2046,SC2086
 if [ -n "$glibc" ]; then
     beside "integration without a heap after the seal" with noheap 1 $(ls tests/test_*.py | grep -v $others -e test_clients -e command_table -e drivers)
