@@ -37,6 +37,7 @@ void buf_open(void)
     pool.free = NULL;
     pool.fresh = pool.in_use = 0;
     pool.refused = pool.relieved = false;
+    gauges.chunks = (struct gauge){ .most = pool.total };
 }
 
 size_t buf_chunk_size(void)
@@ -98,7 +99,7 @@ struct chunk *chunk_take(enum buf_use use)
         must(pool.fresh < pool.total);
         k = (struct chunk *)(void *)(pool.block + pool.fresh++ * pool.stride);
     }
-    pool.in_use++;
+    gauge_set(&gauges.chunks, ++pool.in_use);
     k->next = NULL;
     k->used = 0;
     k->refs = 1;
@@ -113,7 +114,7 @@ void chunk_release(struct chunk *k)
     }
     k->next = pool.free;
     pool.free = k;
-    pool.in_use--;
+    gauges.chunks.now = --pool.in_use;
     if (pool.refused && available(BUF_REQUEST) > pool.total / 16) {
         pool.refused = false;
         pool.relieved = true;

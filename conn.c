@@ -34,6 +34,25 @@ static struct {
     uint64_t last_id;
 } table;
 
+/* How many of a kind there are is told of those that grow with the load. */
+static struct gauge *const levels[CONN_KINDS] = { &gauges.clients, &gauges.upstreams, NULL, NULL };
+
+static void set_count(enum conn_kind kind, size_t n)
+{
+    table.count[kind] = n;
+    if (levels[kind] != NULL) {
+        gauge_set(levels[kind], n);
+    }
+}
+
+static void set_most(enum conn_kind kind, size_t most)
+{
+    table.most[kind] = most;
+    if (levels[kind] != NULL) {
+        levels[kind]->most = most;
+    }
+}
+
 void conn_tables(const struct conf *conf)
 {
     table.most[CONN_CLIENT] = conf->max_clients;
@@ -51,7 +70,10 @@ void conn_open_table(void)
 {
     table.free = table.dead = table.dirty = NULL;
     table.dirty_end = &table.dirty;
-    memset(table.count, 0, sizeof table.count);
+    for (int kind = 0; kind < CONN_KINDS; kind++) {
+        set_most((enum conn_kind)kind, table.most[kind]);
+        set_count((enum conn_kind)kind, 0);
+    }
     for (size_t i = table.size; i > 0; i--) {
         table.all[i - 1].next = table.free;
         table.free = &table.all[i - 1];
@@ -60,7 +82,7 @@ void conn_open_table(void)
 
 void conn_limit(enum conn_kind kind, size_t most)
 {
-    table.most[kind] = most < table.most[kind] ? most : table.most[kind];
+    set_most(kind, most < table.most[kind] ? most : table.most[kind]);
 }
 
 size_t conn_most(enum conn_kind kind)
@@ -108,7 +130,7 @@ static void set_state(struct conn *c, enum conn_state to)
         break;
     case CONN_FREE:
         must(c->state == CONN_DEAD);
-        table.count[c->kind]--;
+        set_count((enum conn_kind)c->kind, table.count[c->kind] - 1);
         c->next = table.free;
         table.free = c;
         break;
@@ -125,7 +147,7 @@ struct conn *conn_take(enum conn_kind kind, const struct conn_ops *ops, void *ow
         return NULL;
     }
     table.free = c->next;
-    table.count[kind]++;
+    set_count(kind, table.count[kind] + 1);
     memset(c, 0, sizeof *c);
     c->kind = (uint8_t)kind;
     c->ops = ops;

@@ -141,6 +141,7 @@ struct backend *backend_get(struct service *s, const char *host, uint16_t port, 
         log_error("no entry left for a node (max_backends)", "node=%s:%u", host, (unsigned)port);
         return NULL;
     }
+    gauge_up(&gauges.backends);
     memset(b, 0, sizeof *b);
     b->service = s;
     b->index = (uint16_t)(b - hb.all);
@@ -181,6 +182,7 @@ static void forget(struct backend *b)
     b->question = 0;
     b->service->ops->talk->on_lost(b);
     b->state = BACKEND_FREE;
+    gauge_down(&gauges.backends);
     b->service->ops->on_backend(b);
     latency_forget(b->index);
 }
@@ -380,6 +382,7 @@ void health_open(struct service *s, const struct conf_service *conf, const struc
     s->ops = ops;
     must(hb.service_count < MAX_SERVICES);
     hb.services[hb.service_count++] = s;
+    gauges.backends.most = hb.cap;
     snprintf(s->trouble, sizeof s->trouble, "no node has been reached yet");
     for (int i = 0; i < conf->node_count; i++) {
         struct backend *b = backend_get(s, conf->nodes[i].host, conf->nodes[i].port, NULL);

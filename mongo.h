@@ -11,6 +11,7 @@
  *       mongo_pool.c       the connections that are lent, and who waits for one
  *       mongo_route.c      where a message's transaction, cursor or session lives
  *     mongo_choose.c     which mongos a client gets, and for how long it keeps it
+ *   mongo_trace.c      how long requests take
  *   mongo_health.c     how each mongos is: asked by hello, on two connections
  *   mongo_login.c      our own greeting and login at a mongos
  */
@@ -23,6 +24,22 @@
 #include "mongowire.h"
 #include "puerta.h"
 #include "scram.h"
+
+/* ------------------------------------------------- mongo_trace.c */
+
+/* Of the request under way: stamps of trace.h, 0: not yet. Lives inside a client. */
+struct mongo_times { uint32_t born_us, sent_us, began_us; };
+/* What the slow log is told of it. backend NULL: none was asked, or none is known. */
+struct mongo_slow {
+    const struct service *service;
+    const struct conn *client;
+    const struct backend *backend;
+    const char *command, *db;
+};
+void times_begin(struct mongo_times *t);    /* it is to be sent, or sent anew: the first time counts */
+void times_sent(struct mongo_times *t);     /* all of it has gone */
+void times_began(struct mongo_times *t, const struct backend *b); /* a byte of the answer has come: counts for that mongos */
+void times_end(struct mongo_times *t, const struct mongo_slow *what); /* it has been answered, or is not to be */
 
 /* ------------------------------------------------- mongo_login.c */
 
@@ -135,8 +152,10 @@ void mongo_choose_open(int section, const struct conf_service *conf);
  * shutting down. Gives how many. */
 uint32_t mongo_candidates(const struct service *s, struct backend *const *tried, uint32_t count,
                           struct backend *list[MAX_SEEDS]);
-/* Adds to stats what a table has counted since it was last told. */
-void mongo_count(const struct affinity *a, struct affinity_counts *told);
+/* What stats and gauges have been told of a table. */
+struct mongo_told { struct affinity_counts counts; uint64_t used; };
+/* Tells them what has changed in it since. */
+void mongo_count(const struct affinity *a, struct mongo_told *told);
 /* What part of the load it is to get, by its weight and the time since it came back; never 0. */
 uint32_t mongo_share(const struct backend *b);
 /* Of n (not 0) the one with the fewest connections for its share; among equals by chance. */
@@ -273,6 +292,8 @@ struct pooled {
     uint64_t until_ms;          /* LATER: greet_again() is called then at the latest; `much`: it is whole by then */
     uint32_t much;              /* bytes of a request of which more than client_window is held; 0: it is not */
     uint64_t wait_ms;           /* since when the request waits for a connection; 0: it has not */
+    struct mongo_times times;   /* of a request that goes to a mongos */
+    uint16_t asked;             /* that one's index + 1, the last of several; 0: none has been asked */
     struct greeting greeting;
     enum mongo_code code;       /* REFUSING: with label and text, which are constants */
     const char *label, *text;

@@ -32,7 +32,7 @@ struct keep {
     struct affinity table;
     struct affinity_entry *entries;
     struct pins *pins;          /* by the index of a client's entry */
-    struct affinity_counts told; /* of the table, as in stats */
+    struct mongo_told told;
     uint32_t turn;              /* round-robin: the candidate that was last */
 };
 
@@ -72,6 +72,7 @@ void mongo_choose_open(int number, const struct conf_service *conf)
     ch.config.last_ms[AFFINITY_CLIENT] = conf->affinity_grace_ms;
     if (conf->mode != MONGO_POOLED) {
         affinity_init(&k->table, &ch.config, k->entries);
+        gauges.affinities.most += affinity_size(&ch.config);
     }
 }
 
@@ -87,20 +88,23 @@ static bool hold(const struct pins *p)
     return (p->cursors > 0 && since < CURSOR_MS) || (p->transactions > 0 && since < TRANSACTION_MS);
 }
 
-void mongo_count(const struct affinity *a, struct affinity_counts *told)
+void mongo_count(const struct affinity *a, struct mongo_told *told)
 {
+    uint64_t used = 0;
     struct affinity_counts now = { 0, 0, 0, 0, 0 };
     for (int kind = 0; kind < AFFINITY_KINDS; kind++) {
         now.hits += a->counts[kind].hits;
         now.misses += a->counts[kind].misses;
         now.evictions += a->counts[kind].evictions;
         now.full += a->counts[kind].full;
+        used += a->used[kind];
     }
-    stats.affinity_hits += now.hits - told->hits;
-    stats.affinity_misses += now.misses - told->misses;
-    stats.affinity_evictions += now.evictions - told->evictions;
-    stats.affinity_full += now.full - told->full;
-    *told = now;
+    stats.affinity_hits += now.hits - told->counts.hits;
+    stats.affinity_misses += now.misses - told->counts.misses;
+    stats.affinity_evictions += now.evictions - told->counts.evictions;
+    stats.affinity_full += now.full - told->counts.full;
+    gauge_set(&gauges.affinities, gauges.affinities.now + used - told->used);
+    *told = (struct mongo_told){ now, used };
 }
 
 /* --------------------------------------------------------- who is a client */
@@ -281,6 +285,7 @@ void mongo_let_go(struct mongo_client_id *id)
         affinity_release(&keep_of(id)->table, id->entry, loop_ms());
         if (id->alone) {
             affinity_remove(&keep_of(id)->table, AFFINITY_CLIENT, id->key, id->len);
+            mongo_count(&keep_of(id)->table, &keep_of(id)->told);
         }
     }
     id->entry = AFFINITY_NONE;
@@ -319,6 +324,7 @@ static void unpin(const struct mongo_client_id *id, enum affinity_kind kind, int
     if (affinity_remove(&k->table, kind, key, pin_key(id, key, number, lsid)) && *count > 0) {
         *count -= 1;
     }
+    mongo_count(&k->table, &k->told);
 }
 
 bool pins_hold(const struct mongo_client_id *id)

@@ -110,6 +110,7 @@ static bool wait_for(struct pool_waiter *w, struct service *s, struct backend *b
         return false;
     }
     pl.sections[i].waiting++;
+    gauge_up(&gauges.pool_waiters);
     stats.pool_waits++;
     w->service = s;
     w->backend = b;
@@ -128,6 +129,7 @@ void pool_leave(struct pool_waiter *w)
     i = section_of(w->service);
     w->waits = false;
     pl.sections[i].waiting--;
+    gauge_down(&gauges.pool_waiters);
     leave_line(w->backend != NULL ? &pool_of(w->backend)->line : &pl.sections[i].line, w);
 }
 
@@ -198,6 +200,7 @@ static void link_forget(struct pool_link *l)
         mongo_login_stop(&l->login);
     }
     p->total--;
+    gauge_down(&gauges.pool_links);
     l->state = LINK_FREE;
     l->conn = NULL;
     l->next = pl.free;
@@ -388,6 +391,7 @@ static bool dial(struct backend *b)
     l->born_ms = loop_ms();
     l->state = LINK_DIALING;
     p->total++;
+    gauge_up(&gauges.pool_links);
     p->dialing++;
     stats.pool_dials++;
     c->stall_limit_ms = conf->client_stall_ms;
@@ -509,6 +513,8 @@ static void on_care(struct timer *t)
 void pool_open(const struct pool_ops *ops)
 {
     pl.ops = ops;
+    gauges.pool_links.most = pl.count;
+    gauges.pool_waiters.most = pl.count > 0 ? conn_most(CONN_CLIENT) : 0; /* each waits for one */
     for (size_t i = pl.count; i > 0; i--) {
         pl.links[i - 1].next = pl.free;
         pl.free = &pl.links[i - 1];

@@ -214,9 +214,17 @@ static void client_finish(struct pooled *p)
 
 /* ---------------------------------------------------------------- answers */
 
+static void time_is_over(struct pooled *p)
+{
+    const struct backend *b = p->asked != 0 ? backend_at((uint16_t)(p->asked - 1)) : NULL;
+    times_end(&p->times, &(struct mongo_slow){ p->service, p->conn, b, p->asks.command, p->asks.db });
+    p->asked = 0;
+}
+
 /* The exchange is over, and the next may begin: pump() does that, once nobody is at work with this one any more. */
 static void next(struct pooled *p)
 {
+    time_is_over(p);
     no_longer(p);
     hold_drop(p);
     chain_clear(&p->small);
@@ -314,6 +322,8 @@ static void use(struct pooled *p, struct pool_link *l)
     size_t n = p->split != NULL ? split_ask(p, l->backend, said, sizeof said) : 0;
     bool good = !is_held ? false : p->split != NULL ? n > 0 && chain_put(&l->conn->out, BUF_REPLY, said, n) : held_goes(p, &l->conn->out);
     p->link = l;
+    p->asked = (uint16_t)(l->backend->index + 1);
+    times_begin(&p->times);
     stats.requests++;
     route_sent(p->section, &p->asks, l->backend);
     if (!good) {
@@ -479,8 +489,10 @@ static void consider(struct pooled *p)
     } else if ((short_one || (is_all && has_checksum)) && !is_intact(p)) {
         refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, wire_error_text(WIRE_BAD_CHECKSUM));
     } else if (splits) {
+        times_begin(&p->times);
         split(p);
     } else {
+        times_begin(&p->times);
         go(p, NULL);
     }
 }
@@ -883,6 +895,7 @@ static void on_link_bytes(struct pool_link *l)
     if (got <= 0) {
         return;
     }
+    times_began(&p->times, l->backend);
     used = wire_feed(a, scratch, (size_t)got, &status);
     if (status == WIRE_BAD) {
         answer_bad(p, l, wire_error_text(a->error));
@@ -901,6 +914,9 @@ static void on_link_bytes(struct pool_link *l)
 static void on_link_room(struct pool_link *l)
 {
     struct pooled *p = client_of(l->holder);
+    if (p->state == POOLED_ASKED) {
+        times_sent(&p->times);
+    }
     if (p->state == POOLED_ASKED && p->split == NULL) {
         hold_drop(p); /* the room for it is another's, however long the answer takes */
     }

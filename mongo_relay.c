@@ -57,6 +57,9 @@ struct client {
     uint32_t tries;
     struct backend *tried[MAX_SEEDS];
     struct mongo_asked asked;   /* its last request */
+    struct mongo_times times;   /* of one request under way, the first: drivers ask one after the other */
+    int32_t timed_id;           /* that one, */
+    char timed_command[WIRE_COMMAND_CAP], timed_db[WIRE_DB_CAP]; /* and what it is */
 };
 
 static struct {
@@ -73,6 +76,25 @@ static unsigned char scratch[256 * 1024];                    /* the largest chun
 
 static void relay_begin(struct client *c);
 static void dial(struct client *c);
+
+/* ------------------------------------------------------------ their time */
+
+/* A request is whole. One that waits for a change takes its time. */
+static void time_begins(struct client *c, const struct wire *w)
+{
+    if (wire_more_to_come(w) || c->asked.waits || (c->times.born_us != 0 && c->timed_id != w->header.request_id)) {
+        return;
+    }
+    times_begin(&c->times);
+    c->timed_id = w->header.request_id;
+    memcpy(c->timed_command, w->command, sizeof c->timed_command);
+    memcpy(c->timed_db, w->db, sizeof c->timed_db);
+}
+
+static void time_is_over(struct client *c, const struct backend *b)
+{
+    times_end(&c->times, &(struct mongo_slow){ c->service, c->conn, b, c->timed_command, c->timed_db });
+}
 
 /* ------------------------------------------------------------ their end */
 
@@ -159,6 +181,7 @@ static void client_refuse(struct client *c, enum mongo_code code, const char *te
     bool mute = w->header.length == 0 || wire_more_to_come(w) || c->unanswered > 0 || c->answers.wire.used > 0;
     char peer[ADDRESS_TEXT];
     log_warn("client refused", "client=%s why=\"%s\"", address_text(&c->conn->peer, peer), text);
+    time_is_over(c, c->backend);
     stats.errors_sent += !mute;
     if (!mute && !chain_put(&c->conn->out, BUF_REPLY, edited, n)) {
         conn_fail(c->conn, "no chunk left to tell it what is wrong (chunks)");
@@ -261,12 +284,16 @@ static bool message_end(struct client *c, struct flow *f)
         stats.requests++;
         c->unanswered += !wire_more_to_come(w);
         pins_ask(&c->id, &c->asked, w);
+        time_begins(c, w);
     } else {
         stats.replies++;
         c->unanswered -= !wire_more_to_come(w) && c->unanswered > 0;
         pins_answer(&c->id, &c->asked, w);
         if (!c->asked.greets) {
             mongos_served(c->backend);
+        }
+        if (c->times.born_us != 0 && w->header.response_to == c->timed_id) {
+            time_is_over(c, c->backend);
         }
     }
     wire_start(&f->wire, f == &c->answers);
@@ -380,9 +407,12 @@ static void up_bytes(struct conn *conn)
         conn_fail(conn, "the mongos closed it");
     } else if (n == CONN_NOTHING) {
         room_unused(to);
-    } else if (n > 0 && flow_take(c, &c->answers, to, room, (size_t)n, true)) {
-        conn_dirty(c->conn);
-        settle(c);
+    } else if (n > 0) {
+        times_began(&c->times, c->backend);
+        if (flow_take(c, &c->answers, to, room, (size_t)n, true)) {
+            conn_dirty(c->conn);
+            settle(c);
+        }
     }
 }
 
@@ -390,6 +420,7 @@ static void up_bytes(struct conn *conn)
 static void up_room(struct conn *conn)
 {
     struct client *c = conn->owner;
+    times_sent(&c->times);
     if (c->ended) {
         net_shutdown(conn->fd);
     } else if (c->state == RELAYING && c->asks.starved_ms == 0) {
@@ -444,6 +475,7 @@ static void up_close(struct conn *conn, const char *why)
     if (!c->ended && (c->unanswered > 0 || c->answers.wire.used > 0)) {
         stats.upstream_lost++;
         mongos_broke(b);
+        time_is_over(c, b);
     }
     client_finish(c);
 }
@@ -567,6 +599,7 @@ static void greet(struct client *c, const unsigned char *p, size_t n)
         conn_read(c->conn, false);
         conn_deadline(c->conn, loop_ms() + c->service->conf->handshake_timeout_ms);
         mongo_identify(&c->id, c->service->conf, c->conn, &c->asks.wire);
+        time_begins(c, &c->asks.wire);
         dial(c);
     }
 }

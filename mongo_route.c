@@ -22,7 +22,7 @@
 #define EXPIRE_SOME 16          /* entries whose time is over leave, at a look */
 #define SOON_FULL 16            /* so many free entries are left: nothing more goes where it would not be looked for */
 
-struct places { struct affinity table; struct affinity_counts told; struct affinity_entry *entries; };
+struct places { struct affinity table; struct mongo_told told; struct affinity_entry *entries; };
 
 static struct {
     struct places *all;         /* by the section's number among those of MongoDB; those in other modes have none */
@@ -52,6 +52,7 @@ void route_open(int section, const struct conf_service *conf)
     if (conf->mode == MONGO_POOLED) {
         os_random(rt.config.seed, sizeof rt.config.seed);
         affinity_init(&rt.all[section].table, &rt.config, rt.all[section].entries);
+        gauges.affinities.most += affinity_size(&rt.config);
     }
 }
 
@@ -228,15 +229,19 @@ void route_answered(int section, const struct wire *w, const struct wire *reply,
 {
     struct affinity *a = &rt.all[section].table;
     unsigned char key[24];
-    if (wire_true(reply, WIRE_CURSOR_ID)) {
+    bool transacts = in_transaction(w), opens = wire_true(reply, WIRE_CURSOR_ID), ends = !opens && cursor_ends(w, reply);
+    if (opens) {
         size_t n = cursor_key(w, reply->number[WIRE_CURSOR_ID], key);
         affinity_add(a, AFFINITY_CURSOR, key, n, b->index, loop_ms());
-    } else if (cursor_ends(w, reply)) {
+    } else if (ends) {
         affinity_remove(a, AFFINITY_CURSOR, key, cursor_key(w, w->number[WIRE_COMMAND], key));
     }
-    if (in_transaction(w) && wire_is(w, "abortTransaction")) {
+    if (transacts && wire_is(w, "abortTransaction")) {
         affinity_remove(a, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid);
-    } else if (in_transaction(w)) { /* its statement may have taken longer than an idle transaction lasts */
+    } else if (transacts) { /* its statement may have taken longer than an idle transaction lasts */
         affinity_add(a, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid, b->index, loop_ms());
+    }
+    if (opens || ends || transacts) {
+        mongo_count(a, &rt.all[section].told);
     }
 }

@@ -11,6 +11,7 @@
 #include "puerta.h"
 #include "mongo.h"
 #include "redis.h"
+#include "trace.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -72,6 +73,7 @@ static void take_tables(void)
     buf_tables(&conf);
     conn_tables(&conf);
     stats_tables(&conf);
+    trace_tables(&conf);
     health_tables(&conf);
     for (size_t i = 0; i < MODES; i++) {
         if (is_used(&modes[i])) {
@@ -133,6 +135,7 @@ static void open_rooms(int parent)
     buf_open();
     conn_open_table();
     fit_descriptors();
+    trace_open(&conf);
     parent_attach(parent);
     for (size_t i = 0; i < MODES; i++) {
         if (is_used(&modes[i])) {

@@ -619,6 +619,8 @@ struct conf {
     uint32_t admin_clients;
     char admin_token[SECRET_CAP];        /* "" = none: who is near may look, nobody may change anything */
     int log_level;
+    uint32_t slow_log_min_ms;            /* 0 = nothing is slow */
+    uint32_t slow_log, hot_keys;         /* entries */
     int prefault, supervise, resp3;      /* yes / no */
     uint32_t backlog, stop_timeout_ms;
     struct conf_command commands[COMMAND_DECLARED_MAX];

@@ -11,6 +11,7 @@
  * A request that must not overtake an earlier one of its client on another connection is put off, not refused.
  */
 #include "redis.h"
+#include "trace.h"
 
 #include <string.h>
 
@@ -502,6 +503,9 @@ static enum verdict counted(struct client *c, const struct request *q, enum verd
     if (v != VERDICT_WAIT && c->conn != NULL && q->command != NULL) {
         stats_command(q->command)->calls++;
         c->last = q->command;
+        if (trace_due()) {
+            trace_request(c, q);
+        }
         if (monitors > 0 && q->command != &unknown_command) {
             monitor_see(c, q);
         }

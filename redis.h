@@ -113,11 +113,13 @@ struct req {
     uint32_t due_ms;            /* when it is tried again */
     uint32_t size;              /* of its bytes, as its client's credit counts them */
     uint32_t mark;              /* its taker's own */
+    uint32_t born_us, sent_us;  /* trace_stamp(): when it was taken; when its last byte was sent, 0: it has not been */
     uint16_t slot;
     uint16_t part;              /* which part of its fan it is */
     uint32_t flags;
     uint8_t state, hops;
     uint8_t lease;              /* enum lease_kind, with REQ_LEASE */
+    uint16_t asked;             /* where it was late, or lost: that node's index + 1; 0: nowhere */
     uint16_t to;                /* waiting for a lease: to this node (its index + 1); 0 = to the owner of its slot; published: the node */
     uint32_t ahead;             /* of a transaction: answers still to come before its own; published: redis_pubsub.c */
     uint64_t since_ms;          /* of a SCAN or a script that waits for the map */
@@ -140,6 +142,7 @@ struct upstream {
     struct client *owner;       /* of a lease */
     uint64_t progress_ms;       /* when it last gave a byte, or got its first request */
     uint64_t stuck_ms, stuck_sum_ms; /* since when, and for how long before in this reply */
+    uint32_t began_us;          /* trace_stamp(): when the reply under way began; 0: it has just come */
     struct timer timer;
     uint8_t greeting;           /* replies to its login still to come; nothing else is sent before */
     bool resp3;                 /* greeted with HELLO 3; of a shared one for life */
@@ -382,6 +385,15 @@ void greet_open(struct upstream *u);
 bool greet_answered(struct upstream *u, const unsigned char *p, size_t n);
 const char *greet_refusal(void);              /* the last one, in the node's words */
 void upstream_greet_late(struct upstream *u); /* what its kind says first can be said by now: it is held no more */
+
+/* -------------------------------------------------- redis_trace.c */
+
+struct trace_entry;
+struct request;
+/* All of it but the times; b: who answered, or NULL. False: r is no client's request, or is to take its time. */
+bool trace_describe(struct trace_entry *e, const struct req *r, const struct backend *b);
+void trace_given_up(const struct req *r);   /* slow, and about to be answered with an error made here */
+void trace_request(const struct client *c, const struct request *q); /* trace_due() said that its keys count */
 
 /* ------------------------------------------------- redis_upstream.c */
 

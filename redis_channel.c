@@ -69,6 +69,7 @@ void redis_channel_tables(const struct conf *conf)
 
 void redis_channel_open(void)
 {
+    gauges.subscriptions.most = tb.subscription_total;
     for (size_t i = tb.channel_total; i > 0; i--) {
         tb.channels[i - 1].bucket_next = tb.free_channel;
         tb.free_channel = &tb.channels[i - 1];
@@ -374,6 +375,7 @@ struct subscription *subscription_make(struct client *c, struct channel *ch)
         return NULL;
     }
     tb.free_subscription = s->bucket_next;
+    gauge_up(&gauges.subscriptions);
     memset(s, 0, sizeof *s);
     s->client = c;
     s->channel = ch;
@@ -483,6 +485,7 @@ void subscription_end(struct subscription *s)
     s->client = NULL;
     s->bucket_next = tb.free_subscription;
     tb.free_subscription = s;
+    gauge_down(&gauges.subscriptions);
 }
 
 struct client *subscription_greediest(void)

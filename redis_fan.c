@@ -12,6 +12,7 @@
  * waited for; then the first error in the order of the parts is the answer, or else their merged answers are.
  */
 #include "redis.h"
+#include "trace.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -576,6 +577,19 @@ static bool keep(struct fan *f, struct req *r, const unsigned char *p, size_t n,
     return true;
 }
 
+/* All parts are answered, the last one being r: that is the one that its client had to wait for. */
+static void tell_slow(const struct fan *f, const struct req *r)
+{
+    struct trace_entry e;
+    uint32_t now = trace_stamp(), sent = r->sent_us != 0 ? r->sent_us : now;
+    const struct backend *b = r->upstream != NULL ? r->upstream->backend : NULL;
+    if (trace_describe(&e, r, b)) {
+        e.queued_us = sent - f->whole->born_us;
+        e.sent_us = now - sent;
+        trace_slow_add(&e);
+    }
+}
+
 static bool take_part(struct req *r, const unsigned char *p, size_t n, bool last)
 {
     struct fan *f = r->fan;
@@ -593,6 +607,9 @@ static bool take_part(struct req *r, const unsigned char *p, size_t n, bool last
         f->sum += f->odd ? 0 : value;
     }
     f->failed = f->failed || error;
+    if (f->answered + 1 == f->count && trace_done(trace_stamp() - f->whole->born_us)) {
+        tell_slow(f, r);
+    }
     slice_release(&r->bytes);
     req_settle(r);
     r->state = REQ_DONE;

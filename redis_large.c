@@ -14,6 +14,7 @@
  * that says it was not executed.
  */
 #include "redis_feed.h"
+#include "trace.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -213,6 +214,9 @@ static bool ask_owner(struct client *c)
     c->large = r;
     c->large_command = c->last = command;
     stats_command(command)->calls++;
+    if (trace_due() && trace_sample()) {
+        trace_key(lg.head + key->off, key->len, r->slot);
+    }
     become(c, MODE_ASK);
     req_route(r);
     return true;

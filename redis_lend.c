@@ -13,6 +13,7 @@
  * with any connection to a node.
  */
 #include "redis.h"
+#include "trace.h"
 
 #define SESSION_BUFFER_MIN 4096 /* receive buffer of a lease that is not for long transfers; longer answers pass through it */
 
@@ -61,6 +62,9 @@ static void disown(struct upstream *u)
     } else if (u->owner != NULL) {
         u->owner->lease = NULL;
     }
+    if (u->owner != NULL) {
+        gauge_down(&gauges.leases);
+    }
     u->owner = NULL;
     u->kept = false;
     pen_close(&u->pen); /* unlike a shared one's, its rest may stay unused for ever */
@@ -100,6 +104,9 @@ struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind
     found->ear = false;
     found->node_id = found->conn != NULL ? found->node_id : 0;
     found->owner = c;
+    if (c != NULL) {
+        gauge_up(&gauges.leases);
+    }
     found->held = false;
     if (c != NULL && kind != LEASE_OWN) {
         *(kind == LEASE_WATCH ? &c->watch : &c->lease) = found;
@@ -177,6 +184,7 @@ void lease_sent(struct upstream *u)
     u->progress_ms = loop_ms();
     if (u->head != NULL) {
         u->head->started_ms = (uint32_t)loop_ms();
+        u->head->sent_us = trace_stamp();
     }
 }
 
@@ -210,6 +218,7 @@ void lease_forget(const struct backend *b)
 
 void redis_lend_open(void)
 {
+    gauges.leases.most = ln.count;
     lease_on_done = on_done;
     lease_on_lost = disown;
 }

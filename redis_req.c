@@ -12,6 +12,7 @@
  * redis_route.c's matter; only when its reply is taken does it come back here.
  */
 #include "redis.h"
+#include "trace.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -42,6 +43,7 @@ void redis_req_tables(const struct conf *conf)
 
 void redis_req_open(void)
 {
+    gauges.requests.most = rq.total;
     for (size_t i = rq.total; i > 0; i--) {
         rq.all[i - 1].next = rq.free;
         rq.free = &rq.all[i - 1];
@@ -91,13 +93,14 @@ struct req *req_take(struct client *c, const struct command *command, req_taker 
         return NULL;
     }
     rq.free = r->next;
-    rq.in_use++;
+    gauge_set(&gauges.requests, ++rq.in_use);
     memset(r, 0, sizeof *r);
     r->client = c;
     r->service = c != NULL ? c->service : NULL;
     r->command = command;
     r->take = take;
     r->started_ms = r->waits_ms = now32();
+    r->born_us = trace_stamp();
     if (command != NULL && (command->flags & CMD_READONLY) != 0) {
         r->flags = REQ_READONLY;
     }
@@ -124,7 +127,7 @@ void req_free(struct req *r)
     r->state = REQ_FREE;
     r->next = rq.free;
     rq.free = r;
-    rq.in_use--;
+    gauges.requests.now = --rq.in_use;
     rq.relief = rq.relief || rq.shortage;
 }
 
@@ -499,6 +502,9 @@ bool client_error(struct client *c, const char *fmt, ...)
 
 void req_answer(struct req *r, const char *line, size_t n)
 {
+    if (trace_done(trace_stamp() - r->born_us)) {
+        trace_given_up(r);
+    }
     slice_release(&r->bytes);
     if (!r->take(r, (const unsigned char *)line, n, true)) {
         conn_fail(r->client->conn, "no chunk left for its answer (chunks)");

@@ -353,6 +353,7 @@ static void again_elsewhere(struct req *r, bool sent)
 static void lost_one(struct req *r, bool sent, bool given, const struct backend *b)
 {
     r->flags &= ~(REQ_ASKING | REQ_ASKED | REQ_VIA_ASK);
+    r->asked = (uint16_t)(sent ? b->index + 1 : r->asked);
     if (given && r->fan != NULL) {
         fan_anew(r);
         given = false;
@@ -524,6 +525,7 @@ static void late(struct req *r, const struct backend *b)
 {
     const char *fate = (r->flags & REQ_READONLY) ? "" : "outcome unknown: ";
     stats.late++;
+    r->asked = (uint16_t)(b->index + 1);
     if ((r->flags & REQ_READONLY) == 0) {
         stats.outcome_unknown++;
         give_up_earlier(r);
@@ -566,6 +568,7 @@ static struct req *nobody(const struct req *r)
         in->service = r->service;
         in->flags = r->flags & (REQ_ASKED | REQ_MULTI);
         in->ahead = r->ahead;
+        in->sent_us = r->sent_us;
     }
     return in;
 }

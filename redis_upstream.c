@@ -15,6 +15,7 @@
  * upstream_events of the room above.
  */
 #include "redis.h"
+#include "trace.h"
 
 #include <string.h>
 
@@ -178,6 +179,7 @@ static void reply_next(struct upstream *u)
     u->from = u->at;
     u->whole = u->streaming = u->dropping = u->given = false;
     u->stuck_sum_ms = 0;
+    u->began_us = 0;
     resp_reply_start(&u->reply);
 }
 
@@ -240,6 +242,41 @@ static bool not_busy(const struct req *r, const unsigned char *p, size_t n, bool
     return !refused && r->command != NULL && (r->command->flags & CMD_ALLOW_BUSY) == 0;
 }
 
+/* What is slow is described before its taker lets it go. */
+static bool take_slow(struct upstream *u, struct req *r, const unsigned char *p, size_t n)
+{
+    struct trace_entry e;
+    uint32_t now = trace_stamp(), began = u->began_us != 0 ? u->began_us : now;
+    bool told = r->fan == NULL && r->sent_us != 0 && trace_describe(&e, r, u->backend);
+    if (told) {
+        e.queued_us = r->sent_us - r->born_us;
+        e.sent_us = began - r->sent_us;
+        e.answered_us = now - began;
+    }
+    if (!r->take(r, p, n, true)) {
+        return false;
+    }
+    if (told) {
+        trace_slow_add(&e);
+    }
+    return true;
+}
+
+/* Its reply is passed on, if there is room. How long its node took for it is counted: of one that is passed on in pieces until it
+ * began, since then its client has a say in it. */
+static bool reply_take(struct upstream *u, struct req *r, const unsigned char *p, size_t n)
+{
+    uint32_t now = trace_stamp(), sent = r->sent_us, began = u->streaming ? u->began_us : now;
+    bool timed = sent != 0 && (r->flags & REQ_BLOCKS) == 0;
+    if (!(trace_done(now - r->born_us) ? take_slow(u, r, p, n) : r->take(r, p, n, true))) {
+        return false;
+    }
+    if (timed) {
+        stats_latency(u->backend->index, began - sent);
+    }
+    return true;
+}
+
 /* The whole reply of the oldest request lies in [from, at). False: its taker has no room now. */
 static bool reply_whole(struct upstream *u)
 {
@@ -266,7 +303,7 @@ static bool reply_whole(struct upstream *u)
     if (r->client != NULL && (r->flags & REQ_READONLY) == 0) {
         note_write(r->client, u);
     }
-    if (!r->take(r, p, n, true)) {
+    if (!reply_take(u, r, p, n)) {
         queue_back(u, r);
         set_stuck(u);
         return false;
@@ -298,6 +335,7 @@ static void reply_large(struct upstream *u)
         upstream_events->repeat(r);
     } else {
         u->streaming = true;
+        u->began_us = u->began_us != 0 ? u->began_us : trace_stamp();
         u->held = u->held || !u->leased;
     }
 }
@@ -464,6 +502,9 @@ static void upstream_parse(struct upstream *u)
         }
     }
     if (u->conn == conn) {
+        if (u->began_us == 0 && u->from < u->len) {
+            u->began_us = trace_stamp();
+        }
         compact(u);
     }
 }
@@ -535,6 +576,7 @@ static int gather(struct conn *conn, struct iovec *iov, int max)
 static void on_sent(struct conn *conn, size_t n)
 {
     struct upstream *u = conn->owner;
+    uint32_t now = trace_stamp();
     if (u->unsent == u->head) {
         u->progress_ms = loop_ms(); /* what waited here is only now the node's to answer */
     }
@@ -550,6 +592,7 @@ static void on_sent(struct conn *conn, size_t n)
         if (r->flags & REQ_ASKING) {
             r->flags = ((r->flags & ~REQ_ASKING) | REQ_ASKED);
         }
+        r->sent_us = now;
         u->unsent = r->next;
         u->unsent_off = 0;
         if (n == 0 && (r->next == NULL || r->next->bytes.len > 0)) {
@@ -767,6 +810,7 @@ static void give_up_early(struct upstream *u)
     if ((u->head->flags & REQ_READONLY) == 0) {
         note_write(u->head->client, u);
     }
+    u->head->asked = (uint16_t)(u->backend->index + 1);
     upstream_events->too_early(abandon_reply(u));
     upstream_unstick_soon();
 }

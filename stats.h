@@ -119,6 +119,15 @@ static inline void gauge_set(struct gauge *g, uint64_t now)
     g->now = now;
     g->high = now > g->high ? now : g->high;
 }
+/* One more, one less. */
+static inline void gauge_up(struct gauge *g)
+{
+    gauge_set(g, g->now + 1);
+}
+static inline void gauge_down(struct gauge *g)
+{
+    g->now--;
+}
 /* Name and help of gauge i; NULL past the last. One whose `most` is 0 is of a table that this process has not got. */
 const char *gauge_row(int i, const char **help, const struct gauge **g);
 
@@ -129,7 +138,9 @@ const char *gauge_row(int i, const char **help, const struct gauge **g);
 struct latency { uint64_t count[LATENCY_BUCKETS], sum_us, all; };
 
 void stats_tables(const struct conf *conf);
-/* One answer of the server with that index in the table took so long from its request's last byte sent to its own last byte. */
+/* One answer of the server with that index in the table took so long from its request's last byte sent to its own last byte; one of
+ * Redis that is passed on in pieces (shared_reply_limit), and any of MongoDB, to its first, since after that its client has a say in
+ * it. Blocking commands are left out, and what is not answered. */
 void stats_latency(uint16_t backend, uint64_t us);
 /* The histogram of that server: all 0 when it is new in the table. */
 const struct latency *latency_of(uint16_t backend);

@@ -1,0 +1,60 @@
+/*
+ * mongo_trace.c - how long a request of MongoDB mode takes: its times, and what the slow log is told of it.
+ *
+ *   begun ------> sent: its last byte has gone ----> began: the first byte of the answer ----> told: it has been answered
+ *
+ * Owns nothing: the times live in each client. Told are the command and its database; documents are not looked at.
+ */
+#include "mongo.h"
+#include "trace.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void times_begin(struct mongo_times *t)
+{
+    t->born_us = t->born_us != 0 ? t->born_us : trace_stamp();
+    t->sent_us = t->began_us = 0;
+}
+
+void times_sent(struct mongo_times *t)
+{
+    t->sent_us = t->born_us != 0 && t->sent_us == 0 ? trace_stamp() : t->sent_us;
+}
+
+void times_began(struct mongo_times *t, const struct backend *b)
+{
+    if (t->sent_us != 0 && t->began_us == 0) {
+        t->began_us = trace_stamp();
+        stats_latency(b->index, t->began_us - t->sent_us);
+    }
+}
+
+/* It has been slow. */
+static void tell(const struct mongo_times *t, uint32_t now, const struct mongo_slow *what)
+{
+    struct trace_entry e;
+    uint32_t sent = t->sent_us != 0 ? t->sent_us : now, began = t->began_us != 0 ? t->began_us : now;
+    memset(&e, 0, sizeof e);
+    e.section = what->service->conf;
+    e.client = what->client->peer;
+    if (what->backend != NULL) {
+        backend_name(what->backend, e.backend);
+    }
+    snprintf(e.command, sizeof e.command, "%s", what->command);
+    e.key_len = (uint8_t)strnlen(what->db, sizeof e.key);
+    memcpy(e.key, what->db, e.key_len);
+    e.queued_us = sent - t->born_us;
+    e.sent_us = began - sent;
+    e.answered_us = now - began;
+    trace_slow_add(&e);
+}
+
+void times_end(struct mongo_times *t, const struct mongo_slow *what)
+{
+    uint32_t now = trace_stamp();
+    if (t->born_us != 0 && trace_done(now - t->born_us)) {
+        tell(t, now, what);
+    }
+    memset(t, 0, sizeof *t);
+}

@@ -1,0 +1,184 @@
+/*
+ * topk.c - a space-saving sketch: topk.h has the picture.
+ *
+ * Owns nothing. The entries never move: heap and index name them by number.
+ */
+#include "topk.h"
+
+#include <string.h>
+
+#define NONE UINT16_MAX
+
+static uint32_t lists_for(uint32_t entries)
+{
+    uint32_t n = 1;
+    while (n < entries)
+        n *= 2;
+    return n;
+}
+
+size_t topk_size(uint32_t entries)
+{
+    size_t numbers = (size_t)entries + lists_for(entries);
+    return entries * sizeof(struct topk_entry) + (numbers * sizeof(uint16_t) + 7) / 8 * 8;
+}
+
+void topk_open(struct topk *t, void *memory, uint32_t entries, uint64_t seed)
+{
+    memset(t, 0, sizeof *t);
+    t->seed = seed;
+    if (entries == 0)
+        return;
+    t->cap = entries < TOPK_MAX ? entries : TOPK_MAX;
+    t->entries = memory;
+    t->heap = (uint16_t *)(void *)(t->entries + t->cap);
+    t->lists = t->heap + t->cap;
+    t->mask = lists_for(t->cap) - 1;
+    for (uint32_t i = 0; i <= t->mask; i++)
+        t->lists[i] = NONE;
+}
+
+/* Of all bytes, so that long keys are told apart by more than their beginnings. */
+static uint64_t hash(uint64_t seed, const unsigned char *p, size_t n)
+{
+    uint64_t h = seed ^ 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    h = (h ^ seed) * 0x9e3779b97f4a7c15u; /* the low bits choose the list: all others have their say in them */
+    return h ^ h >> 32;
+}
+
+/* ------------------------------------------------------------------ heap */
+
+static void put(struct topk *t, uint32_t at, uint16_t e)
+{
+    t->heap[at] = e;
+    t->entries[e].at = (uint16_t)at;
+}
+
+static bool is_less(const struct topk *t, uint16_t a, uint16_t b)
+{
+    return t->entries[a].count < t->entries[b].count;
+}
+
+/* The entry at `at` counts more than before: those below that count less rise. */
+static void sink(struct topk *t, uint32_t at)
+{
+    uint16_t e = t->heap[at];
+    for (uint32_t child; (child = 2 * at + 1) < t->used; at = child) {
+        if (child + 1 < t->used && is_less(t, t->heap[child + 1], t->heap[child]))
+            child++;
+        if (!is_less(t, t->heap[child], e))
+            break;
+        put(t, at, t->heap[child]);
+    }
+    put(t, at, e);
+}
+
+/* A new one at the end may count less than those above it. */
+static void rise(struct topk *t, uint32_t at)
+{
+    uint16_t e = t->heap[at];
+    for (; at > 0 && is_less(t, e, t->heap[(at - 1) / 2]); at = (at - 1) / 2)
+        put(t, at, t->heap[(at - 1) / 2]);
+    put(t, at, e);
+}
+
+/* ----------------------------------------------------------------- index */
+
+static uint16_t find(const struct topk *t, uint64_t h, const void *key, size_t len)
+{
+    size_t kept = len < TOPK_KEY ? len : TOPK_KEY;
+    uint16_t i = t->lists[h & t->mask];
+    while (i != NONE) {
+        const struct topk_entry *e = &t->entries[i];
+        if (e->hash == h && e->len == (uint32_t)len && memcmp(e->key, key, kept) == 0)
+            break;
+        i = e->next;
+    }
+    return i;
+}
+
+static void unlist(struct topk *t, uint16_t e)
+{
+    uint16_t *link = &t->lists[t->entries[e].hash & t->mask];
+    while (*link != e)
+        link = &t->entries[*link].next;
+    *link = t->entries[e].next;
+}
+
+/* The entry e becomes that key's. */
+static void become(struct topk *t, uint16_t e, uint64_t h, const void *key, size_t len)
+{
+    struct topk_entry *n = &t->entries[e];
+    n->hash = h;
+    n->len = (uint32_t)len;
+    memcpy(n->key, key, len < TOPK_KEY ? len : TOPK_KEY);
+    n->next = t->lists[h & t->mask];
+    t->lists[h & t->mask] = e;
+}
+
+/* ----------------------------------------------------------------- calls */
+
+void topk_count(struct topk *t, const void *key, size_t len, uint16_t mark, uint64_t weight)
+{
+    uint64_t h;
+    uint16_t e;
+    if (t->cap == 0 || weight == 0)
+        return;
+    h = hash(t->seed, key, len);
+    e = find(t, h, key, len);
+    t->sorted = false;
+    if (e != NONE) {
+        t->entries[e].count += weight;
+        sink(t, t->entries[e].at);
+    } else if (t->used < t->cap) {
+        e = (uint16_t)t->used++;
+        become(t, e, h, key, len);
+        t->entries[e].count = weight;
+        t->entries[e].error = 0;
+        t->entries[e].mark = mark;
+        put(t, e, e);
+        rise(t, e);
+    } else {
+        e = t->heap[0];
+        unlist(t, e);
+        become(t, e, h, key, len);
+        t->entries[e].error = t->entries[e].count;
+        t->entries[e].count += weight;
+        t->entries[e].mark = mark;
+        sink(t, 0);
+    }
+}
+
+void topk_halve(struct topk *t)
+{
+    for (uint32_t i = 0; i < t->used; i++) { /* who counted less still does, or as much: the heap is one */
+        t->entries[i].count /= 2;
+        t->entries[i].error /= 2;
+    }
+}
+
+/* In ascending order the heap is still one. Most of it is in order already, or nearly. */
+static void sort(struct topk *t)
+{
+    for (uint32_t i = 1; i < t->used; i++) {
+        uint16_t e = t->heap[i];
+        uint32_t at = i;
+        for (; at > 0 && is_less(t, e, t->heap[at - 1]); at--)
+            put(t, at, t->heap[at - 1]);
+        put(t, at, e);
+    }
+    t->sorted = true;
+}
+
+const struct topk_entry *topk_at(struct topk *t, uint32_t i)
+{
+    const struct topk_entry *e;
+    if (i >= t->used)
+        return NULL;
+    if (!t->sorted)
+        sort(t);
+    e = &t->entries[t->heap[t->used - 1 - i]];
+    return e->count > 0 ? e : NULL;
+}
