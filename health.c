@@ -25,6 +25,7 @@ static struct {
     uint16_t cap;
     struct service *services[MAX_SERVICES];
     int service_count;
+    struct timer holds;         /* some are to be told */
 } hb;
 
 static void backend_tick(struct timer *t);
@@ -218,7 +219,19 @@ void backend_hold(struct backend *b, enum backend_hold hold)
     if (b->hold != hold) {
         log_warn("node held by hand", "node=%s:%u was=%s now=%s", b->host, (unsigned)b->port, names[b->hold], names[hold]);
         b->hold = (uint8_t)hold;
-        b->service->ops->on_backend(b);
+        loop_timer(&hb.holds, loop_ms());
+    }
+}
+
+static void tell_holds(struct timer *t)
+{
+    (void)t;
+    for (uint16_t i = 0; i < hb.cap; i++) {
+        struct backend *b = &hb.all[i];
+        if (b->state != BACKEND_FREE && b->held != b->hold) {
+            b->held = b->hold;
+            b->service->ops->on_hold(b);
+        }
     }
 }
 
@@ -380,6 +393,7 @@ void health_open(struct service *s, const struct conf_service *conf, const struc
 {
     s->conf = conf;
     s->ops = ops;
+    hb.holds.on_due = tell_holds;
     must(hb.service_count < MAX_SERVICES);
     hb.services[hb.service_count++] = s;
     gauges.backends.most = hb.cap;

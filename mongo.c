@@ -41,6 +41,17 @@ static void on_backend(struct backend *b)
     }
 }
 
+static void on_hold(struct backend *b)
+{
+    mongos_held(b);
+    if (b->service->conf->mode == MONGO_POOLED) {
+        pool_backend(b);
+        pooled_backend(b);
+    } else {
+        relay_backend(b);
+    }
+}
+
 /* What it says of itself has changed, though its state may not have. */
 static void on_facts(struct backend *b)
 {
@@ -54,7 +65,7 @@ static bool in_use(const struct backend *b)
     return mongos_of(b)->connections > 0;
 }
 
-static const struct service_ops mongo_service_ops = { .talk = &mongo_probe_talk, .on_backend = on_backend, .in_use = in_use };
+static const struct service_ops mongo_service_ops = { .talk = &mongo_probe_talk, .on_backend = on_backend, .on_hold = on_hold, .in_use = in_use };
 
 void mongo_tables(const struct conf *conf)
 {

@@ -116,8 +116,14 @@ void mongos_changed(struct backend *b);     /* its state: also when it is new in
 /* What lives there can be reached: it is up, or shutting down and serving those who are there. */
 static inline bool mongos_works(const struct backend *b)
 {
-    return b->state == BACKEND_UP || b->state == BACKEND_DRAINING;
+    return (b->state == BACKEND_UP || b->state == BACKEND_DRAINING) && b->hold != HELD_DOWN;
 }
+/* The same, but nothing new goes there: it is shutting down, or drained by hand. */
+static inline bool mongos_drains(const struct backend *b)
+{
+    return mongos_works(b) && !backend_takes_new(b);
+}
+void mongos_held(struct backend *b);        /* an operator holds it, or does no longer */
 /* A client's connection to it was refused, or lost in the middle of an answer: after eject_after of these in a row it is
  * left out for a while, but never the last one. */
 void mongos_broke(struct backend *b);
@@ -166,6 +172,11 @@ void mongo_identify(struct mongo_client_id *id, const struct conf_service *conf,
  * there is none. Counts this connection as one of the client's until mongo_let_go(). */
 struct backend *mongo_choose(struct mongo_client_id *id, struct service *s, struct backend *const *tried, uint32_t count);
 void mongo_let_go(struct mongo_client_id *id);
+/* Before mongo_choose(): whether its client is about to leave a mongos that is drained by hand, and a connection of it was busy there
+ * at the last look (of that time; or there was none in this turn): this one is to wait, so that it moves as a whole. */
+bool mongo_moves(struct mongo_client_id *id, uint64_t looked_ms);
+void mongo_note_busy(const struct mongo_client_id *id);          /* at a look: that is so */
+void mongo_let_be(const struct mongo_client_id *id, uint32_t ms); /* it does not come to rest: it stays there for so long */
 
 /* Notes what a request or its answer opens or closes. */
 void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const struct wire *request);
@@ -262,7 +273,7 @@ void pool_return(struct pool_link *l);       /* the exchange is over, nothing of
 void pool_end(struct pool_link *l, bool unanswered);
 void pool_drop(struct pool_link *l);         /* something is left on it: closed */
 bool pool_has_room(const struct backend *b); /* a connection is idle, or may be dialled for one more than wait already */
-void pool_backend(struct backend *b);        /* its state has changed */
+void pool_backend(struct backend *b);        /* the same */
 
 /* --------------------------------------- a client of pooled mode */
 
@@ -370,7 +381,7 @@ void relay_tables(const struct conf *conf);
 void relay_open(void);
 /* A new client; false: there is no entry left for it. */
 bool relay_accept(struct service *s, uint8_t section, int fd, const struct address *peer);
-void relay_backend(struct backend *b); /* its state has changed */
+void relay_backend(struct backend *b); /* its state has changed, or what an operator wants of it */
 void relay_stop(void);                 /* those with nothing under way are closed */
 bool relay_idle(void);
 size_t relay_in_flight(void);

@@ -25,6 +25,8 @@ struct pins {
     uint32_t cursors, transactions;
     uint32_t era;               /* another client had this place before: its cursors are others */
     uint64_t last_ms;           /* when the last was opened or used */
+    uint64_t busy_ms;           /* when it was last seen in the middle of a request at a mongos that is drained by hand */
+    uint64_t stay_ms;           /* it is let be there until then */
 };
 
 /* Of one section. */
@@ -81,11 +83,11 @@ static struct keep *keep_of(const struct mongo_client_id *id)
     return &ch.all[id->section];
 }
 
-/* Whether something is open. What a client left open without a word ends by itself. */
+/* Whether something keeps it where it is. What a client left open without a word ends by itself. */
 static bool hold(const struct pins *p)
 {
     uint64_t since = loop_ms() - p->last_ms;
-    return (p->cursors > 0 && since < CURSOR_MS) || (p->transactions > 0 && since < TRANSACTION_MS);
+    return (p->cursors > 0 && since < CURSOR_MS) || (p->transactions > 0 && since < TRANSACTION_MS) || loop_ms() < p->stay_ms;
 }
 
 void mongo_count(const struct affinity *a, struct mongo_told *told)
@@ -223,7 +225,7 @@ uint32_t mongo_candidates(const struct service *s, struct backend *const *tried,
     for (int tier = 0; tier < 3 && n == 0; tier++) {
         for (uint16_t i = 0; i < backend_cap() && n < MAX_SEEDS; i++) {
             struct backend *b = backend_at(i);
-            bool fits = b != NULL && b->service == s &&
+            bool fits = b != NULL && b->service == s && b->hold == HELD_NOT &&
                         (tier == 2 ? b->state == BACKEND_DRAINING : b->state == BACKEND_UP && mongos_ejected(b) == (tier == 1));
             if (fits && !was_tried(b, tried, count)) {
                 list[n++] = b;
@@ -247,6 +249,49 @@ static struct backend *without_entry(const struct mongo_client_id *id, struct ba
     return chosen == AFFINITY_NOWHERE ? NULL : backend_at(chosen);
 }
 
+/* A mongos that is drained by hand could serve its clients on, so none is torn in two: what one connection opens there could be asked
+ * for on another one elsewhere. Its connections are closed as they come to rest, and new ones wait for the last. */
+static bool is_drained(const struct affinity_entry *e)
+{
+    const struct backend *b = e->backend != AFFINITY_NOWHERE ? backend_at(e->backend) : NULL;
+    return b != NULL && b->state == BACKEND_UP && b->hold == HELD_DRAIN;
+}
+
+bool mongo_moves(struct mongo_client_id *id, uint64_t looked_ms)
+{
+    struct keep *k = keep_of(id);
+    struct affinity_entry *e;
+    if (id->entry == AFFINITY_NONE) {
+        e = affinity_find(&k->table, AFFINITY_CLIENT, id->key, id->len, loop_ms(), true);
+        if (e == NULL || e->uses == 0 || !is_drained(e)) {
+            return false;
+        }
+        id->entry = affinity_hold(&k->table, e);
+    }
+    return is_drained(&k->entries[id->entry]) && loop_ms() >= k->pins[id->entry].stay_ms &&
+           (looked_ms != loop_ms() || k->pins[id->entry].busy_ms == looked_ms);
+}
+
+void mongo_note_busy(const struct mongo_client_id *id)
+{
+    if (id->entry != AFFINITY_NONE) {
+        keep_of(id)->pins[id->entry].busy_ms = loop_ms();
+    }
+}
+
+void mongo_let_be(const struct mongo_client_id *id, uint32_t ms)
+{
+    if (id->entry != AFFINITY_NONE) {
+        keep_of(id)->pins[id->entry].stay_ms = loop_ms() + ms;
+    }
+}
+
+/* One that is drained by hand takes further connections of those who have something open there, which they may want to go on with. */
+static bool stays(const struct keep *k, const struct affinity_entry *e)
+{
+    return is_drained(e) && hold(&k->pins[e - k->entries]);
+}
+
 /* A mongos that shuts down refuses every hello, so further connections of its clients go elsewhere, whatever they have open
  * there: that they end on the connections they have. */
 struct backend *mongo_choose(struct mongo_client_id *id, struct service *s, struct backend *const *tried, uint32_t count)
@@ -258,7 +303,7 @@ struct backend *mongo_choose(struct mongo_client_id *id, struct service *s, stru
     struct backend *list[MAX_SEEDS], *b = e != NULL && e->backend != AFFINITY_NOWHERE ? backend_at(e->backend) : NULL;
     bool keeps = b != NULL && mongos_works(b); /* what the client has open */
     uint32_t n;
-    if (b != NULL && b->state == BACKEND_UP && !was_tried(b, tried, count)) {
+    if (b != NULL && (backend_takes_new(b) || stays(k, e)) && !was_tried(b, tried, count)) {
         n = 0;
     } else if ((n = mongo_candidates(s, tried, count, list)) == 0) {
         return NULL;

@@ -123,6 +123,22 @@ void mongos_changed(struct backend *b)
     }
 }
 
+/* One that was held begins again as one that was away. What clients saw of it before is no reason to leave it out. */
+void mongos_held(struct backend *b)
+{
+    struct mongos *m = mongos_of(b);
+    mongos_changes++;
+    if (b->hold == HELD_NOT) {
+        m->up_ms = loop_ms();
+        m->broken = m->ejections = 0;
+        m->ejected_until_ms = 0;
+        return;
+    }
+    m->away = true;
+    snprintf(b->service->trouble, sizeof b->service->trouble, "%.60s:%u is held by hand (%s)", b->host, (unsigned)b->port,
+             b->hold == HELD_DOWN ? "down" : "drain");
+}
+
 /* ---------------------------------------------------------------- hello */
 
 /* 0 is none: it stands for nothing asked. */
@@ -469,7 +485,7 @@ static bool has_peer(const struct backend *b)
 {
     for (uint16_t i = 0; i < backend_cap(); i++) {
         const struct backend *o = backend_at(i);
-        if (o != NULL && o != b && o->service == b->service && o->state == BACKEND_UP && !mongos_ejected(o)) {
+        if (o != NULL && o != b && o->service == b->service && backend_takes_new(o) && !mongos_ejected(o)) {
             return true;
         }
     }
@@ -498,7 +514,7 @@ void mongos_leaves(struct backend *b)
     struct mongos *m = mongos_of(b);
     uint64_t until = loop_ms() + b->service->conf->probe_timeout_ms;
     health_look(b);
-    if (b->state == BACKEND_UP && has_peer(b) && m->ejected_until_ms < until) {
+    if (backend_takes_new(b) && has_peer(b) && m->ejected_until_ms < until) {
         m->ejected_until_ms = until;
     }
 }

@@ -22,6 +22,7 @@
 #define AGAIN_MS 200            /* a dial behind one that failed, at first; doubled with each up to */
 #define AGAIN_MAX_MS 2000
 #define ENDING_MS 5000          /* what is left of an exchange whose client has gone may take this long */
+#define HELD_IDLE_MS 1000       /* one to a mongos that is drained by hand is kept so long for what goes on there */
 #define KEEPALIVE_IDLE_MS 60000
 
 struct line { struct pool_waiter *first, *last; uint32_t length; };
@@ -402,19 +403,25 @@ static bool dial(struct backend *b)
     return true;
 }
 
+/* How many are to be there, whether anybody needs them or not. */
+static uint32_t least_of(const struct backend *b)
+{
+    return b->hold == HELD_NOT ? conf_of(b)->pool_min : 0;
+}
+
 /* As many as those who wait need, and as are to be kept: a few at a time. */
 static void dial_more(struct backend *b)
 {
     const struct conf_service *conf = conf_of(b);
     struct pool *p = pool_of(b);
     uint32_t wanted = p->line.length;
-    uint32_t lacking = p->total < conf->pool_min ? conf->pool_min - p->total + p->dialing : 0;
+    uint32_t least = least_of(b), lacking = p->total < least ? least - p->total + p->dialing : 0;
     wanted = lacking > wanted ? lacking : wanted;
     if (b->state == BACKEND_DRAINING && p->total == 0 && p->line.first != NULL && !p->moves) {
         p->moves = true; /* it lets nobody in any more: who waits there waits in vain */
         loop_timer(&pl.care, loop_ms() + MOVE_MS);
     }
-    if (b->state != BACKEND_UP || loop_ms() < p->again_ms) {
+    if (b->state != BACKEND_UP || b->hold == HELD_DOWN || loop_ms() < p->again_ms) {
         return;
     }
     while (p->dialing < wanted && p->dialing < conf->pool_dials && p->total < conf->pool_max && dial(b)) {
@@ -488,9 +495,10 @@ static void look_after(struct backend *b)
         line_moves(&p->line, true, b);
     }
     for (struct pool_link *l = p->idle, *next; l != NULL; l = next) {
-        bool idle = may_age(b) && conf->pool_idle_ms > 0 && loop_ms() - l->idle_ms >= conf->pool_idle_ms;
+        uint32_t limit = b->hold == HELD_NOT ? conf->pool_idle_ms : HELD_IDLE_MS;
+        bool idle = may_age(b) && limit > 0 && loop_ms() - l->idle_ms >= limit;
         next = l->next;
-        if (is_old(l) || (idle && p->total > conf->pool_min)) {
+        if (is_old(l) || (idle && p->total > least_of(b))) {
             link_close(l);
         }
     }
@@ -553,14 +561,15 @@ static void all_move(const struct service *s)
 void pool_backend(struct backend *b)
 {
     struct pool *p = pool_of(b);
-    if (b->state == BACKEND_UP) {
+    if (backend_takes_new(b)) {
         p->failures = 0;
         p->again_ms = 0;
         line_moves(&pl.sections[section_of(b->service)].line, true, NULL);
         all_move(b->service);
         dial_more(b);
-    } else if (b->state == BACKEND_DRAINING) {
+    } else if (mongos_drains(b)) {
         line_moves(&p->line, false, b);
+        loop_timer(&pl.care, loop_ms());
     } else if (b->state != BACKEND_NEW) {
         all_lost(b);
     }

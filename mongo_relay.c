@@ -23,6 +23,8 @@
 #define CARE_MS 20             /* how often those that find no chunk, or are to leave, are looked after */
 #define STARVING_MS 2000       /* one found no chunk for so long: who holds most of them gives them back */
 #define RELIEF_MS 200          /* what was given back gets this long to be of help */
+#define MOVE_MS 2000           /* how long a connection waits for the others of its client, which is to move, to come to rest */
+#define LET_BE_MS 10000        /* if they do not, the client is not asked to for so long */
 #define KEEPALIVE_IDLE_MS 60000
 
 enum client_state {
@@ -67,6 +69,7 @@ static struct {
     uint32_t total;
     uint32_t waiting, starved;  /* clients, flows */
     uint64_t relieved_ms;       /* when a client was last closed for its chunks */
+    uint64_t looked_ms;         /* when it was last looked who is busy at a mongos that is drained by hand */
     int32_t last_id;
     struct timer care;
 } md;
@@ -198,14 +201,16 @@ static bool client_rests(const struct client *c)
            (c->up == NULL || c->up->out.len == 0);
 }
 
-/* A mongos that shuts down keeps whom it has as long as they have something open there. */
+/* A mongos that shuts down will not wait for ever; an operator who drains one does. */
+static bool is_over(const struct backend *b)
+{
+    return b->state == BACKEND_DRAINING && loop_ms() >= mongos_of(b)->drained_ms;
+}
+
+/* Who is at a mongos that drains keeps it as long as something is open there. */
 static bool must_leave(const struct client *c)
 {
-    const struct backend *b = c->backend;
-    if (b == NULL || b->state != BACKEND_DRAINING) {
-        return false;
-    }
-    return loop_ms() >= mongos_of(b)->drained_ms || !pins_hold(&c->id);
+    return c->backend != NULL && mongos_drains(c->backend) && (is_over(c->backend) || !pins_hold(&c->id));
 }
 
 /* The end of an answer: where a client may be closed without harm. */
@@ -449,7 +454,7 @@ static bool may_go_elsewhere(struct client *c, struct backend *b)
     char text[HOST_CAP + 128];
     mongos_broke(b);
     c->tried[c->tries++] = b;
-    if (b->state != BACKEND_UP || !stays_at(c, b)) {
+    if (b->state != BACKEND_UP || b->hold == HELD_DOWN || !stays_at(c, b)) {
         return true;
     }
     snprintf(text, sizeof text, "%s:%u, where this client has other connections, takes no more", b->host, (unsigned)b->port);
@@ -508,12 +513,30 @@ static bool is_early(const struct service *s)
     return early;
 }
 
+/* Its client leaves a mongos that is drained by hand, and this connection waits for the others. */
+static bool waits_to_move(struct client *c)
+{
+    if (!mongo_moves(&c->id, md.looked_ms)) {
+        return false;
+    }
+    if (loop_ms() - c->conn->watch.active_ms >= MOVE_MS || loop_ms() - c->conn->watch.active_ms >= c->service->conf->handshake_timeout_ms / 2) {
+        mongo_let_be(&c->id, LET_BE_MS);
+        return false;
+    }
+    set_state(c, WAITING);
+    care_soon();
+    return true;
+}
+
 /* Its first message is whole: to the mongos of its client, or to another that takes it. */
 static void dial(struct client *c)
 {
     const struct conf_service *conf = c->service->conf;
     struct net_sizes sizes = { conf->receive_buffer, conf->send_buffer };
     struct backend *b;
+    if (waits_to_move(c)) {
+        return;
+    }
     while ((b = c->tries < MAX_SEEDS ? mongo_choose(&c->id, c->service, c->tried, c->tries) : NULL) != NULL) {
         const struct address *a = backend_address(b);
         c->up = a != NULL ? conn_take(CONN_UPSTREAM, &up_ops, c) : NULL;
@@ -761,7 +784,7 @@ static void look_after(struct client *c)
     }
     if (c->state == WAITING) {
         dial(c);
-    } else if (c->backend != NULL && c->backend->state == BACKEND_DRAINING && loop_ms() >= mongos_of(c->backend)->drained_ms) {
+    } else if (c->backend != NULL && is_over(c->backend)) {
         client_finish(c);
     } else {
         settle(c);
@@ -772,11 +795,28 @@ static bool somebody_drains(void)
 {
     for (uint16_t i = 0; i < backend_cap(); i++) {
         const struct backend *b = backend_at(i);
-        if (b != NULL && b->service->conf->kind == SERVICE_MONGO && b->service->conf->mode != MONGO_POOLED && b->state == BACKEND_DRAINING && mongos_of(b)->connections > 0) {
+        if (b != NULL && b->service->conf->kind == SERVICE_MONGO && b->service->conf->mode != MONGO_POOLED && mongos_drains(b) &&
+            mongos_of(b)->connections > 0) {
             return true;
         }
     }
     return false;
+}
+
+/* Who could leave a mongos that is drained by hand has; of whom is left there it is noted who is in the middle of something. */
+static void look_who_is_busy(void)
+{
+    md.looked_ms = loop_ms();
+    for (uint32_t i = 0; i < md.total; i++) {
+        struct client *c = &md.all[i];
+        if (c->conn == NULL || c->conn->state != CONN_OPEN || c->backend == NULL || c->backend->hold != HELD_DRAIN) {
+            continue;
+        }
+        settle(c);
+        if (c->backend != NULL && !client_rests(c)) {
+            mongo_note_busy(&c->id);
+        }
+    }
 }
 
 static void on_care(struct timer *t)
@@ -784,6 +824,7 @@ static void on_care(struct timer *t)
     if (md.starved > 0) {
         relieve();
     }
+    look_who_is_busy();
     for (uint32_t i = 0; i < md.total; i++) {
         if (md.all[i].conn != NULL && md.all[i].conn->state == CONN_OPEN) {
             look_after(&md.all[i]);
@@ -796,14 +837,20 @@ static void on_care(struct timer *t)
 
 void relay_backend(struct backend *b)
 {
-    bool over = b->state == BACKEND_DOWN || b->state == BACKEND_MISMATCH || b->state == BACKEND_FREE;
-    for (uint32_t i = 0; i < md.total && over; i++) {
+    bool over = backend_is_down(b) || b->state == BACKEND_MISMATCH || b->state == BACKEND_FREE;
+    for (uint32_t i = 0; i < md.total; i++) {
         struct client *c = &md.all[i];
-        if (c->conn != NULL && c->backend == b && c->state == RELAYING) {
+        if (c->conn == NULL || c->backend != b) {
+            continue;
+        }
+        if (over && c->state == RELAYING) {
             client_finish(c);
+        } else if (b->hold != HELD_NOT && c->state == DIALING) {
+            up_let_go(c);
+            dial(c);
         }
     }
-    if (md.waiting > 0 || b->state == BACKEND_DRAINING) {
+    if (md.waiting > 0 || mongos_drains(b)) {
         loop_timer(&md.care, loop_ms());
     }
 }

@@ -427,6 +427,7 @@ struct backend {
     bool busy;                  /* with a script: it refuses; up to here: what each request looks at */
     char host[HOST_CAP];
     uint8_t hold;               /* enum backend_hold: what an operator wants of it, whatever its state */
+    uint8_t held;               /* of that, what the rooms above have been told */
     bool seed, listed, resolving;
     uint8_t rises, fails;
     uint8_t address_count, address_at;
@@ -474,6 +475,7 @@ struct service_ops {
     const struct probe_talk *talk;
     void (*on_map)(struct service *s);                    /* some slots changed their owner */
     void (*on_backend)(struct backend *b);                /* its state changed; FREE: it is to be let go */
+    void (*on_hold)(struct backend *b);                   /* an operator holds it, or does no longer */
     bool (*in_use)(const struct backend *b);              /* requests still hang on it */
     void (*describe)(const struct backend *b, struct backend_facts *out); /* what is told of it; zeroed before */
 };
@@ -522,7 +524,13 @@ static inline bool backend_takes_new(const struct backend *b)
 {
     return b->state == BACKEND_UP && b->hold == HELD_NOT;
 }
-/* An operator's word. Tells the rooms above (on_backend) as a change of its state does. */
+/* Whether it serves nobody: it is down, or an operator says so. */
+static inline bool backend_is_down(const struct backend *b)
+{
+    return b->state == BACKEND_DOWN || b->hold == HELD_DOWN;
+}
+/* An operator's word, kept as long as the process lives; its state goes on below it. The rooms above are told (on_hold) in the next
+ * turn: who says it may be in the middle of a request. */
 void backend_hold(struct backend *b, enum backend_hold hold);
 /* Section i of those that are at work, in the order of the file within each mode; NULL past the last. */
 struct service *service_at(int i);

@@ -281,6 +281,12 @@ static inline struct upstream *req_upstream(const struct req *r, const struct ba
     return b->shared[(r->flags & REQ_RESP3) != 0];
 }
 
+/* Whether nothing is sent to a node now: it is down, or does not answer. */
+static inline bool backend_is_away(const struct backend *b)
+{
+    return backend_is_down(b) || b->state == BACKEND_SUSPECT;
+}
+
 /* Whether a reply of this type is an error. */
 static inline bool reply_is_error(unsigned char type)
 {
@@ -463,7 +469,7 @@ struct upstream *lease_idle(enum lease_kind kind, uint64_t ms);
 void lease_send(struct upstream *u, struct req *r);
 void lease_sent(struct upstream *u);         /* the last byte of a streamed request has been put out */
 bool lease_in_use(const struct backend *b);  /* somebody has one to it */
-void lease_forget(const struct backend *b);  /* its entry becomes free: all connections to it end */
+void lease_forget(const struct backend *b, const char *why); /* all connections to it end */
 
 /* ------------------------------------------------------ redis_own.c */
 
@@ -860,6 +866,10 @@ void monitor_end(struct client *c);                          /* RESET, or it has
 /* say_writers of CLIENT PAUSE and UNPAUSE. */
 void pause_answer(struct client *c, const struct request *q);
 void unpause_answer(struct client *c, const struct request *q);
+
+/* --------------------------------------------------- redis_puerta.c */
+
+enum verdict puerta_answer(struct client *c, const struct request *q); /* PUERTA and all its subcommands */
 
 /* ---------------------------------------------------- redis_local.c */
 

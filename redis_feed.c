@@ -552,7 +552,7 @@ static void feed_connect(struct feed *f)
         return;
     }
     loop_timer(&f->timer, loop_ms() + BACKOFF_MIN_MS);
-    if (b->state == BACKEND_DOWN || a == NULL || (f->lost_ms != 0 && loop_ms() < f->lost_ms + f->backoff_ms)) {
+    if (backend_is_down(b) || a == NULL || (f->lost_ms != 0 && loop_ms() < f->lost_ms + f->backoff_ms)) {
         return;
     }
     f->conn = conn_take(CONN_UPSTREAM, &feed_ops, f);
@@ -680,6 +680,9 @@ static void feed_on_backend(struct backend *b)
 {
     struct feed *f = feed_of(b);
     feed_misplaced(b->service);
+    if (b->hold == HELD_DOWN && f->conn != NULL) {
+        conn_fail(f->conn, "its node is held down by hand");
+    }
     if (b->state != BACKEND_FREE) {
         return;
     }

@@ -270,7 +270,7 @@ static struct backend *source_from(uint32_t from, bool up)
 {
     for (uint32_t i = from; i < backend_cap(); i++) {
         struct backend *b = node_of(fc.target->service, i);
-        if (b != NULL && b->slots > 0 && fc.all[i].state == IDLE && (!up || b->state == BACKEND_UP)) {
+        if (b != NULL && b->slots > 0 && fc.all[i].state == IDLE && (!up || (b->state == BACKEND_UP && !backend_is_down(b)))) {
             return b;
         }
     }
@@ -314,7 +314,7 @@ static struct backend *target(void)
 static void on_due(struct timer *t)
 {
     uint64_t now = loop_ms();
-    if (fc.source != NULL && (fc.source->state != BACKEND_UP || now >= fc.all[fc.target->index].until_ms)) {
+    if (fc.source != NULL && (fc.source->state != BACKEND_UP || backend_is_down(fc.source) || now >= fc.all[fc.target->index].until_ms)) {
         dump_ends();
     }
     while (fc.source == NULL && target() != NULL) {

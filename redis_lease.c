@@ -122,7 +122,7 @@ static struct upstream *lease_for(struct req *r, struct backend *b)
 
 static bool is_away(const struct backend *b)
 {
-    return b == NULL || b->state == BACKEND_DOWN;
+    return b == NULL || backend_is_down(b);
 }
 
 static bool try_to_send(struct req *r)

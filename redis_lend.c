@@ -207,11 +207,11 @@ bool lease_in_use(const struct backend *b)
     return false;
 }
 
-void lease_forget(const struct backend *b)
+void lease_forget(const struct backend *b, const char *why)
 {
     for (uint32_t i = 0; i < ln.count; i++) {
         if (ln.all[i].backend == b && ln.all[i].conn != NULL) {
-            lease_break(&ln.all[i], "its node was forgotten");
+            lease_break(&ln.all[i], why);
         }
     }
 }

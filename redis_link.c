@@ -62,7 +62,7 @@ struct feed *feed_of(struct backend *b)
 
 static bool can_be_primary(const struct backend *b, const struct service *s)
 {
-    return b->service == s && b->slots > 0 && b->state != BACKEND_DOWN && b->state != BACKEND_FREE;
+    return b->service == s && b->slots > 0 && !backend_is_down(b) && b->state != BACKEND_FREE;
 }
 
 /* One node, for as long as it is well: what comes from two would come twice. */
@@ -135,7 +135,7 @@ static bool for_carriers(struct channel *ch, bool (*each)(struct channel *, stru
     }
     for (uint32_t i = 0; ch->everywhere && i < lk.total; i++) {
         struct backend *other = backend_at((uint16_t)i);
-        if (other != NULL && other != b && other->state != BACKEND_DOWN && feed_carries(other, ch) &&
+        if (other != NULL && other != b && !backend_is_down(other) && feed_carries(other, ch) &&
             !each(ch, feed_of(other))) {
             return false;
         }

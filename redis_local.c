@@ -670,7 +670,7 @@ enum verdict local_answer(struct client *c, const struct request *q)
     if (write == reset && c->sub.list != NULL && !pubsub_leave(c)) {
         return VERDICT_WAIT; /* on_room resumes it */
     }
-    v = say_answer(c, q, write);
+    v = fits && strncmp(q->command->name, "puerta", 6) == 0 ? puerta_answer(c, q) : say_answer(c, q, write);
     if (v == VERDICT_DONE && say_failed()) {
         *(fits ? &stats_command(q->command)->failed : &stats_command(q->command)->rejected) += 1;
     }

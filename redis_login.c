@@ -162,7 +162,7 @@ static struct backend *judge(const struct service *s)
 {
     for (uint32_t slot = 0; slot < SLOTMAP_SLOTS; slot += 64) {
         struct backend *b = service_owner(s, (uint16_t)slot);
-        if (b != NULL && b->state != BACKEND_DOWN && b->state != BACKEND_SUSPECT) {
+        if (b != NULL && !backend_is_away(b)) {
             return b;
         }
     }

@@ -299,7 +299,7 @@ static bool in_trouble(const struct service *s)
     }
     for (uint16_t i = 0; i < backend_cap(); i++) {
         const struct backend *b = backend_at(i);
-        if (b != NULL && b->service == s && b->slots > 0 && (b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT)) {
+        if (b != NULL && b->service == s && b->slots > 0 && backend_is_away(b)) {
             return true;
         }
     }
@@ -312,11 +312,11 @@ static struct backend *whom_to_ask(struct service *s)
     struct backend *second = NULL;
     for (uint16_t i = 0; i < backend_cap(); i++) {
         struct backend *b = backend_at((uint16_t)((s->ask_at + 1u + i) % backend_cap()));
-        if (b == NULL || b->service != s || b->probe == NULL || b->probe->state != CONN_OPEN ||
+        if (b == NULL || b->service != s || b->hold == HELD_DOWN || b->probe == NULL || b->probe->state != CONN_OPEN ||
             b->question != ASK_NOTHING) {
             continue;
         }
-        if (b->state == BACKEND_UP && (b->troubled_ms == 0 || loop_ms() - b->troubled_ms > DISTRUST_MS)) {
+        if (backend_takes_new(b) && (b->troubled_ms == 0 || loop_ms() - b->troubled_ms > DISTRUST_MS)) {
             s->ask_at = b->index;
             return b;
         }

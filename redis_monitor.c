@@ -261,7 +261,7 @@ static bool look_around(void)
     bool all = true;
     for (uint16_t i = 0; i < mn.cap; i++) {
         struct backend *b = backend_at(i);
-        bool wanted = b != NULL && b->slots > 0 && b->state != BACKEND_DOWN && is_monitored(b->service);
+        bool wanted = b != NULL && b->slots > 0 && !backend_is_down(b) && is_monitored(b->service);
         struct ear *e = &mn.ears[i];
         if (e->conn != NULL && (!wanted || e->backend != b)) {
             close_ear(e);

@@ -311,7 +311,7 @@ static const char *says_busy(const struct client *c)
 static bool watches_in_vain(const struct client *c)
 {
     const struct backend *b = c->watch->backend;
-    return b != service_owner(c->service, c->multi.slot) || b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
+    return b != service_owner(c->service, c->multi.slot) || backend_is_away(b);
 }
 
 static enum verdict exec(struct client *c, const struct request *q)

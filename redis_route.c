@@ -114,7 +114,7 @@ void req_send(struct req *r, struct backend *b)
         return;
     }
     u = r->client != NULL && r->client->owns ? own_way(r, b) : req_upstream(r, b);
-    away = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
+    away = backend_is_away(b);
     if (u == NULL) {
         stats.lease_refused++;
         req_error(r, "ERR not executed: no connection of its own is left for this client (max_own)");
@@ -482,9 +482,9 @@ void req_reroute(const struct service *s)
 static void on_backend_of(const struct backend *b, struct upstream *u)
 {
     if (u->conn != NULL && u->conn->state == CONN_OPEN && !u->streaming) {
-        u->held = b->state == BACKEND_DOWN || b->state == BACKEND_SUSPECT;
+        u->held = backend_is_away(b);
         upstream_dirty(u);
-    } else if (b->state != BACKEND_DOWN && u->queued > 0) {
+    } else if (!backend_is_down(b) && u->queued > 0) {
         upstream_connect(u);
     }
 }
@@ -494,7 +494,7 @@ static void on_backend(struct backend *b)
     if (b->shared[0] == NULL) {
         upstream_attach(b);
     } else if (b->state == BACKEND_FREE) {
-        lease_forget(b);
+        lease_forget(b, "its node was forgotten");
         upstream_detach(b);
         req_on_owners(b->service);
     } else {
@@ -503,6 +503,23 @@ static void on_backend(struct backend *b)
         }
     }
     pubsub_on_backend(b);
+}
+
+/* One that is held down loses all its connections: what was under way there is lost as with a node that dies, what comes waits for
+ * another owner of its slot. One that is drained owns no slots, so nothing goes there anyway. */
+static void on_hold(struct backend *b)
+{
+    static const char why[] = "its node is held down by hand";
+    if (b->hold == HELD_DOWN) {
+        for (uint32_t i = 0; i < upstream_classes(); i++) {
+            if (b->shared[i]->conn != NULL) {
+                conn_fail(b->shared[i]->conn, why);
+            }
+        }
+        lease_forget(b, why);
+    }
+    on_backend(b);
+    map_refresh(b->service);
 }
 
 /* A backend whose entry may be used again must have no lease and nothing queued. */
@@ -515,6 +532,7 @@ const struct service_ops redis_service_ops = {
     .talk = &redis_probe_talk,
     .on_map = on_map,
     .on_backend = on_backend,
+    .on_hold = on_hold,
     .in_use = in_use,
 };
 

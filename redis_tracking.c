@@ -332,7 +332,7 @@ bool tracking_reach_all(struct client *c, bool *ready)
         if (b == NULL || b->service != c->service || b->slots == 0) {
             continue;
         }
-        if (b->state == BACKEND_DOWN) {
+        if (backend_is_down(b)) {
             *ready = false; /* another may take its place, and need the connection */
             continue;
         }

@@ -157,7 +157,7 @@ static bool rests(const struct upstream *u)
 {
     const struct backend *b = u->backend;
     bool suspect = b->state == BACKEND_SUSPECT && b->heard_ms <= b->troubled_ms;
-    return u->kind == LEASE_OWN && (suspect || b->state == BACKEND_DOWN);
+    return u->kind == LEASE_OWN && (suspect || backend_is_down(b));
 }
 
 bool upstream_ready(const struct upstream *u)
@@ -657,7 +657,7 @@ void upstream_lost(struct upstream *u, const char *why)
     } else {
         begin_anew(u);
         u->lost_ms = loop_ms();
-        if (served) {
+        if (served || b->hold == HELD_DOWN) {
             health_lost(b);
         } else if (!refused) { /* else it is as well as before: it only does not speak RESP3 */
             health_refused(b);
@@ -735,7 +735,7 @@ void upstream_connect(struct upstream *u)
     const struct conf_service *conf = b->service->conf;
     const struct address *a = backend_address(b);
     struct net_sizes sizes = { conf->receive_buffer, conf->send_buffer };
-    if (u->conn != NULL || b->state == BACKEND_DOWN || a == NULL) {
+    if (u->conn != NULL || backend_is_down(b) || a == NULL) {
         return;
     }
     u->conn = conn_take(CONN_UPSTREAM, &upstream_ops, u);
@@ -852,7 +852,7 @@ static bool taken_over(const struct upstream *u, uint64_t idle)
     if (is_blocked(u)) {
         uint64_t end_ms = u->head->since_ms; /* of its own timeout; 0: none */
         return (end_ms != 0 && loop_ms() > end_ms + u->backend->service->conf->request_timeout_ms) ||
-               (u->backend->slots == 0 && u->backend->state == BACKEND_DOWN);
+               (u->backend->slots == 0 && backend_is_down(u->backend));
     }
     return u->leased && u->backend->slots == 0 && idle >= u->backend->service->conf->suspect_after_ms &&
            !(u->given && u->owner != NULL);

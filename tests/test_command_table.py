@@ -15,7 +15,7 @@ import harness
 # The servers' own flags that the table leaves out of its answers.
 NEWER_FLAGS = {"may_replicate", "protected"}  # Redis 7.0 has both, and hides them from COMMAND
 
-# Rows that Redis 7.0 does not have, by the version that has them.
+# Rows that Redis 7.0 does not have, by the version that has them; and Puerta's own.
 NEWER = {
     "redis 7.2": "client|no-touch client|setinfo cluster|myshardid waitaof",
     "redis 7.4": "hexpire hexpireat hexpiretime hpersist hpexpire hpexpireat hpexpiretime hpttl httl",
@@ -25,6 +25,8 @@ NEWER = {
     "redis 8.8": "increx xnack",
     "valkey 8": "client|capa client|import-source cluster|slot-stats commandlog commandlog|get commandlog|help commandlog|len "
                 "commandlog|reset script|show",
+    "puerta": "puerta puerta|backends puerta|clients puerta|down puerta|drain puerta|help puerta|hotkeys puerta|kill puerta|loglevel "
+              "puerta|memory puerta|reload puerta|slowlog puerta|status puerta|undrain",
     "valkey 9": "cluster|cancelslotmigrations cluster|getslotmigrations cluster|migrateslots clusterscan delifeq",
 }
 
