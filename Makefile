@@ -36,12 +36,12 @@ WITHOUT := $(if $(NO_MONGO),mongo%.c bson.c affinity.c scram.c hash.c) $(if $(NO
 override CPPFLAGS += $(if $(NO_MONGO),-DPUERTA_NO_MONGO) $(if $(NO_REDIS),-DPUERTA_NO_REDIS)
 
 SRC  := $(sort $(filter-out $(WITHOUT),$(wildcard *.c)))
-OBJ  := $(SRC:%.c=$(B)/%.o)
+OBJ  := $(SRC:%.c=$(B)/%.o) $(B)/dashboard.o
 LIB  := $(filter-out $(B)/puerta.o,$(OBJ))
 UNIT := $(patsubst tests/unit/%.c,$(B)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZ := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 REPLAY := $(patsubst tests/fuzz/%.c,$(B)/replay/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
-FUZZ_LIB := $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(filter-out puerta.c,$(SRC)))
+FUZZ_LIB := $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(filter-out puerta.c,$(SRC))) $(BUILD)/fuzz/obj/dashboard.o
 EXTRA_noheap := $(B)/tests/noheap.o
 EXTRA := $(EXTRA_$(VARIANT))
 
@@ -52,6 +52,22 @@ $(B)/puerta: $(OBJ) $(EXTRA)
 
 $(B)/%.o: %.c $(B)/.flags
 	$(COMPILE) -MMD -MP -c -o $@ $<
+
+# The page of the admin listener as bytes, and the policy that stands in it; what a page cannot say of itself is added.
+$(BUILD)/dashboard.c: dashboard.html Makefile
+	@mkdir -p $(@D)
+	@{ echo '#include "dashboard.h"'; \
+	sed -n 's/.*Security-Policy" content="\([^"]*\)".*/const char dashboard_csp[] = "\1; frame-ancestors '"'none'"'";/p' dashboard.html; \
+	echo 'const unsigned char dashboard_html[] = {'; \
+	od -A n -t u1 -v dashboard.html | awk '{ for (i = 1; i <= NF; i++) printf "%s,", $$i; print "" }'; \
+	echo '};'; echo 'const size_t dashboard_html_len = sizeof dashboard_html;'; } > $@.new && mv $@.new $@
+
+$(B)/dashboard.o: $(BUILD)/dashboard.c $(B)/.flags
+	$(COMPILE) -MMD -MP -c -o $@ $<
+
+$(BUILD)/fuzz/obj/dashboard.o: $(BUILD)/dashboard.c
+	@mkdir -p $(@D)
+	$(FUZZING) -fsanitize=fuzzer-no-link -DPUERTA_FUZZ -MMD -MP -c -o $@ $<
 
 $(B)/tests/%.o: tests/%.c $(B)/.flags
 	@mkdir -p $(@D)
