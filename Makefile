@@ -36,12 +36,12 @@ WITHOUT := $(if $(NO_MONGO),mongo%.c bson.c affinity.c scram.c hash.c) $(if $(NO
 override CPPFLAGS += $(if $(NO_MONGO),-DPUERTA_NO_MONGO) $(if $(NO_REDIS),-DPUERTA_NO_REDIS)
 
 SRC  := $(sort $(filter-out $(WITHOUT),$(wildcard *.c)))
-OBJ  := $(SRC:%.c=$(B)/%.o) $(B)/dashboard.o
+OBJ  := $(SRC:%.c=$(B)/%.o) $(if $(NO_ADMIN),,$(B)/dashboard.o)
 LIB  := $(filter-out $(B)/puerta.o,$(OBJ))
 UNIT := $(patsubst tests/unit/%.c,$(B)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZ := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 REPLAY := $(patsubst tests/fuzz/%.c,$(B)/replay/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
-FUZZ_LIB := $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(filter-out puerta.c,$(SRC))) $(BUILD)/fuzz/obj/dashboard.o
+FUZZ_LIB := $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(filter-out puerta.c,$(SRC))) $(if $(NO_ADMIN),,$(BUILD)/fuzz/obj/dashboard.o)
 EXTRA_noheap := $(B)/tests/noheap.o
 EXTRA := $(EXTRA_$(VARIANT))
 
