@@ -102,6 +102,7 @@ struct mongos {
     uint64_t name;              /* a hash of its address: the same in each process */
     uint8_t weight;
     uint32_t connections;       /* of clients; in pooled mode those that are lent */
+    uint32_t in_flight;         /* of those not pooled: requests whose answers are to come */
     uint32_t broken;            /* connections in a row that it refused or broke off */
     uint32_t ejections;
     uint64_t ejected_until_ms;
@@ -274,6 +275,7 @@ void pool_end(struct pool_link *l, bool unanswered);
 void pool_drop(struct pool_link *l);         /* something is left on it: closed */
 bool pool_has_room(const struct backend *b); /* a connection is idle, or may be dialled for one more than wait already */
 void pool_backend(struct backend *b);        /* the same */
+void pool_describe(const struct backend *b, struct backend_facts *out);
 
 /* --------------------------------------- a client of pooled mode */
 
@@ -299,6 +301,7 @@ struct pooled {
     struct slice packed;        /* all that is held, of a small request that waits */
     struct chain ahead;         /* what came behind the request */
     struct chain small;         /* of an answer that goes on when it is whole */
+    uint64_t born_ms;
     uint64_t came_ms;           /* since when its request comes; before the first one: since when it is here */
     uint64_t until_ms;          /* LATER: greet_again() is called then at the latest; `much`: it is whole by then */
     uint32_t much;              /* bytes of a request of which more than client_window is held; 0: it is not */

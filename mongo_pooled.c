@@ -172,6 +172,7 @@ static void link_let_go(struct pooled *p)
 static void client_gone(struct pooled *p)
 {
     stats.clients_closed++;
+    p->service->clients--;
     no_longer(p);
     if (p->link != NULL) {
         link_let_go(p);
@@ -674,12 +675,28 @@ static void client_tick(struct conn *conn)
     }
 }
 
+static void describe(const struct conn *conn, struct conn_facts *out)
+{
+    static const char *const doing[] = { "idle", "waiting", "sending", "asking", "refused", "greeting" };
+    const struct pooled *p = conn->owner;
+    const struct conf_service *conf = p->service->conf;
+    bool half = p->state == POOLED_READING && p->asks.used > 0;
+    out->section = conf->name;
+    out->user = p->user < conf->user_count ? conf->users[p->user].name : NULL;
+    out->doing = conn->state != CONN_OPEN ? "leaving" : half ? "sending" : doing[p->state];
+    out->in_flight = p->state != POOLED_READING;
+    out->born_ms = p->born_ms;
+    out->asked_ms = conn->watch.active_ms;
+    out->backend = p->link != NULL ? p->link->backend : NULL;
+}
+
 static const struct conn_ops client_ops = {
     .kind = "client",
     .on_bytes = client_bytes,
     .on_room = client_room,
     .on_close = on_client_close,
     .on_tick = client_tick,
+    .describe = describe,
 };
 
 bool pooled_accept(struct service *s, uint8_t section, int fd, const struct address *peer)
@@ -703,10 +720,11 @@ bool pooled_accept(struct service *s, uint8_t section, int fd, const struct addr
         mp.free = p;
         return true;
     }
-    conn->watch.active_ms = p->came_ms = loop_ms();
+    conn->watch.active_ms = p->came_ms = p->born_ms = loop_ms();
     greet_arrive(p);
     arm(p);
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
+    s->clients++;
     stats.clients_accepted++;
     return true;
 }

@@ -59,6 +59,14 @@ struct conf;
     X(auth_failures, "wrong passwords of clients") \
     X(auth_delayed, "guesses that had to wait behind wrong ones") \
     X(clients_denied, "clients turned away by protected mode") \
+    X(admin_requests, "management requests answered, refused ones too") \
+    X(admin_unauthorized, "management requests refused for want of a token, or for a wrong one") \
+    X(admin_cross_site, "management requests refused that a page of another site sent") \
+    X(admin_wrong_host, "management requests refused whose Host is none of ours") \
+    X(admin_malformed, "management requests refused that could not be read, or ask for what is not there") \
+    X(admin_slow, "management requests refused that were not whole in time") \
+    X(admin_limited, "management requests refused since too many came from one address") \
+    X(admin_crowded, "management connections closed for others, or refused (admin_clients)") \
     X(dials, "connections to servers that were begun") \
     X(dial_failures, "connections to servers that did not come about") \
     X(upstream_lost, "connections to servers that were lost") \
