@@ -22,7 +22,7 @@ enum of {
     OF_BACKEND,
     OF_STATE,   /* each backend, and each state that it may be in */
     OF_TABLE,   /* those of GAUGES that this process has */
-    OF_CLASS,   /* reads, writes, others */
+    OF_CLASS,   /* of each mode: reads, writes, others */
     OF_ERROR    /* each first word of errors made here */
 };
 
@@ -71,7 +71,7 @@ static uint64_t cpu_us(void)
     X(backend_pool_idle, "gauge", OF_BACKEND, PLAIN, s->backend.facts.idle, "pooled mode: connections that nobody has at the moment") \
     X(backend_pool_waiting, "gauge", OF_BACKEND, PLAIN, s->backend.facts.waiting, "pooled mode: requests that wait for a connection") \
     X(backend_pool_max, "gauge", OF_BACKEND, PLAIN, s->backend.facts.pool_max, "pooled mode: connections that there may be (pool_max)") \
-    X(backend_response_seconds, "histogram", OF_BACKEND, HISTOGRAM, 0, "from a request's last byte sent to its answer's last byte") \
+    X(backend_response_seconds, "histogram", OF_BACKEND, HISTOGRAM, 0, "from a request's last byte sent to its answer") \
     X(table_entries, "gauge", OF_TABLE, PLAIN, s->table->now, "entries of a table that are in use") \
     X(table_entries_high, "gauge", OF_TABLE, PLAIN, s->table->high, "the most that ever were at once") \
     X(table_entries_max, "gauge", OF_TABLE, PLAIN, s->table->most, "how many there may be") \
@@ -177,26 +177,42 @@ static bool table_sample(struct metrics_at *at, struct sample *s)
 
 static bool class_sample(struct metrics_at *at, struct sample *s)
 {
-    static const char *const names[] = { "read", "write", "other" };
-    const uint32_t both = CMD_READONLY | CMD_WRITE, flags[] = { CMD_READONLY, CMD_WRITE, 0 };
-    if (at->row >= 3) {
+    static const char *const names[STATS_CLASSES] = { "read", "write", "other" };
+    static const uint32_t both = CMD_READONLY | CMD_WRITE, flags[STATS_CLASSES] = { CMD_READONLY, CMD_WRITE, 0 };
+    const uint32_t class = at->row % STATS_CLASSES;
+    const bool mongo = at->row >= STATS_CLASSES;
+    if (at->row >= 2 * STATS_CLASSES) {
         return false;
     }
-    for (uint32_t i = 0; i < command_count(); i++) {
+    for (uint32_t i = 0; i < command_count() && !mongo; i++) {
         const struct command *c = command_at(i);
-        s->value += (c->flags & both) == flags[at->row] ? stats_command(c)->calls : 0;
+        s->value += (c->flags & both) == flags[class] ? stats_command(c)->calls : 0;
     }
-    label(at->labels, "class", names[at->row]);
+    s->value += mongo ? stats_mongo[class] : 0;
+    label(at->labels, "kind", mongo ? "mongo" : "redis");
+    label(at->labels, "class", names[class]);
     return true;
+}
+
+/* Two words of other bytes might look the same as labels. */
+static bool is_plain(const char *word)
+{
+    while (*word > ' ' && *word <= '~') {
+        word++;
+    }
+    return *word == '\0';
 }
 
 static bool error_sample(struct metrics_at *at, struct sample *s)
 {
-    const char *word = stats_error_row((int)at->row, &s->value);
+    const char *word;
+    while ((word = stats_error_row((int)at->row, &s->value)) != NULL && !is_plain(word)) {
+        at->row++; /* a script's own: its errors are told as they are */
+    }
     if (word == NULL) {
         return false;
     }
-    label(at->labels, "kind", word);
+    label(at->labels, "error", word);
     return true;
 }
 

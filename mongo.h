@@ -11,7 +11,7 @@
  *       mongo_pool.c       the connections that are lent, and who waits for one
  *       mongo_route.c      where a message's transaction, cursor or session lives
  *     mongo_choose.c     which mongos a client gets, and for how long it keeps it
- *   mongo_trace.c      how long requests take
+ *   mongo_trace.c      how long requests take; what kinds of them, and of errors, there are
  *   mongo_health.c     how each mongos is: asked by hello, on two connections
  *   mongo_login.c      our own greeting and login at a mongos
  */
@@ -40,6 +40,9 @@ void times_begin(struct mongo_times *t);    /* it is to be sent, or sent anew: t
 void times_sent(struct mongo_times *t);     /* all of it has gone */
 void times_began(struct mongo_times *t, const struct backend *b); /* a byte of the answer has come: counts for that mongos */
 void times_end(struct mongo_times *t, const struct mongo_slow *what); /* it has been answered, or is not to be */
+
+void mongo_asked(const struct wire *request);   /* counts it, by its command */
+void mongo_refused(enum mongo_code code);       /* counts an error made here that a client is sent */
 
 /* ------------------------------------------------- mongo_login.c */
 

@@ -262,7 +262,7 @@ static void tell(struct pooled *p)
         door_admits(p, &p->code, &p->text); /* the text holds until somebody else is refused */
     }
     snprintf(text, sizeof text, p->text == nobody ? "%s: %s" : "%s", p->text, p->service->trouble);
-    stats.errors_sent++;
+    mongo_refused(p->code);
     give(p, said, mongomsg_refuse(said, sizeof said, &p->asks.header, ++mp.last_id, p->code, text, p->label));
 }
 
@@ -325,7 +325,7 @@ static void use(struct pooled *p, struct pool_link *l)
     p->link = l;
     p->asked = (uint16_t)(l->backend->index + 1);
     times_begin(&p->times);
-    stats.requests++;
+    mongo_asked(&p->asks);
     route_sent(p->section, &p->asks, l->backend);
     if (!good) {
         conn_fail(p->conn, "no chunk left for a request (chunks)");
@@ -409,7 +409,7 @@ static void here(struct pooled *p)
     size_t n;
     chain_copy(&p->held, whole, p->held.len);
     n = greet_answer(p, whole, p->held.len, said, sizeof said);
-    stats.requests++;
+    mongo_asked(&p->asks);
     chain_clear(&p->held);
     if (n > 0) {
         give(p, said, n);
@@ -508,7 +508,7 @@ static void request_bad(struct pooled *p)
     stats.protocol_errors++;
     log_warn("client refused", "client=%s why=\"%s\"", address_text(&p->conn->peer, peer), why);
     if (!mute && chain_put(&p->conn->out, BUF_REPLY, said, n)) {
-        stats.errors_sent++;
+        mongo_refused(MONGO_CODE_PROTOCOL_ERROR);
     }
     client_finish(p);
 }

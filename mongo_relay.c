@@ -188,7 +188,9 @@ static void client_refuse(struct client *c, enum mongo_code code, const char *te
     char peer[ADDRESS_TEXT];
     log_warn("client refused", "client=%s why=\"%s\"", address_text(&c->conn->peer, peer), text);
     time_is_over(c, c->backend);
-    stats.errors_sent += !mute;
+    if (!mute) {
+        mongo_refused(code);
+    }
     if (!mute && !chain_put(&c->conn->out, BUF_REPLY, edited, n)) {
         conn_fail(c->conn, "no chunk left to tell it what is wrong (chunks)");
         return;
@@ -298,7 +300,7 @@ static bool message_end(struct client *c, struct flow *f)
         }
     }
     if (f == &c->asks) {
-        stats.requests++;
+        mongo_asked(w);
         count_unanswered(c, !wire_more_to_come(w), false);
         pins_ask(&c->id, &c->asked, w);
         time_begins(c, w);

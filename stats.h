@@ -159,6 +159,11 @@ uint64_t latency_percentile(const struct latency *l, unsigned percent);
 
 /* ---------------------------------------------------- commands and errors */
 
+/* What requests do, by their command. */
+enum stats_class { STATS_READ, STATS_WRITE, STATS_OTHER, STATS_CLASSES };
+/* How many there were of MongoDB: mongo_trace.c. Those of Redis are counted by row, and added up by who asks. */
+extern uint64_t stats_mongo[STATS_CLASSES];
+
 /* What became of the requests of one row of the command table: rejected ones had the wrong number of arguments, failed
  * ones were answered with an error made here. */
 struct command_stats { uint64_t calls, rejected, failed; };

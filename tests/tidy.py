@@ -86,7 +86,7 @@ ROOMS = {
     "redis.c": (4, "redis", 500),
     "redis_client.c": (4, "redis", 550),
     "users.c": (4, "users", 400),
-    "mongo_trace.c": (4, "mongo", 60),
+    "mongo_trace.c": (4, "mongo", 90),
     "mongo_login.c": (4, "mongo", 460),
     "mongo_health.c": (4, "mongo", 450),
     "mongo_choose.c": (4, "mongo", 360),
