@@ -31,9 +31,10 @@ COMPILE = $(CC) $(STD) -I. $(CPPFLAGS) $(CFLAGS) $(WARN) $(VARIANT_$(VARIANT))
 LINK    = $(CC) $(CFLAGS) $(VARIANT_LINK_$(VARIANT)) $(LDFLAGS)
 FUZZING = $(FUZZ_CC) $(STD) -I. $(CPPFLAGS) -g -O1 -fno-omit-frame-pointer $(WARN) -fsanitize=address,undefined -fno-sanitize-recover=all
 
-# A build without one of the modes: make NO_MONGO=1, or NO_REDIS=1, after a make clean.
-WITHOUT := $(if $(NO_MONGO),mongo%.c bson.c affinity.c scram.c hash.c) $(if $(NO_REDIS),redis%.c users.c)
-override CPPFLAGS += $(if $(NO_MONGO),-DPUERTA_NO_MONGO) $(if $(NO_REDIS),-DPUERTA_NO_REDIS)
+# A build without one of the modes: make NO_MONGO=1, or NO_REDIS=1, after a make clean; NO_ADMIN=1: without the listener of operators.
+WITHOUT := $(if $(NO_MONGO),mongo%.c bson.c affinity.c scram.c hash.c) $(if $(NO_REDIS),redis%.c users.c) \
+           $(if $(NO_ADMIN),admin%.c metrics.c http.c answer.c url.c)
+override CPPFLAGS += $(if $(NO_MONGO),-DPUERTA_NO_MONGO) $(if $(NO_REDIS),-DPUERTA_NO_REDIS) $(if $(NO_ADMIN),-DPUERTA_NO_ADMIN)
 
 SRC  := $(sort $(filter-out $(WITHOUT),$(wildcard *.c)))
 OBJ  := $(SRC:%.c=$(B)/%.o) $(if $(NO_ADMIN),,$(B)/dashboard.o)

@@ -188,27 +188,40 @@ static const char *node_parse(const char *text, const char *port, struct host_po
     return host_port_split(whole, strlen(whole), out->host, &out->port, &why) ? NULL : why;
 }
 
-/* Adds one address to the section's listen or nodes; gives what is wrong with it, or NULL. */
-static const char *item_add(const struct option *o, struct conf_service *s, char *text)
+/* The addresses of an option, of the section or of the process. */
+static struct address *addresses_of(const struct option *o, void *base, int **count)
 {
-    bool mongo = s->kind == SERVICE_MONGO;
+    struct conf *conf = base;
+    struct conf_service *s = base;
+
+    *count = o->scope == PROCESS ? &conf->admins : &s->listens;
+    return o->scope == PROCESS ? conf->admin : s->listen;
+}
+
+/* Adds one address to the list of an option; gives what is wrong with it, or NULL. */
+static const char *item_add(const struct option *o, void *base, char *text)
+{
+    struct conf_service *s = base;
+    int *count = &s->node_count;
+    struct address *list = o->type == LISTEN ? addresses_of(o, base, &count) : NULL;
     const char *why;
 
-    if ((o->type == LISTEN ? s->listens : s->node_count) >= (int)o->max)
+    if (*count >= (int)o->max)
         return "one more than a section may have";
     if (o->type == NODES) {
+        bool mongo = s->kind == SERVICE_MONGO;
         why = mongo ? weight_cut(text, &s->weights[s->node_count]) : NULL;
         why = why != NULL ? why : node_parse(text, mongo ? ":27017" : ":6379", &s->nodes[s->node_count]);
         s->node_count += why == NULL;
         return why;
     }
-    if (!address_parse(text, &s->listen[s->listens], &why))
+    if (!address_parse(text, &list[*count], &why))
         return why;
-    s->listens++;
+    ++*count;
     return NULL;
 }
 
-static void list_add(struct reader *r, const struct option *o, struct conf_service *s, const char *value)
+static void list_add(struct reader *r, const struct option *o, void *base, const char *value)
 {
     char item[ITEM_CAP], wrong[OPTION_TEXT];
     const char *why;
@@ -216,7 +229,7 @@ static void list_add(struct reader *r, const struct option *o, struct conf_servi
 
     while ((n = strcspn(value += strspn(value, ", \t"), ", \t")) != 0) {
         snprintf(item, sizeof item, "%.*s", (int)n, value);
-        why = n < sizeof item ? item_add(o, s, item) : "too long";
+        why = n < sizeof item ? item_add(o, base, item) : "too long";
         if (why != NULL) {
             snprintf(wrong, sizeof wrong, "not %s (%s)", o->type == NODES ? "a node" : "an address to listen on", why);
             complain_value(r, o, item, wrong);
@@ -366,8 +379,11 @@ static void assign(struct reader *r, int section, const struct option *o, const 
         complain(r, r->line, o->key, cure, "given twice in one section");
         return;
     }
-    if (*given == 0 && o->type == LISTEN)
-        r->conf->services[section - 1].listens = 0; /* the default gives way to the first address */
+    if (*given == 0 && o->type == LISTEN) {
+        int *count;
+        (void)addresses_of(o, section_base(r->conf, section), &count);
+        *count = 0; /* the default gives way to the first address */
+    }
     *given = r->line;
     if (list && value[strspn(value, ", \t")] == '\0')
         complain_value(r, o, value, "an empty list");
@@ -691,6 +707,30 @@ static void check_listen(struct reader *r, int a, int i)
     }
 }
 
+/* A token has to fit in a field of HTTP. Nobody else may listen where operators ask. */
+static void check_admin(struct reader *r)
+{
+    const struct conf *conf = r->conf;
+    char mine[ADDRESS_TEXT], other[ADDRESS_TEXT];
+
+    for (const char *p = conf->admin_token; *p != '\0'; p++)
+        if (*p <= ' ' || *p > '~') {
+            complain(r, line_of(r, 0, "admin_token_file"), "******", "letters, digits and signs of ASCII, without a blank", "not a token");
+            break;
+        }
+    for (int i = 0; i < conf->admins; i++) {
+        bool twice = false;
+        address_text(&conf->admin[i], mine);
+        for (int j = 0; j < i; j++)
+            twice = twice || strcmp(mine, address_text(&conf->admin[j], other)) == 0;
+        for (int s = 0; s < conf->service_count; s++)
+            for (int j = 0; j < conf->services[s].listens; j++)
+                twice = twice || strcmp(mine, address_text(&conf->services[s].listen[j], other)) == 0;
+        if (twice)
+            complain(r, line_of(r, 0, "admin"), mine, "give admin an address of its own", "an address that is listened on already");
+    }
+}
+
 static void check_all(struct reader *r)
 {
     const struct conf *conf = r->conf;
@@ -702,6 +742,7 @@ static void check_all(struct reader *r)
     if (conf->service_count == 0)
         complain(r, r->line, "[redis NAME]", "add [redis main] and below it nodes = HOST:PORT, or [mongo main] and mongos = HOST:PORT",
                  "no section to serve");
+    check_admin(r);
     for (int s = 1; s <= conf->service_count; s++) {
         check_servers(r, s);
         if (conf->services[s - 1].kind == SERVICE_MONGO) {
@@ -806,8 +847,8 @@ static void report_list(const struct option *o, const void *base)
     char text[ADDRESS_TEXT];
 
     /* One line each: a list in one line might be longer than a line may be. */
-    for (int i = 0; o->type == LISTEN && i < s->listens; i++)
-        printf("%s = %s\n", o->key, address_text(&s->listen[i], text));
+    for (int i = 0; o->type == LISTEN && i < (o->scope == PROCESS ? conf->admins : s->listens); i++)
+        printf("%s = %s\n", o->key, address_text(o->scope == PROCESS ? &conf->admin[i] : &s->listen[i], text));
     for (int i = 0; o->type == COMMAND && i < conf->command_count; i++)
         printf("%s = %s %s %s\n", o->key, conf->commands[i].name, command_keys_name(conf->commands[i].keys),
                (conf->commands[i].flags & CMD_READONLY) != 0 ? "read" : "write");
@@ -842,7 +883,10 @@ static void report_option(const struct option *o, const void *base)
         printf(strchr(field, '"') != NULL ? "%s = %s\n" : "%s = \"%s\"\n", o->key, field);
         break;
     case SECRET: printf("%s = %s\n", o->key, field[0] != '\0' ? "******" : "\"\""); break;
-    case SECRET_FILE: break; /* has been read: the password stands for it */
+    case SECRET_FILE: /* has been read: where there is an option for the password, that stands for it */
+        if (o == options || o[-1].type != SECRET || o[-1].offset != o->offset)
+            printf(field[0] != '\0' ? "#%s = ******\n" : "#%s = \"\"\n", o->key);
+        break;
     case KEYFILE: printf(field[0] != '\0' ? "#%s = ******\n" : "#%s = \"\"\n", o->key); break;
     }
 }

@@ -30,7 +30,7 @@ static bool is_mapped(const struct address *a)
 
 /* Where a client comes from as one number: its IPv4 address, or its IPv6 network of 64 bits, since one machine has as
  * many addresses in it as it likes. False for a unix socket: its file's mode says who may guess there. */
-static bool source_net(const struct address *a, uint64_t *net)
+bool guesses_net(const struct address *a, uint64_t *net)
 {
     const unsigned char *p = a->u.in6.sin6_addr.s6_addr;
     if (a->u.sa.sa_family == AF_INET || is_mapped(a)) {
@@ -74,7 +74,7 @@ static struct source *source_take(uint64_t net)
 uint32_t guesses_of(const struct address *peer, uint64_t now_ms)
 {
     uint64_t net;
-    const struct source *s = source_net(peer, &net) ? source_find(net, now_ms) : NULL;
+    const struct source *s = guesses_net(peer, &net) ? source_find(net, now_ms) : NULL;
     return s == NULL ? 0 : s->failures;
 }
 
@@ -82,7 +82,7 @@ void guesses_add(const struct address *peer, uint64_t now_ms)
 {
     struct source *s;
     uint64_t net;
-    if (!source_net(peer, &net)) {
+    if (!guesses_net(peer, &net)) {
         return;
     }
     s = source_find(net, now_ms);

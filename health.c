@@ -149,7 +149,7 @@ struct backend *backend_get(struct service *s, const char *host, uint16_t port, 
     b->port = port;
     snprintf(b->host, sizeof b->host, "%s", host);
     b->state = BACKEND_NEW;
-    b->unlisted_ms = loop_ms();
+    b->unlisted_ms = b->state_ms = loop_ms();
     b->backoff_ms = BACKOFF_MIN_MS;
     if (port == 0) { /* a unix socket's path */
         char text[HOST_CAP + 8];
@@ -203,6 +203,7 @@ void health_state(struct backend *b, enum backend_state to)
         b->troubled_ms = loop_ms();
     }
     b->state = (uint8_t)to;
+    b->state_ms = loop_ms();
     stats.backend_ups += to == BACKEND_UP;
     stats.backend_downs += to == BACKEND_DOWN;
     log_info("node changes state", "node=%s:%u from=%s to=%s slots=%u", b->host, (unsigned)b->port, from, backend_state_name(b),

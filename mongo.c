@@ -65,7 +65,25 @@ static bool in_use(const struct backend *b)
     return mongos_of(b)->connections > 0;
 }
 
-static const struct service_ops mongo_service_ops = { .talk = &mongo_probe_talk, .on_backend = on_backend, .on_hold = on_hold, .in_use = in_use };
+static void describe(const struct backend *b, struct backend_facts *out)
+{
+    const struct mongos *m = mongos_of(b);
+    out->connections = out->clients = m->connections;
+    out->in_flight = m->in_flight;
+    out->weight = m->weight;
+    out->ejected = mongos_ejected(b);
+    if (b->service->conf->mode == MONGO_POOLED) {
+        pool_describe(b, out);
+    }
+}
+
+static const struct service_ops mongo_service_ops = {
+    .talk = &mongo_probe_talk,
+    .on_backend = on_backend,
+    .on_hold = on_hold,
+    .in_use = in_use,
+    .describe = describe,
+};
 
 void mongo_tables(const struct conf *conf)
 {

@@ -11,7 +11,7 @@
  *       mongo_pool.c       the connections that are lent, and who waits for one
  *       mongo_route.c      where a message's transaction, cursor or session lives
  *     mongo_choose.c     which mongos a client gets, and for how long it keeps it
- *   mongo_trace.c      how long requests take
+ *   mongo_trace.c      how long requests take; what kinds of them, and of errors, there are
  *   mongo_health.c     how each mongos is: asked by hello, on two connections
  *   mongo_login.c      our own greeting and login at a mongos
  */
@@ -40,6 +40,9 @@ void times_begin(struct mongo_times *t);    /* it is to be sent, or sent anew: t
 void times_sent(struct mongo_times *t);     /* all of it has gone */
 void times_began(struct mongo_times *t, const struct backend *b); /* a byte of the answer has come: counts for that mongos */
 void times_end(struct mongo_times *t, const struct mongo_slow *what); /* it has been answered, or is not to be */
+
+void mongo_asked(const struct wire *request);   /* counts it, by its command */
+void mongo_refused(enum mongo_code code);       /* counts an error made here that a client is sent */
 
 /* ------------------------------------------------- mongo_login.c */
 
@@ -102,6 +105,7 @@ struct mongos {
     uint64_t name;              /* a hash of its address: the same in each process */
     uint8_t weight;
     uint32_t connections;       /* of clients; in pooled mode those that are lent */
+    uint32_t in_flight;         /* of those not pooled: requests whose answers are to come */
     uint32_t broken;            /* connections in a row that it refused or broke off */
     uint32_t ejections;
     uint64_t ejected_until_ms;
@@ -274,6 +278,7 @@ void pool_end(struct pool_link *l, bool unanswered);
 void pool_drop(struct pool_link *l);         /* something is left on it: closed */
 bool pool_has_room(const struct backend *b); /* a connection is idle, or may be dialled for one more than wait already */
 void pool_backend(struct backend *b);        /* the same */
+void pool_describe(const struct backend *b, struct backend_facts *out);
 
 /* --------------------------------------- a client of pooled mode */
 
@@ -299,6 +304,7 @@ struct pooled {
     struct slice packed;        /* all that is held, of a small request that waits */
     struct chain ahead;         /* what came behind the request */
     struct chain small;         /* of an answer that goes on when it is whole */
+    uint64_t born_ms;
     uint64_t came_ms;           /* since when its request comes; before the first one: since when it is here */
     uint64_t until_ms;          /* LATER: greet_again() is called then at the latest; `much`: it is whole by then */
     uint32_t much;              /* bytes of a request of which more than client_window is held; 0: it is not */

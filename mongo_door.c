@@ -109,7 +109,7 @@ void door_begin_answer(struct bson *b, void *out, size_t cap, const struct wire_
 
 size_t door_refuse(const struct wire_header *asked, enum mongo_code code, const char *text, void *out, size_t cap)
 {
-    stats.errors_sent++;
+    mongo_refused(code);
     return mongomsg_refuse(out, cap, asked, next_id(), code, text, NULL);
 }
 

@@ -306,7 +306,7 @@ static size_t stopping_write(const struct pooled *p, const struct section *t, vo
     bson_string(&b, "errmsg", "Puerta is being shut down");
     bson_int32(&b, "code", MONGO_CODE_SHUTDOWN_IN_PROGRESS);
     bson_string(&b, "codeName", "ShutdownInProgress");
-    stats.errors_sent++;
+    mongo_refused(MONGO_CODE_SHUTDOWN_IN_PROGRESS);
     return mongomsg_finish(&b);
 }
 

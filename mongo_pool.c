@@ -518,6 +518,16 @@ static void on_care(struct timer *t)
     loop_timer(t, loop_ms() + (waiting ? AGAIN_MS : CARE_MS));
 }
 
+void pool_describe(const struct backend *b, struct backend_facts *out)
+{
+    const struct pool *p = pool_of(b);
+    out->connections = p->total - p->dialing;
+    out->in_flight = out->clients;
+    out->idle = out->connections - out->in_flight;
+    out->waiting = p->line.length;
+    out->pool_max = conf_of(b)->pool_max;
+}
+
 void pool_open(const struct pool_ops *ops)
 {
     pl.ops = ops;

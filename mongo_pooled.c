@@ -172,6 +172,7 @@ static void link_let_go(struct pooled *p)
 static void client_gone(struct pooled *p)
 {
     stats.clients_closed++;
+    p->service->clients--;
     no_longer(p);
     if (p->link != NULL) {
         link_let_go(p);
@@ -261,7 +262,7 @@ static void tell(struct pooled *p)
         door_admits(p, &p->code, &p->text); /* the text holds until somebody else is refused */
     }
     snprintf(text, sizeof text, p->text == nobody ? "%s: %s" : "%s", p->text, p->service->trouble);
-    stats.errors_sent++;
+    mongo_refused(p->code);
     give(p, said, mongomsg_refuse(said, sizeof said, &p->asks.header, ++mp.last_id, p->code, text, p->label));
 }
 
@@ -324,7 +325,7 @@ static void use(struct pooled *p, struct pool_link *l)
     p->link = l;
     p->asked = (uint16_t)(l->backend->index + 1);
     times_begin(&p->times);
-    stats.requests++;
+    mongo_asked(&p->asks);
     route_sent(p->section, &p->asks, l->backend);
     if (!good) {
         conn_fail(p->conn, "no chunk left for a request (chunks)");
@@ -408,7 +409,7 @@ static void here(struct pooled *p)
     size_t n;
     chain_copy(&p->held, whole, p->held.len);
     n = greet_answer(p, whole, p->held.len, said, sizeof said);
-    stats.requests++;
+    mongo_asked(&p->asks);
     chain_clear(&p->held);
     if (n > 0) {
         give(p, said, n);
@@ -507,7 +508,7 @@ static void request_bad(struct pooled *p)
     stats.protocol_errors++;
     log_warn("client refused", "client=%s why=\"%s\"", address_text(&p->conn->peer, peer), why);
     if (!mute && chain_put(&p->conn->out, BUF_REPLY, said, n)) {
-        stats.errors_sent++;
+        mongo_refused(MONGO_CODE_PROTOCOL_ERROR);
     }
     client_finish(p);
 }
@@ -674,12 +675,28 @@ static void client_tick(struct conn *conn)
     }
 }
 
+static void describe(const struct conn *conn, struct conn_facts *out)
+{
+    static const char *const doing[] = { "idle", "waiting", "sending", "asking", "refused", "greeting" };
+    const struct pooled *p = conn->owner;
+    const struct conf_service *conf = p->service->conf;
+    bool half = p->state == POOLED_READING && p->asks.used > 0;
+    out->section = conf->name;
+    out->user = p->user < conf->user_count ? conf->users[p->user].name : NULL;
+    out->doing = conn->state != CONN_OPEN ? "leaving" : half ? "sending" : doing[p->state];
+    out->in_flight = p->state != POOLED_READING;
+    out->born_ms = p->born_ms;
+    out->asked_ms = conn->watch.active_ms;
+    out->backend = p->link != NULL ? p->link->backend : NULL;
+}
+
 static const struct conn_ops client_ops = {
     .kind = "client",
     .on_bytes = client_bytes,
     .on_room = client_room,
     .on_close = on_client_close,
     .on_tick = client_tick,
+    .describe = describe,
 };
 
 bool pooled_accept(struct service *s, uint8_t section, int fd, const struct address *peer)
@@ -703,10 +720,11 @@ bool pooled_accept(struct service *s, uint8_t section, int fd, const struct addr
         mp.free = p;
         return true;
     }
-    conn->watch.active_ms = p->came_ms = loop_ms();
+    conn->watch.active_ms = p->came_ms = p->born_ms = loop_ms();
     greet_arrive(p);
     arm(p);
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
+    s->clients++;
     stats.clients_accepted++;
     return true;
 }

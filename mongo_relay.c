@@ -47,6 +47,7 @@ struct flow {
 struct client {
     struct conn *conn, *up;     /* up NULL: none yet, or not any more */
     struct service *service;
+    uint64_t born_ms;
     struct mongo_client_id id;
     struct backend *backend;    /* its mongos; NULL: none yet */
     struct client *next;        /* free list */
@@ -123,6 +124,7 @@ static void up_let_go(struct client *c)
     }
     if (c->backend != NULL) {
         mongos_of(c->backend)->connections--;
+        mongos_of(c->backend)->in_flight -= c->unanswered;
         c->backend = NULL;
     }
 }
@@ -142,6 +144,7 @@ static void set_starved(struct flow *f, bool starved)
 static void client_gone(struct client *c)
 {
     stats.clients_closed++;
+    c->service->clients--;
     md.waiting -= c->state == WAITING ? 1u : 0;
     up_let_go(c);
     set_starved(&c->asks, false);
@@ -185,7 +188,9 @@ static void client_refuse(struct client *c, enum mongo_code code, const char *te
     char peer[ADDRESS_TEXT];
     log_warn("client refused", "client=%s why=\"%s\"", address_text(&c->conn->peer, peer), text);
     time_is_over(c, c->backend);
-    stats.errors_sent += !mute;
+    if (!mute) {
+        mongo_refused(code);
+    }
     if (!mute && !chain_put(&c->conn->out, BUF_REPLY, edited, n)) {
         conn_fail(c->conn, "no chunk left to tell it what is wrong (chunks)");
         return;
@@ -274,6 +279,15 @@ static enum fate fate_of(const struct client *c, const struct flow *f, bool is_w
     return w->header.length == 0 ? UNKNOWN : c->rewrites && w->header.response_to == c->hello_id ? HOLD : PASS;
 }
 
+static void count_unanswered(struct client *c, bool asked, bool answered)
+{
+    answered = answered && c->unanswered > 0;
+    c->unanswered += asked;
+    c->unanswered -= answered;
+    mongos_of(c->backend)->in_flight += asked;
+    mongos_of(c->backend)->in_flight -= answered;
+}
+
 /* A message is whole. False: its client is gone. */
 static bool message_end(struct client *c, struct flow *f)
 {
@@ -286,13 +300,13 @@ static bool message_end(struct client *c, struct flow *f)
         }
     }
     if (f == &c->asks) {
-        stats.requests++;
-        c->unanswered += !wire_more_to_come(w);
+        mongo_asked(w);
+        count_unanswered(c, !wire_more_to_come(w), false);
         pins_ask(&c->id, &c->asked, w);
         time_begins(c, w);
     } else {
         stats.replies++;
-        c->unanswered -= !wire_more_to_come(w) && c->unanswered > 0;
+        count_unanswered(c, false, !wire_more_to_come(w));
         pins_answer(&c->id, &c->asked, w);
         if (!c->asked.greets) {
             mongos_served(c->backend);
@@ -696,12 +710,26 @@ static void client_tick(struct conn *conn)
     }
 }
 
+static void describe(const struct conn *conn, struct conn_facts *out)
+{
+    static const char *const doing[] = { "greeting", "waiting", "dialing", "waiting" };
+    const struct client *c = conn->owner;
+    out->section = c->service->conf->name;
+    out->doing = conn->state != CONN_OPEN || c->ended ? "leaving" : pins_hold(&c->id) ? "pinned"
+               : c->state == RELAYING && client_rests(c) ? "idle" : doing[c->state];
+    out->in_flight = c->unanswered;
+    out->born_ms = c->born_ms;
+    out->asked_ms = conn->watch.active_ms;
+    out->backend = c->backend;
+}
+
 static const struct conn_ops client_ops = {
     .kind = "client",
     .on_bytes = client_bytes,
     .on_room = client_room,
     .on_close = on_client_close,
     .on_tick = client_tick,
+    .describe = describe,
 };
 
 bool relay_accept(struct service *s, uint8_t section, int fd, const struct address *peer)
@@ -727,9 +755,10 @@ bool relay_accept(struct service *s, uint8_t section, int fd, const struct addre
         md.free = c;
         return true;
     }
-    conn->watch.active_ms = loop_ms();
+    conn->watch.active_ms = c->born_ms = loop_ms();
     conn_deadline(conn, loop_ms() + s->conf->handshake_timeout_ms);
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
+    s->clients++;
     stats.clients_accepted++;
     return true;
 }

@@ -71,6 +71,7 @@ enum mongo_code {
     MONGO_CODE_NONE = 0
 };
 
+const char *mongomsg_code_name(enum mongo_code code); /* "HostUnreachable"; a constant */
 /* Writes {ok: 0.0, errmsg, code, codeName, errorLabels} as the answer to that request. label: NULL, or one label that
  * drivers retry on ("TransientTransactionError", "RetryableWriteError"). Gives the length, 0 if it had no room. Nothing
  * may be sent for a request with moreToCome: the caller sees to that. */

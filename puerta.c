@@ -9,8 +9,10 @@
  *              conn_reap      what was closed becomes free
  */
 #include "puerta.h"
+#include "admin.h"
 #include "mongo.h"
 #include "redis.h"
+#include "status.h"
 #include "trace.h"
 
 #include <signal.h>
@@ -25,7 +27,7 @@
 #define TWICE_MS 1000 /* a second request to stop counts from then on: it means at once */
 
 static struct conf conf;
-static int listeners[MAX_SERVICES][MAX_LISTENS];
+static int listeners[MAX_SERVICES][MAX_LISTENS], admin_listeners[MAX_LISTENS];
 
 static void usage(FILE *to)
 {
@@ -75,11 +77,26 @@ static void take_tables(void)
     stats_tables(&conf);
     trace_tables(&conf);
     health_tables(&conf);
+#ifndef PUERTA_NO_ADMIN
+    admin_tables(&conf);
+#endif
     for (size_t i = 0; i < MODES; i++) {
         if (is_used(&modes[i])) {
             modes[i].tables(&conf);
         }
     }
+}
+
+static int open_listener(const struct address *a, const struct net_sizes *sizes)
+{
+    char text[ADDRESS_TEXT];
+    int fd = net_listen(a, (int)conf.backlog, sizes);
+    if (fd < 0) {
+        fprintf(stderr, "puerta: cannot listen on %s: ", address_text(a, text));
+        perror("");
+        exit(EX_OSERR);
+    }
+    return fd;
 }
 
 static void open_listeners(void)
@@ -88,14 +105,11 @@ static void open_listeners(void)
         const struct conf_service *r = &conf.services[i];
         struct net_sizes sizes = { r->receive_buffer, r->send_buffer };
         for (int k = 0; k < r->listens; k++) {
-            char text[ADDRESS_TEXT];
-            listeners[i][k] = net_listen(&r->listen[k], (int)conf.backlog, &sizes);
-            if (listeners[i][k] < 0) {
-                fprintf(stderr, "puerta: cannot listen on %s: ", address_text(&r->listen[k], text));
-                perror("");
-                exit(EX_OSERR);
-            }
+            listeners[i][k] = open_listener(&r->listen[k], &sizes);
         }
+    }
+    for (int i = 0; i < conf.admins; i++) {
+        admin_listeners[i] = open_listener(&conf.admin[i], NULL);
     }
 }
 
@@ -142,6 +156,10 @@ static void open_rooms(int parent)
             modes[i].open(&conf, listeners);
         }
     }
+    status_open();
+#ifndef PUERTA_NO_ADMIN
+    admin_open(&conf, admin_listeners);
+#endif
 }
 
 static bool pending(void)
@@ -168,6 +186,7 @@ static void stop(void)
     for (size_t i = 0; i < MODES; i++) {
         in_flight += is_used(&modes[i]) ? modes[i].in_flight() : 0;
     }
+    status_stopping = true;
     log_info("stopping", "clients=%lu in_flight=%lu", (unsigned long)conn_count(CONN_CLIENT), (unsigned long)in_flight);
     for (size_t i = 0; i < MODES; i++) {
         if (is_used(&modes[i])) {
@@ -264,6 +283,12 @@ static bool can_serve(const char *file)
             return false;
         }
     }
+#ifdef PUERTA_NO_ADMIN
+    if (conf.admins > 0) {
+        fprintf(stderr, "%s: admin: this puerta was built without it\n", file);
+        return false;
+    }
+#endif
     return true;
 }
 

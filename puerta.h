@@ -436,6 +436,7 @@ struct backend {
     uint32_t gained;            /* service.gains when it last gained some */
     uint32_t backoff_ms;
     uint64_t troubled_ms;       /* when it was last found wanting */
+    uint64_t state_ms;          /* since when it has been in its state */
     uint64_t unlisted_ms;       /* since when no map names it */
     uint64_t resolved_ms;
     struct conn *probe;
@@ -489,6 +490,7 @@ struct service {
     struct slotmap_node *stage_nodes;
     struct backend *asked;      /* who is being asked for the map */
     uint32_t busy;              /* nodes that are busy with a script */
+    uint32_t clients;           /* client connections that are here */
     uint16_t ask_at;            /* rotation over the backends */
     bool refresh_wanted;
     struct backend *primary;    /* where what is published comes from: redis_feed.c */
@@ -549,6 +551,8 @@ void health_alive(struct backend *b);                     /* it answered a reque
 
 /* --------------------------------------------------- guesses.c (floor 4) */
 
+/* Where somebody comes from as one number, as guesses are counted; false and 0 for a unix socket. */
+bool guesses_net(const struct address *a, uint64_t *net);
 uint32_t guesses_of(const struct address *peer, uint64_t now_ms); /* wrong ones from there of late */
 void guesses_add(const struct address *peer, uint64_t now_ms);    /* one more; now_ms is loop_ms() */
 uint32_t guesses_wait_ms(uint32_t wrong);  /* how long a guess behind so many wrong ones is not looked at */
@@ -622,13 +626,14 @@ struct conf {
     uint32_t max_leases, max_blocked, max_watching, max_own;
     uint32_t max_channels, max_subscriptions, max_messages, max_affinities;
     size_t channel_names;
+    uint32_t slow_log_min_ms;            /* 0 = nothing is slow */
+    uint32_t slow_log, hot_keys;         /* entries */
     struct address admin[MAX_LISTENS];   /* where operators ask: HTTP */
     int admins;                          /* how many of those */
     uint32_t admin_clients;
     char admin_token[SECRET_CAP];        /* "" = none: who is near may look, nobody may change anything */
+    char admin_hosts[512];               /* names by which it may be asked, besides localhost and numbers */
     int log_level;
-    uint32_t slow_log_min_ms;            /* 0 = nothing is slow */
-    uint32_t slow_log, hot_keys;         /* entries */
     int prefault, supervise, resp3;      /* yes / no */
     uint32_t backlog, stop_timeout_ms;
     struct conf_command commands[COMMAND_DECLARED_MAX];
@@ -703,10 +708,10 @@ static inline size_t conf_probes(const struct conf *conf)
     return (conf_services(conf, SERVICE_MONGO) > 0 ? 2u : 1u) * conf->max_backends;
 }
 
-/* Connections of operators at the same time. */
+/* Connections of operators, and as many that have just ended: an entry is free when its turn is over. */
 static inline size_t conf_admins(const struct conf *conf)
 {
-    return conf->admins > 0 ? conf->admin_clients : 0;
+    return conf->admins > 0 ? 2 * (size_t)conf->admin_clients : 0;
 }
 
 /* How many descriptors the tables need when all are full. */

@@ -462,7 +462,7 @@ struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind
 void lease_return(struct upstream *u);
 void lease_release(struct upstream *u);      /* its client lets it go; it goes back when its last request is answered */
 bool lease_free_of(enum lease_kind kind);    /* whether there is one */
-struct upstream *lease_at(uint32_t i);
+struct upstream *lease_at(uint32_t i);          /* NULL past the last */
 uint32_t lease_index(const struct upstream *u);
 /* The one of that kind whose client has asked nothing for longest, and for `ms` at least; NULL when there is none. */
 struct upstream *lease_idle(enum lease_kind kind, uint64_t ms);

@@ -37,6 +37,7 @@ static struct {
 static void client_gone(struct client *c)
 {
     stats.clients_closed++;
+    c->service->clients--;
     req_orphan(c); /* first: the record on a lease must be nobody's when that is broken */
     large_gone(c);
     multi_reset(c);
@@ -295,6 +296,27 @@ static bool waits(struct conn *conn)
     return false;
 }
 
+/* What it is doing, by what says most about why it waits. */
+static const char *doing(const struct client *c)
+{
+    return c->ended ? "leaving" : c->mode != 0 ? "transferring" : c->block != NULL ? "blocked" : c->monitor != MONITOR_OFF ? "monitoring"
+         : c->subscribed ? "subscribed" : c->multi_state != MULTI_NONE ? "transaction" : c->queued > 0 ? "waiting" : "idle";
+}
+
+static void describe(const struct conn *conn, struct conn_facts *out)
+{
+    const struct client *c = conn->owner;
+    const struct upstream *u = c->lease != NULL ? c->lease : c->watch;
+    out->section = c->service->conf->name;
+    out->name = c->name[0] != '\0' ? c->name : NULL;
+    out->user = c->login != NULL ? login_name(c) : NULL;
+    out->doing = doing(c);
+    out->in_flight = c->queued;
+    out->born_ms = c->born_ms;
+    out->asked_ms = conn->watch.active_ms;
+    out->backend = u != NULL ? u->backend : NULL;
+}
+
 static const struct conn_ops client_ops = {
     .kind = "client",
     .waits = waits,
@@ -304,6 +326,7 @@ static const struct conn_ops client_ops = {
     .on_tick = on_tick,
     .gather = pubsub_gather,
     .on_sent = pubsub_sent,
+    .describe = describe,
 };
 
 /* A new client's replies may be of any length up to shared_reply_limit: its first requests are few enough that the
@@ -357,6 +380,7 @@ static void on_accept(void *mark, int fd, const struct address *peer)
         conn_deadline(conn, loop_ms() + s->conf->client_idle_ms);
     }
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
+    s->clients++;
     stats.clients_accepted++;
 }
 

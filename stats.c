@@ -92,6 +92,8 @@ uint64_t latency_percentile(const struct latency *l, unsigned percent)
 
 /* ---------------------------------------------------- commands and errors */
 
+uint64_t stats_mongo[STATS_CLASSES];
+
 static struct command_stats commands[COMMAND_ROWS_MAX + 1];
 
 struct command_stats *stats_command(const struct command *c)

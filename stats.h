@@ -59,6 +59,14 @@ struct conf;
     X(auth_failures, "wrong passwords of clients") \
     X(auth_delayed, "guesses that had to wait behind wrong ones") \
     X(clients_denied, "clients turned away by protected mode") \
+    X(admin_requests, "management requests answered, refused ones too") \
+    X(admin_unauthorized, "management requests refused for want of a token, or for a wrong one") \
+    X(admin_cross_site, "management requests refused that a page of another site sent") \
+    X(admin_wrong_host, "management requests refused whose Host is none of ours") \
+    X(admin_malformed, "management requests refused that could not be read, or ask for what is not there") \
+    X(admin_slow, "management requests refused that were not whole in time") \
+    X(admin_limited, "management requests refused since too many came from one address") \
+    X(admin_crowded, "management connections closed for others, or refused (admin_clients)") \
     X(dials, "connections to servers that were begun") \
     X(dial_failures, "connections to servers that did not come about") \
     X(upstream_lost, "connections to servers that were lost") \
@@ -150,6 +158,11 @@ void latency_forget(uint16_t backend);
 uint64_t latency_percentile(const struct latency *l, unsigned percent);
 
 /* ---------------------------------------------------- commands and errors */
+
+/* What requests do, by their command. */
+enum stats_class { STATS_READ, STATS_WRITE, STATS_OTHER, STATS_CLASSES };
+/* How many there were of MongoDB: mongo_trace.c. Those of Redis are counted by row, and added up by who asks. */
+extern uint64_t stats_mongo[STATS_CLASSES];
 
 /* What became of the requests of one row of the command table: rejected ones had the wrong number of arguments, failed
  * ones were answered with an error made here. */
