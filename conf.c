@@ -691,6 +691,21 @@ static void check_listen(struct reader *r, int a, int i)
     }
 }
 
+/* What the processes give up. Whether there is such a user, the start says: the file may be checked elsewhere. */
+static void check_process(struct reader *r)
+{
+    const struct conf *conf = r->conf;
+
+    if (conf->user[0] == '\0' && conf->group[0] != '\0')
+        complain(r, line_of(r, 0, "group"), conf->group, "add user", "a group without a user");
+    if (conf->user[0] == '\0' && conf->chroot[0] != '\0')
+        complain(r, line_of(r, 0, "chroot"), conf->chroot, "add user: root finds a way out", "chroot without a user");
+    if (conf->chroot[0] != '\0' && conf->chroot[0] != '/')
+        complain(r, line_of(r, 0, "chroot"), conf->chroot, "write it from / on", "not an absolute path");
+    if (conf->pid_file[0] != '\0' && conf->pid_file[0] != '/')
+        complain(r, line_of(r, 0, "pid_file"), conf->pid_file, "write it from / on", "not an absolute path");
+}
+
 static void check_all(struct reader *r)
 {
     const struct conf *conf = r->conf;
@@ -699,6 +714,7 @@ static void check_all(struct reader *r)
     if ((conf->chunk_size & (conf->chunk_size - 1)) != 0)
         complain(r, line_of(r, 0, "chunk_size"), option_text(SIZE, conf->chunk_size, text),
                  "1k, 2k, 4k, 8k, 16k, 32k, 64k, 128k and 256k are", "chunk_size is not a power of two");
+    check_process(r);
     if (conf->service_count == 0)
         complain(r, r->line, "[redis NAME]", "add [redis main] and below it nodes = HOST:PORT, or [mongo main] and mongos = HOST:PORT",
                  "no section to serve");
