@@ -63,7 +63,8 @@ static bool is_secret(const char *text, size_t n)
     snprintf(key, sizeof key, "%.*s", (int)n, text);
     near = option_near(key);
     return strstr(key, "pass") != NULL ||
-           (near != NULL && (near->type == SECRET || near->type == SECRET_FILE || near->type == KEYFILE || near->type == USER));
+           (near != NULL && (near->type == SECRET || near->type == SECRET_FILE || near->type == KEYFILE || near->type == USER ||
+                             strcmp(near->key, "user") == 0)); /* with its keys, in a wrong section */
 }
 
 /* Begins a message with the place it is about. Line 0: the file as a whole. */
@@ -115,7 +116,7 @@ static void complain_value(struct reader *r, const struct option *o, const char 
     char range[OPTION_TEXT], cure[2 * OPTION_TEXT];
 
     snprintf(cure, sizeof cure, "%s must be %s: %s", o->key, kinds[o->type], option_range(o, range));
-    complain(r, r->line, o->type == SECRET ? "******" : text, cure, "%s", wrong);
+    complain(r, r->line, o->type == SECRET || (o->type == TEXT && is_secret(o->key, strlen(o->key))) ? "******" : text, cure, "%s", wrong);
 }
 
 /* The scope of the options of a section. */
@@ -140,9 +141,9 @@ static void complain_key(struct reader *r, const char *key)
         snprintf(cure, sizeof cure, "puerta -h lists all keys");
     else if (r->file == NULL && near->scope != PROCESS && near->scope != scope_of(r->conf, 1))
         snprintf(cure, sizeof cure, "%s is an option of puerta %s", near->key, option_scopes[near->scope]);
-    else if (r->file != NULL && near->scope != scope_of(r->conf, r->section))
-        snprintf(cure, sizeof cure, "%s belongs in a [%s%s] section", near->key, option_scopes[near->scope],
-                 near->scope == PROCESS ? "" : " NAME");
+    else if (r->file != NULL && option_find(scope_of(r->conf, r->section), near->key) == NULL)
+        snprintf(cure, sizeof cure, "%s belongs in a [%s%s]%s section", near->key, option_scopes[near->scope],
+                 near->scope == PROCESS ? "" : " NAME", near->scope == PROCESS && option_find(MONGO, near->key) != NULL ? " or [mongo NAME]" : "");
     else
         snprintf(cure, sizeof cure, "the nearest known key is %s", near->key);
     complain(r, r->line, key, cure, "no such key");

@@ -8,7 +8,8 @@
  *
  * Owns a socket, the descriptor of s6 and that of the pid file, which are opened before the process gives up its rights
  * and -1 where they are not used. The lock on the pid file is the process's, so a file that was left behind by one
- * that is gone stops nobody. The datagrams are those of systemd's sd_notify(3), which any manager may understand.
+ * that is gone stops nobody; nobody else here may open it, since a close would give the lock up. The datagrams are
+ * those of systemd's sd_notify(3), which any manager may understand.
  */
 #include "puerta.h"
 
