@@ -81,7 +81,7 @@ static int pid_file_inherited(void)
     return fd > STDERR_FILENO && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0 && lock(fd) ? fd : -1;
 }
 
-static void pid_file_begin(const struct conf *conf)
+static void pid_file_begin(const struct conf *conf, bool upgraded)
 {
     size_t root = strlen(conf->chroot);
     char text[32];
@@ -89,6 +89,10 @@ static void pid_file_begin(const struct conf *conf)
     manager.pid = pid_file_inherited();
     if (conf->pid_file[0] == '\0')
         return;
+    if (manager.pid < 0 && upgraded) {
+        log_warn("the pid file cannot be written after an upgrade", "pid_file=\"%s\" cure=\"a restart\"", conf->pid_file);
+        return;
+    }
     if (manager.pid < 0)
         manager.pid = pid_file_open(conf->pid_file);
     /* Within the folder that becomes / it has another name later. */
@@ -147,7 +151,7 @@ static void watchdog_begin(void)
 
 void manager_open(const struct conf *conf, bool upgraded)
 {
-    pid_file_begin(conf);
+    pid_file_begin(conf, upgraded);
     notify_begin();
     watchdog_begin();
     if (conf->ready_fd == 0 || upgraded)
@@ -225,8 +229,11 @@ void manager_leave(void)
 
 void manager_close(void)
 {
+    struct stat ours, there;
+
     /* Emptied first: it may stand in a folder where this process may not remove anything any more. */
-    if (manager.pid >= 0 && ftruncate(manager.pid, 0) == 0 && manager.path[0] != '\0')
+    if (manager.pid >= 0 && ftruncate(manager.pid, 0) == 0 && fstat(manager.pid, &ours) == 0 && stat(manager.path, &there) == 0 &&
+        ours.st_ino == there.st_ino && ours.st_dev == there.st_dev)
         (void)unlink(manager.path);
     manager_leave();
 }

@@ -99,11 +99,13 @@ static void warn_names(const struct conf *conf)
     }
 }
 
-void guard_drop(const struct conf *conf)
+void guard_drop(const struct conf *conf, bool upgraded)
 {
     struct identity id = { 0, 0, NULL };
     bool named = conf->user[0] != '\0';
 
+    if (upgraded && geteuid() != 0)
+        return; /* the program before this one has done it, and it cannot be done again */
     if (named)
         id = identity_of(conf);
     if (conf->chroot[0] != '\0') {
@@ -111,7 +113,7 @@ void guard_drop(const struct conf *conf)
             fatal(EX_NOPERM, "chroot = %s: %s", conf->chroot, strerror(errno));
         warn_names(conf);
     }
-    /* Who is that user already has nothing to become, and may not be allowed to try: systemd's User=, or a binary that took over. */
+    /* Who is that user already has nothing to become, and may not be allowed to try: systemd's User=. */
     if (named && (geteuid() == 0 || geteuid() != id.uid || getegid() != id.gid))
         become(conf, &id);
     if (geteuid() == 0)

@@ -35,7 +35,7 @@
 #define LONG_LIFE_MS 60000      /* a worker that lived so long was healthy: the next one starts quickly again */
 #define INHERITED_FDS 256       /* what main opened before the fork has lower numbers */
 
-enum question_kind { ASK_NAMES, TELL }; /* what is told has no answer: an enum manager_word in `port` */
+enum question_kind { ASK_NAME, TELL }; /* what is told has no answer: an enum manager_word in `port` */
 
 struct question { uint32_t id; uint16_t port, kind; char host[HOST_CAP]; };
 struct answer { uint32_t id; int32_t count; struct address list[MAX_ADDRESSES]; };

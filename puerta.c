@@ -217,13 +217,14 @@ static void run(void)
 /* All that may need root is done here, by the process first started; what it forks is no more than the user of the configuration. */
 static void drop_rights(void)
 {
+    bool upgraded = getenv(UPGRADE_ENV) != NULL;
     log_open(conf.syslog);
-    manager_open(&conf, getenv(UPGRADE_ENV) != NULL);
+    manager_open(&conf, upgraded);
     (void)os_descriptors(conf_descriptors(&conf));
     if (conf.prefault) {
         os_lockable(arena_bytes());
     }
-    guard_drop(&conf);
+    guard_drop(&conf, upgraded);
     if (conf.supervise) {
         guard_parent(&conf);
     }

@@ -135,8 +135,9 @@ void os_random(void *out, size_t n);  /* n bytes that nobody can guess; before t
 
 /* What a process gives up once it has what it needs. Each of these ends the process when it cannot do as it is told. */
 
-/* chroot, group and user of the configuration, for this process and all that it forks. Warns where they leave it root. */
-void guard_drop(const struct conf *conf);
+/* chroot, group and user of the configuration, for this process and all that it forks. Warns where they leave it root. upgraded: this
+ * program took over from one that has done so, in the same process; what the file says of it now needs a restart. */
+void guard_drop(const struct conf *conf, bool upgraded);
 /* No other system calls, and no files, than this process needs: pledge and unveil on OpenBSD; the worker's seccomp = yes on Linux. */
 void guard_parent(const struct conf *conf);
 void guard_worker(const struct conf *conf);
@@ -154,7 +155,7 @@ enum manager_word {
 };
 
 /* Before chroot and user change: opens the socket and the pid file. Ends the process when that is another living one's, or when
- * nothing is open at ready_fd. upgraded: this process took over from one that has said all of ready_fd already. */
+ * nothing is open at ready_fd. upgraded: this program took over from one that has told ready_fd, and left its pid file open. */
 void manager_open(const struct conf *conf, bool upgraded);
 void manager_say(enum manager_word word);
 /* How it is, in words (systemctl status): at most 200 bytes. */
