@@ -63,7 +63,8 @@ static bool is_secret(const char *text, size_t n)
     snprintf(key, sizeof key, "%.*s", (int)n, text);
     near = option_near(key);
     return strstr(key, "pass") != NULL ||
-           (near != NULL && (near->type == SECRET || near->type == SECRET_FILE || near->type == KEYFILE || near->type == USER));
+           (near != NULL && (near->type == SECRET || near->type == SECRET_FILE || near->type == KEYFILE || near->type == USER ||
+                             strcmp(near->key, "user") == 0)); /* with its keys, in a wrong section */
 }
 
 /* Begins a message with the place it is about. Line 0: the file as a whole. */
@@ -115,7 +116,7 @@ static void complain_value(struct reader *r, const struct option *o, const char 
     char range[OPTION_TEXT], cure[2 * OPTION_TEXT];
 
     snprintf(cure, sizeof cure, "%s must be %s: %s", o->key, kinds[o->type], option_range(o, range));
-    complain(r, r->line, o->type == SECRET ? "******" : text, cure, "%s", wrong);
+    complain(r, r->line, o->type == SECRET || (o->type == TEXT && is_secret(o->key, strlen(o->key))) ? "******" : text, cure, "%s", wrong);
 }
 
 /* The scope of the options of a section. */
@@ -140,9 +141,9 @@ static void complain_key(struct reader *r, const char *key)
         snprintf(cure, sizeof cure, "puerta -h lists all keys");
     else if (r->file == NULL && near->scope != PROCESS && near->scope != scope_of(r->conf, 1))
         snprintf(cure, sizeof cure, "%s is an option of puerta %s", near->key, option_scopes[near->scope]);
-    else if (r->file != NULL && near->scope != scope_of(r->conf, r->section))
-        snprintf(cure, sizeof cure, "%s belongs in a [%s%s] section", near->key, option_scopes[near->scope],
-                 near->scope == PROCESS ? "" : " NAME");
+    else if (r->file != NULL && option_find(scope_of(r->conf, r->section), near->key) == NULL)
+        snprintf(cure, sizeof cure, "%s belongs in a [%s%s]%s section", near->key, option_scopes[near->scope],
+                 near->scope == PROCESS ? "" : " NAME", near->scope == PROCESS && option_find(MONGO, near->key) != NULL ? " or [mongo NAME]" : "");
     else
         snprintf(cure, sizeof cure, "the nearest known key is %s", near->key);
     complain(r, r->line, key, cure, "no such key");
@@ -731,6 +732,21 @@ static void check_admin(struct reader *r)
     }
 }
 
+/* What the processes give up. Whether there is such a user, the start says: the file may be checked elsewhere. */
+static void check_process(struct reader *r)
+{
+    const struct conf *conf = r->conf;
+
+    if (conf->user[0] == '\0' && conf->group[0] != '\0')
+        complain(r, line_of(r, 0, "group"), conf->group, "add user", "a group without a user");
+    if (conf->user[0] == '\0' && conf->chroot[0] != '\0')
+        complain(r, line_of(r, 0, "chroot"), conf->chroot, "add user: root finds a way out", "chroot without a user");
+    if (conf->chroot[0] != '\0' && conf->chroot[0] != '/')
+        complain(r, line_of(r, 0, "chroot"), conf->chroot, "write it from / on", "not an absolute path");
+    if (conf->pid_file[0] != '\0' && conf->pid_file[0] != '/')
+        complain(r, line_of(r, 0, "pid_file"), conf->pid_file, "write it from / on", "not an absolute path");
+}
+
 static void check_all(struct reader *r)
 {
     const struct conf *conf = r->conf;
@@ -739,6 +755,7 @@ static void check_all(struct reader *r)
     if ((conf->chunk_size & (conf->chunk_size - 1)) != 0)
         complain(r, line_of(r, 0, "chunk_size"), option_text(SIZE, conf->chunk_size, text),
                  "1k, 2k, 4k, 8k, 16k, 32k, 64k, 128k and 256k are", "chunk_size is not a power of two");
+    check_process(r);
     if (conf->service_count == 0)
         complain(r, r->line, "[redis NAME]", "add [redis main] and below it nodes = HOST:PORT, or [mongo main] and mongos = HOST:PORT",
                  "no section to serve");

@@ -35,7 +35,9 @@
 #define LONG_LIFE_MS 60000      /* a worker that lived so long was healthy: the next one starts quickly again */
 #define INHERITED_FDS 256       /* what main opened before the fork has lower numbers */
 
-struct question { uint32_t id; uint16_t port, unused; char host[HOST_CAP]; };
+enum question_kind { ASK_NAME, TELL }; /* what is told has no answer: an enum manager_word in `port` */
+
+struct question { uint32_t id; uint16_t port, kind; char host[HOST_CAP]; };
 struct answer { uint32_t id; int32_t count; struct address list[MAX_ADDRESSES]; };
 
 /* Messages have a fixed size and are so small that a socket takes one whole or not at all. False when it took
@@ -165,6 +167,19 @@ void parent_forget(void *mark)
     }
 }
 
+/* A worker without a parent says it itself, since it was started first; then its helper, which hears it too, is no manager's child. */
+void parent_tell(enum manager_word word)
+{
+    struct question q;
+
+    manager_say(word);
+    memset(&q, 0, sizeof q);
+    q.kind = TELL;
+    q.port = (uint16_t)word;
+    if (worker.attached && !message_put(worker.watch.fd, &q, sizeof q))
+        log_warn("the parent could not be told", "word=%d", (int)word);
+}
+
 /* -------------------------------------------------------- parent's side */
 
 static const int relayed[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2 };
@@ -218,7 +233,7 @@ static void relayed_signals(void (*handler)(int))
 static void close_inherited(int keep)
 {
     for (int fd = 3; fd < INHERITED_FDS; fd++)
-        if (fd != keep)
+        if (fd != keep && fd != log_socket)
             (void)close(fd);
 }
 
@@ -293,7 +308,10 @@ static void relay_signals(void)
     for (int i = 0; i < RELAYED; i++) {
         if (signal_came[relayed[i]]) {
             signal_came[relayed[i]] = 0;
-            parent.stopping |= relayed[i] == SIGTERM || relayed[i] == SIGINT;
+            if (relayed[i] == SIGTERM || relayed[i] == SIGINT) {
+                parent.stopping = true;
+                manager_say(MANAGER_STOPPING);
+            }
             if (parent.worker > 0)
                 (void)kill(parent.worker, relayed[i]);
         }
@@ -314,7 +332,10 @@ static void take_question(void)
     int got = message_get(parent.sock, &parent.in, sizeof parent.in, &parent.have);
     if (got < 0)
         close_sock();
-    if (got > 0) {
+    if (got > 0 && parent.in.kind == TELL) {
+        must(parent.in.port < MANAGER_WORDS);
+        manager_say((enum manager_word)parent.in.port);
+    } else if (got > 0) {
         parent.in.host[HOST_CAP - 1] = '\0';
         parent.queue[parent.queued++] = parent.in;
     }
@@ -367,6 +388,7 @@ static bool fork_pair(bool supervise, int *fd)
         relayed_signals(supervise ? SIG_DFL : SIG_IGN);
     if (is_worker && supervise) {
         set_signal(SIGCHLD, SIG_DFL);
+        manager_leave();
         net_close(parent.pipe_read);
         net_close(parent.pipe_write);
     }
@@ -406,6 +428,7 @@ static bool supervise_worker(int *fd, int *exit_code)
         if (now_ms() - begun_ms >= LONG_LIFE_MS)
             delay_ms = RESTART_FIRST_MS;
         log_warn("the worker has died", "exit_code=%d restart_in_ms=%u", code, (unsigned)delay_ms);
+        manager_status("the worker has died, and is started again");
         for (uint64_t due_ms = now_ms() + delay_ms, now; !parent.stopping && (now = now_ms()) < due_ms;)
             serve((int)(due_ms - now));
         delay_ms = delay_ms * 2 > RESTART_LAST_MS ? RESTART_LAST_MS : delay_ms * 2;
@@ -423,6 +446,7 @@ bool parent_fork(bool supervise, int *fd, int *exit_code)
     if (fork_pair(false, fd))
         return true;
     set_signal(SIGCHLD, on_signal);
+    manager_leave();
     close_inherited(parent.sock); /* the listening sockets are the worker's alone */
     open_pipe();
     while (parent.sock >= 0)

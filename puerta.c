@@ -1,7 +1,8 @@
 /*
  * puerta.c - the program: arguments, start in a fixed order, the loop, and the end.
  *
- *   conf_read -> measure -> listen -> fork (parent | worker) -> obtain -> open the rooms -> seal -> loop
+ *   conf_read -> measure -> listen -> open logs, pid file -> drop rights -> fork (parent | worker)
+ *   worker: obtain -> open the rooms -> guard -> seal -> ready -> loop
  *
  *   one turn:  loop_turn      what is ready is read, what is due fires
  *              put_off        what was put off goes on
@@ -187,6 +188,7 @@ static void stop(void)
         in_flight += is_used(&modes[i]) ? modes[i].in_flight() : 0;
     }
     status_stopping = true;
+    manager_say(MANAGER_STOPPING);
     log_info("stopping", "clients=%lu in_flight=%lu", (unsigned long)conn_count(CONN_CLIENT), (unsigned long)in_flight);
     for (size_t i = 0; i < MODES; i++) {
         if (is_used(&modes[i])) {
@@ -231,13 +233,48 @@ static void run(void)
     }
 }
 
+/* All that may need root is done here, by the process first started; what it forks is no more than the user of the configuration. */
+static void drop_rights(void)
+{
+    bool upgraded = getenv(UPGRADE_ENV) != NULL;
+    log_open(conf.syslog);
+    manager_open(&conf, upgraded);
+    (void)os_descriptors(conf_descriptors(&conf));
+    if (conf.prefault) {
+        os_lockable(arena_bytes());
+    }
+    guard_drop(&conf, upgraded);
+    if (conf.supervise) {
+        guard_parent(&conf);
+    }
+}
+
+static void on_watchdog(struct timer *t)
+{
+    parent_tell(MANAGER_ALIVE);
+    loop_timer(t, loop_ms() + manager_watchdog_ms());
+}
+
+/* Clients are served from here on. */
+static void tell_ready(void)
+{
+    static struct timer watchdog = { .on_due = on_watchdog };
+    log_info("serving", "version=%s memory=%lu", PUERTA_VERSION, (unsigned long)arena_bytes());
+    parent_tell(MANAGER_READY);
+    if (manager_watchdog_ms() > 0) {
+        on_watchdog(&watchdog);
+    }
+}
+
 static int work(void)
 {
     int fd = -1, exit_code = 0;
     arena_measure();
     take_tables();
     open_listeners();
+    drop_rights();
     if (!parent_fork(conf.supervise != 0, &fd, &exit_code)) {
+        manager_close();
         return exit_code;
     }
     if (!arena_obtain(conf.prefault != 0)) {
@@ -246,11 +283,12 @@ static int work(void)
     take_tables();
     catch_signals();
     open_rooms(fd);
-    os_harden();
-    log_info("serving", "version=%s memory=%lu", PUERTA_VERSION, (unsigned long)arena_bytes());
+    guard_worker(&conf);
     arena_seal();
+    tell_ready();
     run();
     log_info("stopped", "clients=%lu", (unsigned long)conn_count(CONN_CLIENT));
+    manager_close();
     return EX_OK;
 }
 

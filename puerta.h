@@ -6,7 +6,7 @@
  *   floor 5   puerta.c  conf.c  option.c
  *   floor 4   redis*.c  mongo*.c  users.c  guesses.c  health.c
  *   floor 3   conn.c  buf.c  parent.c         conn.c is the waist:
- *   floor 2   loop.c  net.c  arena.c  stats.c  os.c    upward only through conn_ops
+ *   floor 2   loop.c  net.c  arena.c  stats.c  os*.c  manager.c    upward only through conn_ops
  *   floor 1   resp.c  command.c  slotmap.c  bson.c  mongo{wire,msg}.c  affinity.c  http.c  answer.c    pure
  *   floor 0   log.c
  */
@@ -30,6 +30,9 @@
 
 #define PUERTA_VERSION "0.1.0"
 
+/* What a new binary finds in its environment when it takes over from a running one (SIGUSR2). */
+#define UPGRADE_ENV "PUERTA_UPGRADE"
+
 /* ---------------------------------------------------------------- limits */
 
 #define MAX_SERVICES 8      /* [redis NAME] and [mongo NAME] sections: each costs a slot map of 64 KiB */
@@ -40,6 +43,7 @@
 #define HOST_CAP 256        /* a DNS name is at most 253 characters */
 #define NAME_CAP 32         /* the name of a section */
 #define SECRET_CAP 256      /* a user or a password */
+#define PATH_CAP 256        /* a file or a folder that an option names */
 #define KEYFILE_CAP 1025    /* the password in a keyfile of MongoDB: 1024 letters at most */
 #define DATABASE_CAP 64     /* the name of a database */
 #define MAX_USERS 16        /* users of one MongoDB section: each takes 264 bytes */
@@ -57,7 +61,12 @@ struct log_gate { uint64_t second; uint32_t lines, dropped; };
 
 extern enum log_level log_threshold;
 
-/* Writes one logfmt line to stderr: `ts=... level=... msg="MSG" KEY=VALUE...`. fmt holds the
+/* From here on lines go to the system's log (facility: an index of the option `syslog`; 0: they stay on stderr). What nobody takes
+ * there goes to stderr after all. Before a chroot, which hides the socket that it connects to. */
+void log_open(int facility);
+extern int log_socket; /* to the system's log; -1 = none */
+
+/* Writes one logfmt line to stderr, or to the system's log: `ts=... level=... msg="MSG" KEY=VALUE...`. fmt holds the
  * key=value part, or "" for none. At most 1,024 bytes; longer ones are cut. Never allocates. */
 void log_write(struct log_gate *gate, enum log_level level, const char *msg, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
@@ -116,9 +125,47 @@ bool os_prepare_fd(int fd);
 void os_harden(void);
 /* Asks the kernel to end this process when its parent dies, where it can (Linux). */
 void os_die_with_parent(void);
+/* Raises the limit of locked memory, where this process may, for a later os_prefault(). */
+void os_lockable(size_t bytes);
 void *os_map(size_t bytes);           /* zeroed pages; NULL when refused */
 bool os_prefault(void *block, size_t bytes); /* touches and locks them */
 void os_random(void *out, size_t n);  /* n bytes that nobody can guess; before the seal */
+
+/* -------------------------------------------------- os_guard.c (floor 2) */
+
+/* What a process gives up once it has what it needs. Each of these ends the process when it cannot do as it is told. */
+
+/* chroot, group and user of the configuration, for this process and all that it forks. Warns where they leave it root. upgraded: this
+ * program took over from one that has done so, in the same process; what the file says of it now needs a restart. */
+void guard_drop(const struct conf *conf, bool upgraded);
+/* No other system calls, and no files, than this process needs: pledge and unveil on OpenBSD; the worker's seccomp = yes on Linux. */
+void guard_parent(const struct conf *conf);
+void guard_worker(const struct conf *conf);
+
+/* --------------------------------------------------- manager.c (floor 2) */
+
+/* What whoever started Puerta is told: systemd by NOTIFY_SOCKET, s6 by ready_fd, anybody by the pid file. Only the process that was
+ * started first speaks; in those that it forks nothing of this does anything, once they have called manager_leave(). */
+enum manager_word {
+    MANAGER_READY,     /* clients are served; also: the configuration has been read again */
+    MANAGER_ALIVE,     /* the worker still turns (WATCHDOG=1) */
+    MANAGER_RELOADING, /* the configuration is being read again; MANAGER_READY follows, whatever came of it */
+    MANAGER_STOPPING,
+    MANAGER_WORDS
+};
+
+/* Before chroot and user change: opens the socket and the pid file. Ends the process when that is another living one's, or when
+ * nothing is open at ready_fd. upgraded: this program took over from one that has told ready_fd, and left its pid file open. */
+void manager_open(const struct conf *conf, bool upgraded);
+void manager_say(enum manager_word word);
+/* How it is, in words (systemctl status): at most 200 bytes. */
+void manager_status(const char *text);
+/* How often the worker is to be heard of, in ms; 0: nobody waits for it. */
+uint32_t manager_watchdog_ms(void);
+void manager_leave(void);   /* in a process just forked */
+/* The pid file stays locked over an exec, and is found again by the new program's manager_open(). */
+void manager_hand_over(void);
+void manager_close(void);   /* the end: removes the pid file, or empties it where it may not be removed */
 
 /* ------------------------------------------------------- net.c (floor 2) */
 
@@ -391,6 +438,8 @@ void conn_unlisten(struct listener *l);
 bool parent_resolve(const char *host, uint16_t port, void *mark,
                     void (*on_names)(void *mark, const struct address *list, int count));
 void parent_forget(void *mark);     /* its answers are no longer wanted */
+/* Says a word of the worker's to whoever started Puerta: through the parent, where there is one. */
+void parent_tell(enum manager_word word);
 /* Worker's side: watches the socket to the parent. fd -1: no parent, every name fails. */
 void parent_attach(int fd);
 /* Forks. In a supervised start (`supervise`) the caller's process becomes the parent, which returns only with
@@ -635,7 +684,11 @@ struct conf {
     char admin_hosts[512];               /* names by which it may be asked, besides localhost and numbers */
     int log_level;
     int prefault, supervise, resp3;      /* yes / no */
+    int syslog, seccomp;                 /* syslog: 0 = no, 1 = daemon, 2... = local0...; yes / no */
     uint32_t backlog, stop_timeout_ms;
+    uint32_t ready_fd;                   /* 0 = none */
+    char user[NAME_CAP], group[NAME_CAP]; /* who the processes become; "" = who they are */
+    char chroot[PATH_CAP], pid_file[PATH_CAP];
     struct conf_command commands[COMMAND_DECLARED_MAX];
     int command_count;
     struct conf_service services[MAX_SERVICES];

@@ -63,6 +63,12 @@ BROKEN = {
     "user in another mode": ("[mongo a]\nmongos = 127.0.0.1:1\nuser = app " + KEYS + "\n", 3, ["app", "mode = pooled"]),
     "user with a plain password": ("[mongo a]\nmongos = 127.0.0.1:1\nmode = pooled\nuser = app pencil\n", 4, ["app ******", "puerta hash-password"]),
     "user without a password": ("[mongo a]\nmongos = 127.0.0.1:1\nupstream_user = app\n", 3, ["app", "upstream_password", "upstream_keyfile"]),
+    "chroot without a user": ("[puerta]\nchroot = /tmp\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["/tmp", "add user"]),
+    "group without a user": ("[puerta]\ngroup = daemon\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["daemon", "add user"]),
+    "relative chroot": ("[puerta]\nuser = nobody\nchroot = var\n[redis a]\nnodes = 127.0.0.1:1\n", 3, ["var", "from / on"]),
+    "relative pid file": ("[puerta]\npid_file = p.pid\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["p.pid", "from / on"]),
+    "unknown facility": ("[puerta]\nsyslog = mail\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["mail", "daemon", "local7"]),
+    "ready_fd of stderr": ("[puerta]\nready_fd = 2\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["2", "3 to 255"]),
     "no keyfile": ("[mongo a]\nmongos = 127.0.0.1:1\nupstream_keyfile = /dev/null\n", 3, ["/dev/null", "6 to 1024"]),
 }
 

@@ -358,7 +358,9 @@ static void test_mongo_refused(void)
         CHECK(strstr(caught, "hush'") == NULL && strstr(caught, "WG5d8") == NULL);
     }
     unit_note = "users belong to MongoDB";
-    CHECK(!reads_lines("", "user = app " KEYS) && strstr(caught, "user belongs in a [mongo NAME] section") != NULL && strstr(caught, "WG5d8") == NULL);
+    CHECK(!reads_lines("", "user = app " KEYS) && strstr(caught, "user belongs in a [puerta] or [mongo NAME] section") != NULL && strstr(caught, "WG5d8") == NULL);
+    CHECK(!reads_mongo("usr = app") && strstr(caught, "the nearest known key is user") != NULL);
+    CHECK(!reads("[puerta]\nuser = app " KEYS "\n[redis a]\nnodes=h") && strstr(caught, ":2: too long: '******'") != NULL && strstr(caught, "WG5d8") == NULL);
 }
 
 /* ------------------------------------------------------------- what is refused */
