@@ -241,7 +241,7 @@ static void next(struct pooled *p)
     }
 }
 
-/* An answer of our own; nothing may be said to a request that wants no answer. */
+/* An answer of our own; nothing may be said to a request that wants no answer. One to a hello may be the first of several. */
 static void give(struct pooled *p, const void *bytes, size_t n)
 {
     if (!wire_more_to_come(&p->asks)) {
@@ -252,7 +252,12 @@ static void give(struct pooled *p, const void *bytes, size_t n)
         stats.replies++;
         conn_dirty(p->conn);
     }
-    next(p);
+    if (p->greeting.waits && !p->ended) {
+        set_state(p, POOLED_LATER);
+    } else {
+        p->greeting.waits = false;
+        next(p);
+    }
 }
 
 static void tell(struct pooled *p)
