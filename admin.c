@@ -702,6 +702,11 @@ static const struct conn_ops admin_ops = {
 
 /* ------------------------------------------------------------- the whole */
 
+static bool is_older(const struct admin_client *a, const struct admin_client *than)
+{
+    return a->since_ms != than->since_ms ? a->since_ms < than->since_ms : a->conn->id < than->conn->id;
+}
+
 /* A free entry; if need be that of the connection that has asked nothing for longest: who only holds one keeps nobody out. */
 static struct admin_client *entry(void)
 {
@@ -710,7 +715,7 @@ static struct admin_client *entry(void)
         if (a->conn == NULL) {
             return a;
         }
-        if ((a->state == READING || a->conn->state != CONN_OPEN) && (victim == NULL || a->since_ms < victim->since_ms)) {
+        if ((a->state == READING || a->conn->state != CONN_OPEN) && (victim == NULL || is_older(a, victim))) {
             victim = a;
         }
     }
@@ -745,6 +750,7 @@ static void on_accept(void *mark, int fd, const struct address *peer)
     }
     http_start(&a->request);
     set_state(a, READING, SLOW_MS);
+    on_bytes(conn); /* who asks at once is not taken for one who only holds a place */
 }
 
 void admin_tables(const struct conf *conf)

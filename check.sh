@@ -189,6 +189,8 @@ prepare() {
         # Debian's npm brings some 350 small packages, 26 MB: about two minutes.
         need node "runs ioredis, one of the clients that are tried" nodejs nodejs nodejs node node
         need npm "installs ioredis" npm npm nodejs-npm node npm
+        # Where no package brings it, that one test is left out.
+        case $MANAGER in apt-get) need promtool "checks what /metrics says" prometheus - - - - ;; brew) need promtool "checks what /metrics says" - - - prometheus - ;; esac
     fi
     have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null || need_package "python3-venv" "holds the test libraries in build/venv" python3-venv py3-pip python3-pip - -
     install_needed
@@ -245,6 +247,8 @@ step "build without MongoDB mode" sh -c "$MAKE -s BUILD=build/no-mongo NO_MONGO=
     ! build/no-mongo/puerta -t mongo 127.0.0.1"
 step "build without Redis mode" sh -c "$MAKE -s BUILD=build/no-redis NO_REDIS=1 WERROR=1 all && build/no-redis/puerta -t mongo 127.0.0.1 &&
     ! build/no-redis/puerta -t redis 127.0.0.1"
+step "build without the listener of operators" sh -c "$MAKE -s BUILD=build/no-admin NO_ADMIN=1 WERROR=1 all && build/no-admin/puerta -t redis 127.0.0.1 &&
+    ! build/no-admin/puerta -t redis 127.0.0.1 admin=127.0.0.1:9180"
 
 # ---- what needs no server ----
 

@@ -444,7 +444,7 @@ int main(int argc, char **argv)
             return EX_CONFIG;
         }
     } else if (file == NULL && optind + 1 < argc && (mode = mode_of(argv[optind])) != NULL) {
-        if (!conf_quick(&conf, mode->kind, argc - optind - 1, argv + optind + 1)) {
+        if (!conf_quick(&conf, mode->kind, argc - optind - 1, argv + optind + 1) || !can_serve("puerta")) {
             return EX_CONFIG;
         }
     } else {

@@ -761,10 +761,10 @@ static inline size_t conf_probes(const struct conf *conf)
     return (conf_services(conf, SERVICE_MONGO) > 0 ? 2u : 1u) * conf->max_backends;
 }
 
-/* Connections of operators, and as many that have just ended: an entry is free when its turn is over. */
+/* Connections of operators, and as many as may give way to others in one turn: their entries are free when it is over. */
 static inline size_t conf_admins(const struct conf *conf)
 {
-    return conf->admins > 0 ? 2 * (size_t)conf->admin_clients : 0;
+    return conf->admins > 0 ? (size_t)conf->admin_clients + ACCEPTS_PER_TURN : 0;
 }
 
 /* How many descriptors the tables need when all are full. */
