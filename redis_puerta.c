@@ -16,7 +16,8 @@
 #include <stdio.h>
 
 #define NAME_MAX_LEN (NAME_CAP + HOST_CAP + 8) /* SECTION/HOST:PORT */
-#define CLIENTS_PAGE 100 /* clients told at once */
+#define CLIENTS_PAGE 100 /* clients told at once; fewer where the pool is small */
+#define CLIENT_CAP 1024  /* bytes that one of them may take */
 #define SLOW_USUAL 10    /* slow requests told if nothing is said, as SLOWLOG GET has it; and hot keys */
 
 /* Argument i as a text; false: it is too long to be a name, or has a NUL in it. */
@@ -165,14 +166,14 @@ static void backends(struct client *c, const struct request *q)
 static void clients(struct client *c, const struct request *q)
 {
     struct status_client row;
-    int64_t from = 0, n = 0;
+    int64_t from = 0, n = 0, fit = (int64_t)(buf_total() / 4 / CLIENT_CAP), page = fit < CLIENTS_PAGE ? fit : CLIENTS_PAGE;
     uint32_t at, next;
     (void)c;
     if (q->argc > 2 && (!word_number(request_word(q, 2), &from) || from < 0 || from > UINT32_MAX)) {
         say_error("ERR invalid cursor");
         return;
     }
-    for (at = (uint32_t)from; n < CLIENTS_PAGE && status_client(&at, &row);) {
+    for (at = (uint32_t)from; n < page && status_client(&at, &row);) {
         n++;
     }
     next = at;

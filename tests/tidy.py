@@ -84,7 +84,7 @@ ROOMS = {
     "redis_command.c": (4, "redis", 500),
     "redis_info.c": (4, "redis", 350),
     "redis_monitor.c": (4, "redis", 350),
-    "redis_puerta.c": (4, "redis", 300),
+    "redis_puerta.c": (4, "redis", 430),
     "redis_local.c": (4, "redis", 700),
     "redis.c": (4, "redis", 500),
     "redis_client.c": (4, "redis", 550),
