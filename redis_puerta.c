@@ -166,7 +166,7 @@ static void backends(struct client *c, const struct request *q)
 static void clients(struct client *c, const struct request *q)
 {
     struct status_client row;
-    int64_t from = 0, n = 0, fit = (int64_t)(buf_total() / 4 / CLIENT_CAP), page = fit < CLIENTS_PAGE ? fit : CLIENTS_PAGE;
+    int64_t from = 0, n = 0, fit = (int64_t)(buf_total() / 4 / CLIENT_CAP), page = fit < 1 ? 1 : fit < CLIENTS_PAGE ? fit : CLIENTS_PAGE;
     uint32_t at, next;
     (void)c;
     if (q->argc > 2 && (!word_number(request_word(q, 2), &from) || from < 0 || from > UINT32_MAX)) {

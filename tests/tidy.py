@@ -99,9 +99,9 @@ ROOMS = {
     "mongo_greet.c": (4, "mongo", 500),
     "mongo_split.c": (4, "mongo", 260),
     "mongo_hold.c": (4, "mongo", 120),
-    "mongo_puerta.c": (4, "mongo", 200),
+    "mongo_puerta.c": (4, "mongo", 230),
     "mongo_pooled.c": (4, "mongo", 970),
-    "mongo_relay.c": (4, "mongo", 820),
+    "mongo_relay.c": (4, "mongo", 860),
     "mongo.c": (4, "mongo", 420),
     "dashboard.c": (5, "admin", 10),  # made of dashboard.html by the Makefile
     "metrics.c": (5, "admin", 350),
@@ -112,7 +112,7 @@ ROOMS = {
     "ctl_ask.c": (5, "ctl", 180),
     "ctl_view.c": (5, "ctl", 380),
     "ctl.c": (5, "ctl", 220),
-    "option.c": (5, "conf", 520),
+    "option.c": (5, "conf", 560),
     "conf.c": (5, "conf", 820),
     "puerta.c": (5, "main", 600),
 }
