@@ -10,6 +10,7 @@
  *       mongo_door.c       who may come in
  *       mongo_pool.c       the connections that are lent, and who waits for one
  *       mongo_route.c      where a message's transaction, cursor or session lives
+ *     mongo_puerta.c     puertaStatus
  *     mongo_choose.c     which mongos a client gets, and for how long it keeps it
  *   mongo_trace.c      how long requests take; what kinds of them, and of errors, there are
  *   mongo_health.c     how each mongos is: asked by hello, on two connections
@@ -380,6 +381,14 @@ void pooled_backend(struct backend *b);
 void pooled_stop(void);
 bool pooled_idle(void);
 size_t pooled_in_flight(void);
+
+/* ------------------------------------------------- mongo_puerta.c */
+
+/* Whether a request is puertaStatus, and is answered here. */
+bool mongo_puerta_takes(const struct conf_service *conf, const struct wire *request);
+/* Does what the whole request msg, which w has walked, asks for; writes the answer, with that id. may: its client is one who may. Gives
+ * the length. */
+size_t mongo_puerta_answer(const unsigned char *msg, size_t n, const struct wire *w, bool may, int32_t id, unsigned char *out, size_t cap);
 
 /* -------------------------------------------------- mongo_relay.c */
 

@@ -413,7 +413,8 @@ static void here(struct pooled *p)
 {
     size_t n;
     chain_copy(&p->held, whole, p->held.len);
-    n = greet_answer(p, whole, p->held.len, said, sizeof said);
+    n = mongo_puerta_takes(p->service->conf, &p->asks) ? mongo_puerta_answer(whole, p->held.len, &p->asks, true, ++mp.last_id, said, sizeof said)
+                                                       : greet_answer(p, whole, p->held.len, said, sizeof said);
     mongo_asked(&p->asks);
     chain_clear(&p->held);
     if (n > 0) {
@@ -473,7 +474,7 @@ static bool is_soon_whole(const struct pooled *p)
 static void consider(struct pooled *p)
 {
     const struct wire *w = &p->asks;
-    bool is_all = is_whole(w), is_here = greet_takes(p), splits = split_takes(w);
+    bool is_all = is_whole(w), greets = greet_takes(p), is_here = greets || mongo_puerta_takes(p->service->conf, w), splits = split_takes(w);
     bool short_one = is_here || splits || (w->flags & WIRE_EXHAUST_ALLOWED) != 0;
     bool has_checksum = (w->flags & WIRE_CHECKSUM_PRESENT) != 0 && w->header.length <= HELD_MAX;
     enum mongo_code code;
@@ -484,7 +485,7 @@ static void consider(struct pooled *p)
         } else {
             hold_on(p);
         }
-    } else if (!is_here && !door_admits(p, &code, &text)) {
+    } else if (!greets && !door_admits(p, &code, &text)) {
         refuse(p, code, NULL, text);
     } else if (short_one && w->header.length > HELD_MAX) {
         refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "a message of this kind has at most 64 KiB");

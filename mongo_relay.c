@@ -34,7 +34,7 @@ enum client_state {
     RELAYING
 };
 
-enum fate { UNKNOWN, PASS, HOLD }; /* of the message under way */
+enum fate { UNKNOWN, PASS, HOLD, HERE }; /* of the message under way; HERE: it is answered here */
 
 /* One direction. */
 struct flow {
@@ -52,6 +52,7 @@ struct client {
     struct backend *backend;    /* its mongos; NULL: none yet */
     struct client *next;        /* free list */
     struct flow asks, answers;
+    struct chain late;          /* what was said here while its mongos was in the middle of an answer */
     uint8_t state;
     bool ended;                 /* it sends no more; its mongos is told so */
     bool rewrites;              /* the answer to its hello gains a serviceId */
@@ -151,6 +152,7 @@ static void client_gone(struct client *c)
     set_starved(&c->answers, false);
     chain_clear(&c->asks.held);
     chain_clear(&c->answers.held);
+    chain_clear(&c->late);
     mongo_let_go(&c->id);
     c->conn = NULL;
     c->next = md.free;
@@ -176,6 +178,7 @@ static void client_finish(struct client *c)
     set_starved(&c->answers, false);
     chain_clear(&c->asks.held);
     chain_clear(&c->answers.held);
+    chain_clear(&c->late);
     conn_finish(c->conn, FINISH_MS);
 }
 
@@ -274,7 +277,7 @@ static enum fate fate_of(const struct client *c, const struct flow *f, bool is_w
 {
     const struct wire *w = &f->wire;
     if (f == &c->asks) {
-        return w->hello ? HOLD : w->command[0] != '\0' || is_whole ? PASS : UNKNOWN;
+        return w->hello ? HOLD : mongo_puerta_takes(c->service->conf, w) ? HERE : w->command[0] != '\0' || is_whole ? PASS : UNKNOWN;
     }
     return w->header.length == 0 ? UNKNOWN : c->rewrites && w->header.response_to == c->hello_id ? HOLD : PASS;
 }
@@ -288,10 +291,35 @@ static void count_unanswered(struct client *c, bool asked, bool answered)
     mongos_of(c->backend)->in_flight -= answered;
 }
 
+/* What is said here goes between two answers of the mongos: at once, or when the one under way is over. Who asked is told whose answer it
+ * is by its number, as with any other. Who has logged in here is known to the mongos alone, so only clients of this machine may ask. */
+static bool answer_here(struct client *c)
+{
+    const struct wire *w = &c->asks.wire;
+    size_t n = w->used;
+    chain_copy(&c->asks.held, whole, n);
+    chain_clear(&c->asks.held);
+    stats.requests++;
+    if (!wire_more_to_come(w)) {
+        n = mongo_puerta_answer(whole, n, w, guesses_near(&c->conn->peer), ++md.last_id, edited, sizeof edited);
+        if (n == 0 || c->late.len > c->service->conf->client_window || !chain_put(&c->late, BUF_REPLY, edited, n)) {
+            conn_fail(c->conn, "no room for what it asked of Puerta (chunks)");
+            return false;
+        }
+        stats.replies++;
+    }
+    wire_start(&c->asks.wire, false);
+    c->asks.fate = UNKNOWN;
+    return true;
+}
+
 /* A message is whole. False: its client is gone. */
 static bool message_end(struct client *c, struct flow *f)
 {
     const struct wire *w = &f->wire;
+    if (f->fate == HERE) {
+        return answer_here(c);
+    }
     if (f->fate == HOLD) {
         bool good = f == &c->asks ? hello_goes(c, w->used) : hello_gains(c, w->used);
         chain_clear(&f->held);
@@ -331,6 +359,23 @@ static void message_bad(struct client *c, const struct flow *f)
         mongos_broke(c->backend);
         client_finish(c);
     }
+}
+
+/* What was said here goes out, unless the mongos is in the middle of an answer. False: its client is gone. */
+static bool tell_late(struct client *c)
+{
+    size_t n;
+    const unsigned char *p;
+    while (c->late.len > 0 && c->answers.wire.used == 0 && c->answers.held.len == 0) {
+        p = chain_at(&c->late, 0, &n);
+        if (!chain_put(&c->conn->out, BUF_REPLY, p, n)) {
+            conn_fail(c->conn, "no room for what it asked of Puerta (chunks)");
+            return false;
+        }
+        chain_drop(&c->late, n);
+        conn_dirty(c->conn);
+    }
+    return true;
 }
 
 /* A chain that is empty gives back the chunk whose room was to be received into. */
@@ -377,7 +422,7 @@ static bool flow_take(struct client *c, struct flow *f, struct chain *to, const 
         if (in_place) {
             chain_commit(to, used);
         } else if (f->fate != PASS && f->held.len + used > HELD_MAX) {
-            conn_fail(c->conn, "a hello of more than 64 KiB");
+            conn_fail(c->conn, "a hello, or a puertaStatus, of more than 64 KiB");
             return false;
         } else if ((f->fate == PASS && !release(f, to)) || !chain_put(f->fate == PASS ? to : &f->held, BUF_REPLY, p, used)) {
             conn_fail(c->conn, "no chunk left for a message (chunks)");
@@ -428,7 +473,7 @@ static void up_bytes(struct conn *conn)
         room_unused(to);
     } else if (n > 0) {
         times_began(&c->times, c->backend);
-        if (flow_take(c, &c->answers, to, room, (size_t)n, true)) {
+        if (flow_take(c, &c->answers, to, room, (size_t)n, true) && tell_late(c)) {
             conn_dirty(c->conn);
             settle(c);
         }
@@ -599,7 +644,7 @@ static void relay_begin(struct client *c)
         chain_drop(&first, n);
     }
     chain_clear(&first);
-    if (good) {
+    if (good && tell_late(c)) {
         conn_dirty(c->up);
         conn_read(c->conn, !c->ended);
         conn_deadline(c->conn, c->service->conf->client_idle_ms > 0 ? loop_ms() + c->service->conf->client_idle_ms : 0);
@@ -677,7 +722,7 @@ static void client_bytes(struct conn *conn)
         client_ended(c);
     } else if (n > 0 && c->state != RELAYING) {
         greet(c, room, (size_t)n);
-    } else if (n > 0 && flow_take(c, &c->asks, to, room, (size_t)n, true)) {
+    } else if (n > 0 && flow_take(c, &c->asks, to, room, (size_t)n, true) && tell_late(c)) {
         conn_dirty(c->up);
     }
 }

@@ -43,6 +43,7 @@ size_t mongomsg_finish(struct bson *b);
 
 /* Errors that Puerta itself may have to answer with: the server's own numbers and names. */
 #define MONGO_CODES(X) \
+    X(BAD_VALUE, 2, "BadValue") \
     X(HOST_UNREACHABLE, 6, "HostUnreachable") \
     X(FAILED_TO_PARSE, 9, "FailedToParse") \
     X(UNAUTHORIZED, 13, "Unauthorized") \

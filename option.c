@@ -220,6 +220,8 @@ const struct option options[] = {
       "v2: a PROXY header goes ahead of each connection, as the loadBalancerPort of a mongos wants it" },
     { M(client_window), "client_window", SIZE, KIB(16), MIB(256), "256k", NULL,
       "bytes waiting for one side of a connection before the other is no longer read" },
+    { M(allow_admin), "allow_admin", BOOL, 0, 1, "no", "no|yes",
+      "whether puertaStatus is answered here, and not by a mongos; but in pooled mode only to clients of this machine" },
     { M(dial_timeout_ms), "dial_timeout", TIME, 1, DAY, "1s", NULL,
       "how long a connection to a mongos may take to open" },
     { M(handshake_timeout_ms), "handshake_timeout", TIME, 1, DAY, "10s", NULL,

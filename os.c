@@ -23,6 +23,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sysexits.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/time.h>
@@ -309,3 +310,19 @@ void os_random(void *out, size_t n)
     }
 }
 #endif
+
+/* --------------------------------------------------------------- terminal */
+
+bool os_terminal(int fd, unsigned *columns, unsigned *rows)
+{
+#ifdef TIOCGWINSZ
+    struct winsize size;
+    if (ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 && size.ws_row > 0) {
+        *columns = size.ws_col;
+        *rows = size.ws_row;
+        return true;
+    }
+#endif
+    (void)fd, (void)columns, (void)rows;
+    return false;
+}

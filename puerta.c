@@ -11,6 +11,7 @@
  */
 #include "puerta.h"
 #include "admin.h"
+#include "ctl.h"
 #include "mongo.h"
 #include "redis.h"
 #include "status.h"
@@ -40,7 +41,9 @@ static void usage(FILE *to)
 #ifndef PUERTA_NO_MONGO
           "       puerta hash-password [ROUNDS]              read a password, print what stands in user = NAME KEYS\n"
 #endif
-          "       puerta -h | -V\n", to);
+          , to);
+    fputs(ctl_usage, to);
+    fputs("       puerta -h | -V\n", to);
 }
 
 /* What a mode does for the program. A build may be without one of them. */
@@ -439,6 +442,9 @@ int main(int argc, char **argv)
         return hash_password(argc - optind - 1, argv + optind + 1);
     }
 #endif
+    if (!test && optind < argc && ctl_knows(argv[optind])) {
+        return ctl_main(&conf, file, argc - optind, argv + optind);
+    }
     if (file != NULL && optind == argc) {
         if (!conf_read(&conf, file) || !can_serve(file)) {
             return EX_CONFIG;

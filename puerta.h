@@ -130,6 +130,7 @@ void os_lockable(size_t bytes);
 void *os_map(size_t bytes);           /* zeroed pages; NULL when refused */
 bool os_prefault(void *block, size_t bytes); /* touches and locks them */
 void os_random(void *out, size_t n);  /* n bytes that nobody can guess; before the seal */
+bool os_terminal(int fd, unsigned *columns, unsigned *rows); /* how large that terminal is; false: the system does not tell */
 
 /* -------------------------------------------------- os_guard.c (floor 2) */
 
