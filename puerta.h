@@ -245,6 +245,7 @@ void loop_timer(struct timer *t, uint64_t due_ms);
 void loop_timer_stop(struct timer *t);
 uint64_t loop_ms(void);   /* monotonic, read once a turn */
 uint64_t loop_us(void);   /* the same in microseconds */
+extern uint32_t loop_stamp; /* the low 32 bits of that, but never 0 */
 /* One turn's first half: polls at most until the next timer (0 if `busy`), reads what is ready, fires what is due. */
 void loop_turn(bool busy);
 /* Makes a turn begin at once: safe in a signal handler. */

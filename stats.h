@@ -141,7 +141,7 @@ const char *gauge_row(int i, const char **help, const struct gauge **g);
 
 /* ------------------------------------------------- how long servers take */
 
-#define LATENCY_BUCKETS 18 /* bucket i: at most 64 << i microseconds (64 us to 8.4 s); the last: anything longer */
+#define LATENCY_BUCKETS 18 /* bucket i: at most 64 << i microseconds (64 us to 4.2 s); the last: anything longer */
 
 struct latency { uint64_t count[LATENCY_BUCKETS], sum_us, all; };
 
