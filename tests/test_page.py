@@ -26,7 +26,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 AXE = os.path.join(harness.ROOT, "build", "node", "node_modules", "axe-core", "axe.min.js")
 PICTURES = os.path.join(harness.ROOT, "build", "page")
 WAIT = 15000 * harness.SLOW  # milliseconds that a page may take for anything
-HOSTILE = "<img src=x onerror=alert(1)>"
+HOSTILE = "<img/src=x/onerror=alert(1)>"
 HOSTILE_KEY = "<script>alert(2)</script>\u202e\x1b[31m"
 PHONE = dict(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
 
@@ -34,7 +34,7 @@ CONF = """
 [puerta]
 admin = 127.0.0.1:%(admin)d
 %(token)s
-slow_log_min = 1ms
+slow_log_min = 20ms
 hot_keys = 64
 [redis main]
 listen = 127.0.0.1:{redis_port}
@@ -102,7 +102,7 @@ def door(cluster, fronts):
 @pytest.fixture(scope="module")
 def load(door):
     """Clients of both modes that work all the time: what they get must be right, however the page is used meanwhile."""
-    with harness.Load(door.puerta.redis_port, "-c", 24, "-m", 3000, "-b", 20000) as redis_load:
+    with harness.Load(door.puerta.redis_port, "-c", 24, "-n", 1000000000, "-m", 3000, "-b", 2000) as redis_load:
         redis_load.wait_answers(100)
         with mongo_work(door.puerta) as mongo_load:
             yield redis_load
@@ -111,7 +111,7 @@ def load(door):
 
 
 class mongo_work:
-    """Applications with hostile names that read and write in pooled mode."""
+    """Applications that read and write in pooled mode, one with a hostile name."""
 
     def __init__(self, puerta):
         self.errors, self.over, self.done = [], threading.Event(), 0
@@ -208,7 +208,7 @@ class Eyes:
         """What axe-core finds that is serious or critical. It comes by the debugger, which no policy binds."""
         with open(AXE) as f:
             self.page.evaluate("() => {" + f.read() + "}")
-        told = self.page.evaluate("axe.run(document, {preload: false})")
+        told = self.page.evaluate("axe.run(document, {preload: false, resultTypes: ['violations']})")
         bad = [(v["id"], v["impact"], v["nodes"][0]["html"][:200], v["nodes"][0]["failureSummary"]) for v in told["violations"]
                if v["impact"] in ("serious", "critical")]
         assert told["passes"], "axe looked at nothing"
@@ -257,11 +257,11 @@ def test_numbers_move_under_load(eyes):
     def moved():
         seen.add(page.locator("#tiles b").nth(0).inner_text())
         page.wait_for_timeout(300)
-        return len(seen) >= 4
+        return len(seen) >= 5  # the dash of the beginning is one
 
     harness.wait_for("four different numbers of requests a second", moved, 30)
     assert eyes.number(0) > 50 and eyes.number(1) > 1000
-    assert eyes.number(2) == door_clients(eyes.door)
+    harness.wait_for("the number of clients", lambda: eyes.number(2) == door_clients(eyes.door))
     assert page.locator("#tiles path.one").first.get_attribute("d").count("L") >= 3
     status = eyes.door.get("status")
     for b in status["backends"]:
@@ -293,33 +293,41 @@ def test_the_map_of_slots(eyes):
     expect(page.get_by_role("img", name="Map of the slots")).to_be_visible()
 
 
-def test_slow_requests_hot_keys_and_tables(eyes):
-    page = eyes.page
-    with harness.RespClient(eyes.door.puerta.redis_port) as c:
-        c.ask("EVAL", "local n = 0 for i = 1, 3000000 do n = n + i end return n", 1, HOSTILE_KEY)
-        slow = page.locator("#slow tbody tr").filter(has_text="<script>alert(2)</script>")
-        expect(slow.first).to_be_visible(timeout=WAIT)
-        expect(slow.first).to_contain_text(re.compile("eval", re.I))
+def test_slow_requests_hot_keys_and_tables(browser, cluster, fronts):
+    """Without the load: what waits behind a slow request is slow, too, and would fill the log."""
+    with Door(cluster, fronts) as door, Eyes(browser, door) as eyes:
+        page = eyes.page
+        with harness.RespClient(door.puerta.redis_port) as c:
+            c.ask("EVAL", "local n = 0 for i = 1, 20000000 do n = n + i end return n", 1, HOSTILE_KEY, timeout=60)
+            slow = page.locator("#slow tbody tr").filter(has_text="<script>alert(2)</script>")
+            expect(slow.first).to_be_visible(timeout=WAIT)
+            expect(slow.first).to_contain_text(re.compile("eval", re.I))
 
-        def hot():
-            c.pipeline([("GET", HOSTILE_KEY)] * 500)
-            page.wait_for_timeout(200)
-            return page.locator("#hot-keys tbody tr").filter(has_text="<script>").count()
+            def hot():
+                c.pipeline([("GET", HOSTILE_KEY)] * 500)
+                page.wait_for_timeout(200)
+                return page.locator("#hot-keys tbody tr").filter(has_text="<script>").count()
 
-        harness.wait_for("the hot key on the page", hot, 40)
-    expect(page.locator("#hot-slots tbody tr").first).to_be_visible()
-    assert not re.search("[\u202e\x1b]", page.locator("main").inner_text()), "what turns text round is shown as what it is"
-    for name in ("clients", "chunks", "backends"):
-        row = page.locator("#gauges tbody tr").filter(has=page.get_by_role("rowheader", name=name, exact=True))
-        g = eyes.door.get("status")["gauges"][name]
-        expect(row.locator("td[data-l=Places]")).to_have_text(format(g["most"], ","))
-    page.click("#all summary")
-    expect(page.locator("#counters")).to_contain_text("requests")
-    page.click("#memory-all summary")
-    expect(page.locator("#memory tbody tr").first).to_be_visible()
+            harness.wait_for("the hot key on the page", hot, 40)
+        expect(page.locator("#hot-slots tbody tr").first).to_contain_text(str(harness.slot_of(HOSTILE_KEY)))
+        assert not re.search("[\u202e\x1b]", page.locator("main").inner_text()), "what turns text round is shown as what it is"
+        for name in ("clients", "chunks", "backends"):
+            row = page.locator("#gauges tbody tr").filter(has=page.get_by_role("rowheader", name=name, exact=True))
+            expect(row.locator("td[data-l=Places]")).to_have_text(format(door.get("status")["gauges"][name]["most"], ","))
+        page.click("#all summary")
+        expect(page.locator("#counters")).to_contain_text("requests")
+        page.click("#memory-all summary")
+        expect(page.locator("#memory tbody tr").first).to_be_visible()
 
 
-def test_clients_filter_and_sort(eyes):
+@pytest.fixture
+def hostile(door):
+    with harness.RespClient(door.puerta.redis_port) as c:
+        c.ask("CLIENT", "SETNAME", HOSTILE)
+        yield c
+
+
+def test_clients_filter_and_sort(eyes, hostile):
     page = eyes.page
     rows = eyes.client_row(HOSTILE)
     expect(rows.first).to_contain_text(HOSTILE)
@@ -335,7 +343,7 @@ def test_clients_filter_and_sort(eyes):
     shown = page.locator("#clients tbody th").all_inner_texts()
     assert shown == sorted(shown, reverse=True) and len(shown) == 20
     page.click("#more")
-    expect(page.locator("#clients tbody tr")).to_have_count(door_clients(eyes.door))
+    harness.wait_for("all clients", lambda: page.locator("#clients tbody tr").count() == door_clients(eyes.door))
 
 
 def test_drain_and_undrain_a_mongos(eyes, fronts):
@@ -426,7 +434,7 @@ def test_kill_a_client(eyes):
     expect(page.get_by_role("heading", name="Clients")).to_be_focused()
 
 
-def test_hostile_names_do_nothing(eyes):
+def test_hostile_names_do_nothing(eyes, hostile):
     page = eyes.page
     with harness.RespClient(eyes.door.puerta.redis_port) as c:
         c.ask("CLIENT", "SETNAME", "<b>bold</b><svg/onload=alert(3)>")
