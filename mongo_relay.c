@@ -329,10 +329,11 @@ static bool message_end(struct client *c, struct flow *f)
         }
     }
     if (f->fate == DROP) {
+        bool good = refuse_one(c);
         stats.requests++;
         wire_start(&f->wire, false);
         f->fate = UNKNOWN;
-        return refuse_one(c);
+        return good;
     }
     if (f == &c->asks) {
         mongo_asked(w);
