@@ -109,8 +109,8 @@ ROOMS = {
     "reload.c": (5, "reload", 350),
     "handover.c": (5, "handover", 350),
     "ctl.c": (5, "ctl", 350),
-    "option.c": (5, "conf", 560),
-    "conf.c": (5, "conf", 820),
+    "option.c": (5, "conf", 600),
+    "conf.c": (5, "conf", 850),
     "puerta.c": (5, "main", 600),
 }
 HEADERS = {"redis.h": ("redis_req.c", 4)}  # shared by a family: its prototypes belong to several rooms
