@@ -271,6 +271,7 @@ static void on_due(struct timer *t)
     for (n = wait > 0 ? 0 : may_go(s); n > 0 && s->first != NULL; n--) {
         struct conn *c = s->first;
         c->granted = true;
+        s->requests += s->service->conf->request_rate > 0 ? UNIT : 0; /* its next request, so that nobody else gets its turn */
         gate_let_go(c);
         if (c->ops->on_let_go != NULL) {
             c->ops->on_let_go(c);
@@ -327,7 +328,7 @@ enum gate_verdict gate_ask(struct conn *c)
         return GATE_GO;
     }
     settle(s);
-    if (wait_us(s) > 0 || (s->first != NULL && !c->granted && !conf->limit_error)) {
+    if (!c->granted && (wait_us(s) > 0 || s->first != NULL)) {
         if (conf->limit_error) {
             stats.limit_refused++;
             return GATE_REFUSED;
@@ -335,9 +336,9 @@ enum gate_verdict gate_ask(struct conn *c)
         hold(c);
         return GATE_HELD;
     }
+    s->requests += conf->request_rate > 0 && !c->granted ? UNIT : 0;
     c->granted = false;
     c->paid = true;
-    s->requests += conf->request_rate > 0 ? UNIT : 0;
     return GATE_GO;
 }
 
@@ -346,8 +347,8 @@ void gate_count(struct conn *c)
     struct gate_source *s = c->source;
     const struct conf_service *conf = s->service->conf;
     settle(s);
+    s->requests += conf->request_rate > 0 && !c->granted ? UNIT : 0;
     c->granted = false;
-    s->requests += conf->request_rate > 0 ? UNIT : 0;
     if (!conf->limit_error && wait_us(s) > 0) {
         hold(c);
     }
