@@ -370,7 +370,7 @@ static bool may_ask(const struct address *peer, uint32_t cost)
 {
     struct source *s = ad.sources, *end = ad.sources + SOURCES, *oldest = s;
     uint64_t net = 0, more;
-    guesses_net(peer, &net); /* unix sockets: all the same */
+    (void)address_source(peer, &net); /* unix sockets: all the same */
     for (; s < end && (s->net != net || s->ms == 0); s++) {
         oldest = s->ms < oldest->ms ? s : oldest;
     }

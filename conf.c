@@ -111,7 +111,7 @@ static void complain_value(struct reader *r, const struct option *o, const char 
     static const char *const kinds[] = {
         "a size in bytes or with k, m or g", "a time with ms, s, m or h", "a whole number", "a switch", "one of",
         "1.2.3.4:6379, [::1]:6379 or unix:/path", "HOST:PORT, [::1]:PORT or HOST alone", "a declaration", "text",
-        "a password", "a file", "a file", "a user"
+        "a password", "a file", "a file", "a user", "addresses, networks such as 10.0.0.0/8, or unix"
     };
     char range[OPTION_TEXT], cure[2 * OPTION_TEXT];
 
@@ -189,6 +189,15 @@ static const char *node_parse(const char *text, const char *port, struct host_po
     return host_port_split(whole, strlen(whole), out->host, &out->port, &why) ? NULL : why;
 }
 
+/* Adds one to the list of networks at `list`; gives what is wrong with it, or NULL. */
+static const char *subnet_add(const struct option *o, struct subnets *list, const char *text)
+{
+    const char *why = list->count < (int)o->max ? subnet_parse(text, &list->at[list->count]) : "one more than a list may have";
+
+    list->count += why == NULL;
+    return why;
+}
+
 /* The addresses of an option, of the section or of the process. */
 static struct address *addresses_of(const struct option *o, void *base, int **count)
 {
@@ -207,6 +216,8 @@ static const char *item_add(const struct option *o, void *base, char *text)
     struct address *list = o->type == LISTEN ? addresses_of(o, base, &count) : NULL;
     const char *why;
 
+    if (o->type == NETS)
+        return subnet_add(o, (struct subnets *)(void *)((char *)base + o->offset), text);
     if (*count >= (int)o->max)
         return "one more than a section may have";
     if (o->type == NODES) {
@@ -232,7 +243,7 @@ static void list_add(struct reader *r, const struct option *o, void *base, const
         snprintf(item, sizeof item, "%.*s", (int)n, value);
         why = n < sizeof item ? item_add(o, base, item) : "too long";
         if (why != NULL) {
-            snprintf(wrong, sizeof wrong, "not %s (%s)", o->type == NODES ? "a node" : "an address to listen on", why);
+            snprintf(wrong, sizeof wrong, "not %s (%s)", o->type == NODES ? "a node" : o->type == NETS ? "a network" : "an address to listen on", why);
             complain_value(r, o, item, wrong);
         }
         value += n;
@@ -336,7 +347,7 @@ static void option_set(struct reader *r, const struct option *o, void *base, con
     uint64_t n = 0;
 
     switch (o->type) {
-    case LISTEN: case NODES: list_add(r, o, base, value); break;
+    case LISTEN: case NODES: case NETS: list_add(r, o, base, value); break;
     case COMMAND:            command_add(r, value); break;
     case TEXT: case SECRET:  text_store(r, o, base, value, value); break;
     case SECRET_FILE:        secret_read(r, o, base, value); break;
@@ -372,7 +383,7 @@ static void section_begin(struct reader *r, int section, int line)
 static void assign(struct reader *r, int section, const struct option *o, const char *value)
 {
     int *given = &r->given[section][o - options];
-    bool list = o->type == LISTEN || o->type == NODES || o->type == COMMAND || o->type == USER;
+    bool list = o->type == LISTEN || o->type == NODES || o->type == COMMAND || o->type == USER || o->type == NETS;
     char cure[OPTION_TEXT];
 
     if (*given != 0 && !list) {
@@ -385,6 +396,8 @@ static void assign(struct reader *r, int section, const struct option *o, const 
         (void)addresses_of(o, section_base(r->conf, section), &count);
         *count = 0; /* the default gives way to the first address */
     }
+    if (*given == 0 && o->type == NETS)
+        memset((char *)section_base(r->conf, section) + o->offset, 0, o->width); /* as does that of trusted */
     *given = r->line;
     if (list && value[strspn(value, ", \t")] == '\0')
         complain_value(r, o, value, "an empty list");
@@ -646,7 +659,7 @@ static void check_mongo(struct reader *r, int section)
         complain(r, line_of(r, section, "user"), s->users[0].name, "set mode = pooled, or leave user out",
                  "in this mode clients log in at the mongos themselves");
     if (s->upstream_proxy && s->mode != MONGO_LOADBALANCED)
-        complain(r, line_of(r, section, "upstream_proxy"), "v2", "set mode = loadbalanced, or leave it out",
+        complain(r, line_of(r, section, "upstream_proxy"), s->name, "set mode = loadbalanced, or leave it out",
                  "a PROXY header leads to the loadBalancerPort, which serves only drivers with loadBalanced=true");
     if (s->mode == MONGO_POOLED && s->pool_min > s->pool_max)
         complain(r, line_of(r, section, "pool_min"), "pool_min", "set it to pool_max or less", "more connections kept than there may be");
@@ -688,6 +701,16 @@ static void check_secrets(struct reader *r, int section)
             snprintf(cure, sizeof cure, "keep %s or %s", options[i - 1].key, options[i].key);
             complain(r, given[i], r->conf->services[section - 1].name, cure, "two passwords in section");
         }
+}
+
+static void check_gate(struct reader *r, int section)
+{
+    const struct conf_service *s = &r->conf->services[section - 1];
+
+    if (strspn(s->socket_mode, "01234567") != strlen(s->socket_mode) || (s->socket_mode[0] != '\0' && strlen(s->socket_mode) < 3))
+        complain(r, line_of(r, section, "socket_mode"), s->socket_mode, "write three digits as chmod takes them, such as 660", "not permissions");
+    if (s->accept_proxy && s->trusted.count == 0)
+        complain(r, line_of(r, section, "accept_proxy"), s->name, "add trusted = ADDRESS of the load balancer", "accept_proxy trusts nobody");
 }
 
 /* Section a's address i against all that come before it. */
@@ -769,6 +792,7 @@ static void check_all(struct reader *r)
             check_redis(r, s);
         }
         check_secrets(r, s);
+        check_gate(r, s);
         for (int i = 0; i < conf->services[s - 1].listens; i++)
             check_listen(r, s, i);
     }
@@ -871,6 +895,9 @@ static void report_list(const struct option *o, const void *base)
                (conf->commands[i].flags & CMD_READONLY) != 0 ? "read" : "write");
     for (int i = 0; o->type == USER && i < s->user_count; i++) /* its keys are not shown, so it could not be read again */
         printf("#%s = %s ******\n", o->key, s->users[i].name);
+    const struct subnets *nets = (const void *)((const char *)base + o->offset);
+    for (int i = 0; o->type == NETS && i < nets->count; i++)
+        printf("%s = %s\n", o->key, subnet_text(&nets->at[i], text));
     for (int i = 0; o->type == NODES && i < s->node_count; i++) {
         const struct host_port *n = &s->nodes[i];
         if (n->port == 0)
@@ -895,7 +922,7 @@ static void report_option(const struct option *o, const void *base)
             name += strcspn(name, "|") + 1;
         printf("%s = %.*s\n", o->key, (int)strcspn(name, "|"), name);
         break;
-    case LISTEN: case NODES: case COMMAND: case USER: report_list(o, base); break;
+    case LISTEN: case NODES: case COMMAND: case USER: case NETS: report_list(o, base); break;
     case TEXT: /* nothing in a file has both quotes and what needs them */
         printf(strchr(field, '"') != NULL ? "%s = %s\n" : "%s = \"%s\"\n", o->key, field);
         break;
@@ -911,7 +938,7 @@ static void report_option(const struct option *o, const void *base)
 size_t conf_descriptors(const struct conf *conf)
 {
     size_t n = (size_t)conf->max_clients + conf_upstreams(conf) + conf_probes(conf) + conf_admins(conf) + (size_t)conf->admins +
-               OTHER_DESCRIPTORS;
+               conf_arrivals(conf) + OTHER_DESCRIPTORS;
 
     for (int i = 0; i < conf->service_count; i++)
         n += (size_t)conf->services[i].listens;

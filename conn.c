@@ -167,7 +167,7 @@ static void want(struct conn *c)
     if (c->state == CONN_DIALING || c->blocked) {
         events |= POLLOUT;
     }
-    if (c->reading) {
+    if (c->reading && !c->held) {
         events |= POLLIN;
     }
     if (c->watch.fd >= 0 && c->watch.events != events) {
@@ -181,6 +181,12 @@ void conn_read(struct conn *c, bool on)
         c->reading = on && c->state != CONN_DEAD;
         want(c);
     }
+}
+
+void conn_hold(struct conn *c, bool held)
+{
+    c->held = held;
+    want(c);
 }
 
 static void on_deadline(struct timer *t)
@@ -255,6 +261,9 @@ void conn_close(struct conn *c)
     }
     loop_timer_stop(&c->timer);
     loop_timer_stop(&c->stall);
+    if (c->source != NULL) {
+        gate_left(c);
+    }
     if (c->watch.fd >= 0) {
         loop_unwatch(&c->watch);
     }
@@ -288,6 +297,9 @@ void conn_finish(struct conn *c, uint32_t limit_ms)
         return;
     }
     set_state(c, CONN_FINISHING);
+    if (c->held) {
+        gate_let_go(c);
+    }
     c->finish_ms = limit_ms;
     c->sent_ms = loop_ms();
     c->reading = true;
@@ -362,6 +374,9 @@ static void account(struct conn *c, size_t n)
     size_t own = c->midway ? 0 : n < c->out.len ? n : c->out.len;
     c->sent_ms = loop_ms();
     stats.bytes_out += n;
+    if (c->source != NULL) {
+        gate_bytes(c, n);
+    }
     chain_drop(&c->out, own);
     if (n > own) {
         c->ops->on_sent(c, n - own);
@@ -462,7 +477,7 @@ ssize_t conn_receive(struct conn *c, void *buf, size_t cap)
     ssize_t n = c->transport->receive(c, &iov, 1);
     if (n > 0) {
         stats.bytes_in += (uint64_t)n;
-        return n;
+        return c->gated && !gate_received(c, buf, (size_t)n) ? CONN_FAILED : n;
     }
     if (n == 0) {
         return CONN_ENDED;
@@ -520,7 +535,7 @@ static void on_ready(struct watch *w, short revents)
     }
     if (c->state == CONN_FINISHING) {
         on_leftover(c);
-    } else if (c->reading) {
+    } else if (c->reading && !c->held) {
         c->ops->on_bytes(c);
     } else if ((revents & (POLLHUP | POLLERR | POLLNVAL)) != 0) {
         conn_fail(c, "the peer hung up");

@@ -357,7 +357,7 @@ uint32_t loop_signals(void)
 
 void loop_tables(const struct conf *conf)
 {
-    loop.cap = (size_t)conf->max_clients + conf_upstreams(conf) + conf_probes(conf) +
+    loop.cap = (size_t)conf->max_clients + conf_upstreams(conf) + conf_probes(conf) + conf_arrivals(conf) +
                MAX_SERVICES * MAX_LISTENS + 32;
     loop.polls = arena_take("poll entries", loop.cap, sizeof *loop.polls);
     loop.owners = arena_take("poll owners", loop.cap, sizeof *loop.owners);

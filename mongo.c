@@ -16,17 +16,19 @@ static struct {
 
 bool mongo_stopping;
 
-static void on_accept(void *mark, int fd, const struct address *peer)
+static struct conn *on_client(struct service *s, int fd, const struct address *peer)
 {
-    struct service *s = mark;
     uint8_t section = (uint8_t)(s - md.services);
-    bool pooled = s->conf->mode == MONGO_POOLED;
-    if (!mongo_stopping && (pooled ? pooled_accept(s, section, fd, peer) : relay_accept(s, section, fd, peer))) {
-        return;
+    struct conn *c = mongo_stopping                  ? NULL
+                     : s->conf->mode == MONGO_POOLED ? pooled_accept(s, section, fd, peer)
+                                                     : relay_accept(s, section, fd, peer);
+    if (c != NULL) {
+        return c;
     }
     stats.clients_refused++;
     log_warn("client refused: the table is full (max_clients)", "service=%s", s->conf->name);
     net_close(fd); /* nothing can be said: an answer needs the number of a request */
+    return NULL;
 }
 
 /* One that is down, or is none, has nothing more to say to anybody. */
@@ -83,6 +85,7 @@ static const struct service_ops mongo_service_ops = {
     .on_hold = on_hold,
     .in_use = in_use,
     .describe = describe,
+    .on_client = on_client,
 };
 
 void mongo_tables(const struct conf *conf)
@@ -117,10 +120,8 @@ void mongo_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
         health_open(s, cs, &mongo_service_ops);
         for (int k = 0; k < cs->listens; k++) {
             struct listener *l = &s->listeners[k];
-            l->mark = s;
-            l->on_accept = on_accept;
             l->sizes = (struct net_sizes){ cs->receive_buffer, cs->send_buffer };
-            conn_listen(l, listeners[i][k]);
+            gate_listen(l, s, listeners[i][k]);
         }
     }
 }

@@ -376,7 +376,7 @@ bool hold_unpack(struct pooled *p);
 
 void pooled_tables(const struct conf *conf);
 void pooled_open(void);
-bool pooled_accept(struct service *s, uint8_t section, int fd, const struct address *peer);
+struct conn *pooled_accept(struct service *s, uint8_t section, int fd, const struct address *peer);
 void pooled_backend(struct backend *b);
 void pooled_stop(void);
 bool pooled_idle(void);
@@ -394,8 +394,8 @@ size_t mongo_puerta_answer(const unsigned char *msg, size_t n, const struct wire
 
 void relay_tables(const struct conf *conf);
 void relay_open(void);
-/* A new client; false: there is no entry left for it. */
-bool relay_accept(struct service *s, uint8_t section, int fd, const struct address *peer);
+/* A new client's connection; NULL: there is no entry left for it. */
+struct conn *relay_accept(struct service *s, uint8_t section, int fd, const struct address *peer);
 void relay_backend(struct backend *b); /* its state has changed, or what an operator wants of it */
 void relay_stop(void);                 /* those with nothing under way are closed */
 bool relay_idle(void);

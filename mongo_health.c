@@ -152,7 +152,7 @@ static int32_t next_id(void)
 static bool greet(const struct backend *b, struct conn *c)
 {
     unsigned char header[NET_PROXY_CAP];
-    return !b->service->conf->upstream_proxy || chain_put(&c->out, BUF_REPLY, header, net_proxy_header(-1, NULL, header));
+    return !b->service->conf->upstream_proxy || chain_put(&c->out, BUF_REPLY, header, net_proxy_header(-1, NULL, b->service->conf->upstream_proxy, header));
 }
 
 /* A hello of our own; `await`: to be answered when its topologyVersion is not true any more. */

@@ -232,6 +232,7 @@ static void next(struct pooled *p)
     p->spoke = true;
     p->begun = false;
     p->wait_ms = 0;
+    gate_done(p->conn);
     wire_start(&p->asks, false);
     set_state(p, POOLED_READING);
     if ((p->ended && p->ahead.len == 0) || mongo_stopping) {
@@ -470,6 +471,20 @@ static bool is_soon_whole(const struct pooled *p)
     return p->asks.header.length <= buf_chunk_size() && p->asks.header.length <= p->service->conf->client_window;
 }
 
+/* Whether its address asks more than it may: then its request waits here, or is refused. Its hellos are let through, or its driver
+ * would take Puerta for dead. */
+static bool is_limited(struct pooled *p)
+{
+    switch (p->asks.hello ? GATE_GO : gate_ask(p->conn)) {
+    case GATE_GO: return false;
+    case GATE_HELD: break;
+    case GATE_REFUSED:
+        refuse(p, MONGO_CODE_RATE_LIMIT_EXCEEDED, "SystemOverloadedError", "too many requests from this address (request_rate, byte_rate)");
+        break;
+    }
+    return true;
+}
+
 /* Of a request in READING it may be known by now what is to be done with it. */
 static void consider(struct pooled *p)
 {
@@ -479,6 +494,9 @@ static void consider(struct pooled *p)
     bool has_checksum = (w->flags & WIRE_CHECKSUM_PRESENT) != 0 && w->header.length <= HELD_MAX;
     enum mongo_code code;
     const char *text;
+    if (p->conn->source != NULL && (w->command[0] != '\0' || is_all) && is_limited(p)) {
+        return;
+    }
     if (w->command[0] == '\0' && !is_all) {
         if (w->header.length > HELD_MAX && !door_admits(p, &code, &text)) {
             refuse(p, code, NULL, text); /* nothing that a stranger may say is so long: no room is kept for it */
@@ -504,12 +522,11 @@ static void consider(struct pooled *p)
     }
 }
 
-static void request_bad(struct pooled *p)
+static void request_bad(struct pooled *p, enum mongo_code code, const char *why)
 {
     char peer[ADDRESS_TEXT];
     const struct wire *w = &p->asks;
-    const char *why = wire_error_text(w->error);
-    size_t n = mongomsg_refuse(said, sizeof said, &w->header, ++mp.last_id, MONGO_CODE_PROTOCOL_ERROR, why, NULL);
+    size_t n = mongomsg_refuse(said, sizeof said, &w->header, ++mp.last_id, code, why, NULL);
     bool mute = w->header.length == 0 || wire_more_to_come(w);
     stats.protocol_errors++;
     log_warn("client refused", "client=%s why=\"%s\"", address_text(&p->conn->peer, peer), why);
@@ -521,7 +538,7 @@ static void request_bad(struct pooled *p)
 
 static bool takes_bytes(const struct pooled *p)
 {
-    return (p->state == POOLED_READING && !p->queues) || p->state == POOLED_SENDING || p->state == POOLED_REFUSING;
+    return (p->state == POOLED_READING && !p->queues && !p->conn->held) || p->state == POOLED_SENDING || p->state == POOLED_REFUSING;
 }
 
 /* Bytes of its request: gives how many belong to it. Its client may be gone behind this. */
@@ -530,9 +547,13 @@ static size_t take(struct pooled *p, const unsigned char *bytes, size_t n)
     enum wire_status status;
     p->came_ms = p->spoke && p->asks.used == 0 ? loop_ms() : p->came_ms;
     size_t used = wire_feed(&p->asks, bytes, n, &status);
+    size_t limit = p->service->conf->request_limit;
     struct chain *to = p->state == POOLED_SENDING ? &p->link->conn->out : &p->held;
     if (status == WIRE_BAD) {
-        request_bad(p);
+        request_bad(p, MONGO_CODE_PROTOCOL_ERROR, wire_error_text(p->asks.error));
+    } else if (limit != 0 && p->asks.header.length > limit) {
+        stats.requests_too_long++;
+        request_bad(p, MONGO_CODE_OBJECT_TOO_LARGE, "a message longer than request_limit");
     } else if (p->state != POOLED_REFUSING && !chain_put(to, BUF_REPLY, bytes, used)) {
         conn_fail(p->conn, "no chunk left for a request (chunks)");
     } else if (p->state == POOLED_READING) {
@@ -653,6 +674,10 @@ static void client_tick(struct conn *conn)
     struct pooled *p = conn->owner;
     switch ((enum pooled_state)p->state) {
     case POOLED_READING:
+        if (conn->held) {
+            conn_deadline(conn, loop_ms() + p->service->conf->handshake_timeout_ms); /* it is not its fault that nothing comes */
+            break;
+        }
         if (p->starved && !is_hurried(p)) {
             p->until_ms = loop_ms() + p->service->conf->client_stall_ms; /* or it would be over in every turn from now on */
             arm(p); /* what it has sent may be here, and nobody could read it */
@@ -696,8 +721,19 @@ static void describe(const struct conn *conn, struct conn_facts *out)
     out->backend = p->link != NULL ? p->link->backend : NULL;
 }
 
+/* Its request that waited for its address's turn, or what came behind it, goes on. */
+static void client_let_go(struct conn *conn)
+{
+    struct pooled *p = conn->owner;
+    if (is_open(p) && p->state == POOLED_READING && p->asks.used > 0) {
+        consider(p);
+    }
+    pump(p);
+}
+
 static const struct conn_ops client_ops = {
     .kind = "client",
+    .on_let_go = client_let_go,
     .on_bytes = client_bytes,
     .on_room = client_room,
     .on_close = on_client_close,
@@ -705,12 +741,12 @@ static const struct conn_ops client_ops = {
     .describe = describe,
 };
 
-bool pooled_accept(struct service *s, uint8_t section, int fd, const struct address *peer)
+struct conn *pooled_accept(struct service *s, uint8_t section, int fd, const struct address *peer)
 {
     struct pooled *p = mp.free;
     struct conn *conn = p == NULL ? NULL : conn_take(CONN_CLIENT, &client_ops, p);
     if (conn == NULL) {
-        return false;
+        return NULL;
     }
     mp.free = p->next_free;
     memset(p, 0, sizeof *p);
@@ -724,7 +760,7 @@ bool pooled_accept(struct service *s, uint8_t section, int fd, const struct addr
         p->conn = NULL;
         p->next_free = mp.free;
         mp.free = p;
-        return true;
+        return conn;
     }
     conn->watch.active_ms = p->came_ms = p->born_ms = loop_ms();
     greet_arrive(p);
@@ -732,7 +768,7 @@ bool pooled_accept(struct service *s, uint8_t section, int fd, const struct addr
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
     s->clients++;
     stats.clients_accepted++;
-    return true;
+    return conn;
 }
 
 /* -------------------------------------------------- what the pool tells us */

@@ -34,7 +34,7 @@ enum client_state {
     RELAYING
 };
 
-enum fate { UNKNOWN, PASS, HOLD, HERE }; /* of the message under way; HERE: it is answered here */
+enum fate { UNKNOWN, PASS, HOLD, HERE, DROP }; /* of the message under way; HERE: it is answered here */
 
 /* One direction. */
 struct flow {
@@ -272,12 +272,42 @@ static bool hello_gains(struct client *c, size_t n)
     return true;
 }
 
+/* Its address asks more than it may, and is to hear so. What is under way has to be over first: an answer cannot be put into another. */
+static bool is_refused(const struct client *c)
+{
+    bool can = c->service->conf->limit_error && c->unanswered == 0 && c->answers.wire.used == 0;
+    if (can && gate_ask(c->conn) == GATE_REFUSED) {
+        return true;
+    }
+    if (!can) {
+        gate_count(c->conn);
+    }
+    return false;
+}
+
+/* It was dropped on its way. False: its client is gone. */
+static bool refuse_one(struct client *c)
+{
+    const struct wire *w = &c->asks.wire;
+    size_t n = mongomsg_refuse(edited, sizeof edited, &w->header, ++md.last_id, MONGO_CODE_RATE_LIMIT_EXCEEDED,
+                               "too many requests from this address (request_rate, byte_rate)", "SystemOverloadedError");
+    stats.errors_sent += !wire_more_to_come(w);
+    if (!wire_more_to_come(w) && !chain_put(&c->conn->out, BUF_REPLY, edited, n)) {
+        conn_fail(c->conn, "no chunk left to tell it what is wrong (chunks)");
+        return false;
+    }
+    conn_dirty(c->conn);
+    return true;
+}
+
 /* What becomes of the message under way, once enough of it is here to tell. */
 static enum fate fate_of(const struct client *c, const struct flow *f, bool is_whole)
 {
     const struct wire *w = &f->wire;
     if (f == &c->asks) {
-        return w->hello ? HOLD : mongo_puerta_takes(c->service->conf, w) ? HERE : w->command[0] != '\0' || is_whole ? PASS : UNKNOWN;
+        bool known = w->command[0] != '\0' || is_whole;
+        return w->hello ? HOLD : mongo_puerta_takes(c->service->conf, w) ? HERE : !known ? UNKNOWN
+             : c->conn->source != NULL && is_refused(c) ? DROP : PASS;
     }
     return w->header.length == 0 ? UNKNOWN : c->rewrites && w->header.response_to == c->hello_id ? HOLD : PASS;
 }
@@ -327,8 +357,16 @@ static bool message_end(struct client *c, struct flow *f)
             return false;
         }
     }
+    if (f->fate == DROP) {
+        bool good = refuse_one(c);
+        stats.requests++;
+        wire_start(&f->wire, false);
+        f->fate = UNKNOWN;
+        return good;
+    }
     if (f == &c->asks) {
         mongo_asked(w);
+        gate_done(c->conn);
         count_unanswered(c, !wire_more_to_come(w), false);
         pins_ask(&c->id, &c->asked, w);
         time_begins(c, w);
@@ -378,6 +416,18 @@ static bool tell_late(struct client *c)
     return true;
 }
 
+/* Whether its message is longer than its section lets clients' be: then it is told so, and closed. */
+static bool is_too_long(struct client *c)
+{
+    size_t limit = c->service->conf->request_limit;
+    if (limit == 0 || c->asks.wire.header.length <= limit) {
+        return false;
+    }
+    stats.requests_too_long++;
+    client_refuse(c, MONGO_CODE_OBJECT_TOO_LARGE, "a message longer than request_limit");
+    return true;
+}
+
 /* A chain that is empty gives back the chunk whose room was to be received into. */
 static void room_unused(struct chain *to)
 {
@@ -410,6 +460,9 @@ static bool flow_take(struct client *c, struct flow *f, struct chain *to, const 
             message_bad(c, f);
             return false;
         }
+        if (f == &c->asks && is_too_long(c)) {
+            return false;
+        }
         if (f->fate == UNKNOWN) {
             f->fate = (uint8_t)fate_of(c, f, status == WIRE_WHOLE || f->held.len + used > HELD_MAX / 2);
         }
@@ -421,6 +474,8 @@ static bool flow_take(struct client *c, struct flow *f, struct chain *to, const 
         }
         if (in_place) {
             chain_commit(to, used);
+        } else if (f->fate == DROP) {
+            chain_clear(&f->held);
         } else if (f->fate != PASS && f->held.len + used > HELD_MAX) {
             conn_fail(c->conn, "a hello, or a puertaStatus, of more than 64 KiB");
             return false;
@@ -632,7 +687,8 @@ static void relay_begin(struct client *c)
     unsigned char head[NET_PROXY_CAP];
     size_t n;
     const unsigned char *p;
-    bool good = !c->service->conf->upstream_proxy || chain_put(&c->up->out, BUF_REPLY, head, net_proxy_header(c->conn->fd, &c->conn->peer, head));
+    int version = c->service->conf->upstream_proxy;
+    bool good = version == 0 || chain_put(&c->up->out, BUF_REPLY, head, net_proxy_header(c->conn->fd, &c->conn->peer, version, head));
     memset(&c->asks.held, 0, sizeof c->asks.held);
     wire_start(&c->asks.wire, false);
     c->asks.fate = UNKNOWN;
@@ -744,7 +800,9 @@ static void client_tick(struct conn *conn)
         last = c->up->watch.active_ms;
     }
     idle = loop_ms() - last;
-    if (c->state == GREETING) {
+    if (conn->held) {
+        conn_deadline(conn, loop_ms() + c->service->conf->handshake_timeout_ms); /* it is not its fault that nothing comes */
+    } else if (c->state == GREETING) {
         conn_fail(conn, "no hello within handshake_timeout");
     } else if (c->state != RELAYING) {
         client_unreachable(c);
@@ -777,12 +835,12 @@ static const struct conn_ops client_ops = {
     .describe = describe,
 };
 
-bool relay_accept(struct service *s, uint8_t section, int fd, const struct address *peer)
+struct conn *relay_accept(struct service *s, uint8_t section, int fd, const struct address *peer)
 {
     struct client *c = md.free;
     struct conn *conn = c == NULL ? NULL : conn_take(CONN_CLIENT, &client_ops, c);
     if (conn == NULL) {
-        return false;
+        return NULL;
     }
     md.free = c->next;
     memset(c, 0, sizeof *c);
@@ -798,14 +856,14 @@ bool relay_accept(struct service *s, uint8_t section, int fd, const struct addre
         c->conn = NULL;
         c->next = md.free;
         md.free = c;
-        return true;
+        return conn;
     }
     conn->watch.active_ms = c->born_ms = loop_ms();
     conn_deadline(conn, loop_ms() + s->conf->handshake_timeout_ms);
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
     s->clients++;
     stats.clients_accepted++;
-    return true;
+    return conn;
 }
 
 /* ------------------------------------------------------------- the whole */

@@ -60,6 +60,8 @@ size_t mongomsg_finish(struct bson *b);
     X(UNSUPPORTED_OP_QUERY, 352, "UnsupportedOpQueryCommand") \
     X(LOAD_BALANCER_MISMATCH, 354, "LoadBalancerSupportMismatch") \
     X(INTERRUPTED_AT_SHUTDOWN, 11600, "InterruptedAtShutdown") \
+    X(RATE_LIMIT_EXCEEDED, 462, "IngressRequestRateLimitExceeded") \
+    X(OBJECT_TOO_LARGE, 10334, "BSONObjectTooLarge") \
     X(TOPOLOGY_COUNTER, 51758, "Location51758") \
     X(AWAIT_TIME, 51759, "Location51759") \
     X(AWAIT_HALF, 51760, "Location51760") \

@@ -11,7 +11,7 @@
 #define OPTION_TEXT 160 /* bytes of a value or a range as text */
 
 enum option_scope { PROCESS, REDIS, MONGO }; /* [puerta], [redis NAME], [mongo NAME] */
-enum option_type { SIZE, TIME, COUNT, BOOL, ENUM, LISTEN, NODES, COMMAND, TEXT, SECRET, SECRET_FILE, KEYFILE, USER };
+enum option_type { SIZE, TIME, COUNT, BOOL, ENUM, LISTEN, NODES, COMMAND, TEXT, SECRET, SECRET_FILE, KEYFILE, USER, NETS };
 
 struct option {
     enum option_scope scope;

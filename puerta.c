@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sysexits.h>
 #include <termios.h>
 #include <unistd.h>
@@ -80,6 +81,7 @@ static void take_tables(void)
     conn_tables(&conf);
     stats_tables(&conf);
     trace_tables(&conf);
+    gate_tables(&conf);
     health_tables(&conf);
 #ifndef PUERTA_NO_ADMIN
     admin_tables(&conf);
@@ -108,8 +110,13 @@ static void open_listeners(void)
     for (int i = 0; i < conf.service_count; i++) {
         const struct conf_service *r = &conf.services[i];
         struct net_sizes sizes = { r->receive_buffer, r->send_buffer };
+        bool has_mode = r->socket_mode[0] != '\0'; /* set by the umask: so it holds from the moment when the file is there */
+        mode_t before = has_mode ? umask((mode_t)~strtoul(r->socket_mode, NULL, 8) & 0777) : 0;
         for (int k = 0; k < r->listens; k++) {
             listeners[i][k] = open_listener(&r->listen[k], &sizes);
+        }
+        if (has_mode) {
+            umask(before);
         }
     }
     for (int i = 0; i < conf.admins; i++) {
@@ -152,6 +159,7 @@ static void open_rooms(int parent)
     loop_open();
     buf_open();
     conn_open_table();
+    gate_open();
     fit_descriptors();
     trace_open(&conf);
     parent_attach(parent);

@@ -5,7 +5,7 @@
  *
  *   floor 5   puerta.c  conf.c  option.c
  *   floor 4   redis*.c  mongo*.c  users.c  guesses.c  health.c
- *   floor 3   conn.c  buf.c  parent.c         conn.c is the waist:
+ *   floor 3   conn.c  buf.c  gate.c  parent.c         conn.c is the waist:
  *   floor 2   loop.c  net.c  arena.c  stats.c  os*.c  manager.c    upward only through conn_ops
  *   floor 1   resp.c  command.c  slotmap.c  bson.c  mongo{wire,msg}.c  affinity.c  http.c  answer.c    pure
  *   floor 0   log.c
@@ -37,6 +37,7 @@
 
 #define MAX_SERVICES 8      /* [redis NAME] and [mongo NAME] sections: each costs a slot map of 64 KiB */
 #define MAX_LISTENS 4       /* addresses of one section: IPv4, IPv6, a unix socket and one more */
+#define MAX_SUBNETS 16      /* networks of one list (allow, deny, trusted) */
 #define MAX_SEEDS 16        /* nodes = ...: only one of them has to be alive at the start */
 #define BACKENDS_MAX 1024   /* max_backends at most: the size of a few marks kept for each */
 #define MAX_ADDRESSES 8     /* addresses kept of one host name */
@@ -178,6 +179,7 @@ struct address {
         struct sockaddr_in6 in6;
         struct sockaddr_un un;
     } u;
+    bool foreign; /* another machine has told of it (a PROXY header): a loopback address is that machine's own, not ours */
 };
 
 #define ADDRESS_TEXT 128
@@ -188,6 +190,11 @@ bool address_parse(const char *text, struct address *out, const char **why);
 bool address_numeric(const char *host, uint16_t port, struct address *out);
 /* "1.2.3.4:80", "[::1]:80", "unix:/path"; gives out. */
 const char *address_text(const struct address *a, char out[ADDRESS_TEXT]);
+/* Of this machine: loopback, or a unix socket. */
+bool address_near(const struct address *a);
+/* Where a client comes from as one number: its IPv4 address, or its IPv6 network of 64 bits, since one machine has as
+ * many addresses in it as it likes. False for a unix socket: there *source is 0. */
+bool address_source(const struct address *a, uint64_t *source);
 /* Splits "HOST:PORT" at the last colon ("[::1]:80" loses its brackets); false with *why when malformed. */
 bool host_port_split(const char *text, size_t n, char host[HOST_CAP], uint16_t *port, const char **why);
 
@@ -200,15 +207,17 @@ int net_accept(int listener, struct address *peer, const struct net_sizes *sizes
 int net_dial(const struct address *a, const struct net_sizes *sizes);
 int net_dialed(int fd); /* 0, or the errno of the dial */
 ssize_t net_receive(int fd, struct iovec *iov, int count);
+/* As net_receive into one buffer, but what it gives stays there to be received. */
+ssize_t net_peek(int fd, void *out, size_t cap);
 ssize_t net_send(int fd, struct iovec *iov, int count); /* never raises SIGPIPE */
 void net_shutdown(int fd); /* no more output from us; the peer's input may still come */
 void net_close(int fd);
 /* The local address of a connected descriptor. */
 bool net_local(int fd, struct address *out);
-#define NET_PROXY_CAP 52 /* bytes, with two IPv6 addresses */
-/* A header of the PROXY protocol, version 2 (haproxy.org, proxy-protocol.txt): fd's peer is `from`, where it came is fd's own
- * address. NULL, or a unix socket: LOCAL, which names nobody. Gives its length. */
-size_t net_proxy_header(int fd, const struct address *from, unsigned char out[NET_PROXY_CAP]);
+#define NET_PROXY_CAP 108 /* bytes, of version 1 with two IPv6 addresses, and a NUL */
+/* A header of the PROXY protocol, version 1 or 2 (haproxy.org, proxy-protocol.txt): fd's peer is `from`, where it came is fd's own
+ * address. NULL, or a unix socket: UNKNOWN or LOCAL, which names nobody. Gives its length. */
+size_t net_proxy_header(int fd, const struct address *from, int version, unsigned char out[NET_PROXY_CAP]);
 
 /* ------------------------------------------------------ loop.c (floor 2) */
 
@@ -355,6 +364,7 @@ struct conn_ops {
     int (*gather)(struct conn *c, struct iovec *iov, int max); /* output beyond c->out */
     void (*on_sent)(struct conn *c, size_t n);     /* n bytes of that output went out */
     void (*describe)(const struct conn *c, struct conn_facts *out); /* what is told of it; zeroed before */
+    void (*on_let_go)(struct conn *c);             /* it was held by gate.c, and is not any more: it is read again */
 };
 
 /* How bytes go: plain sockets now, TLS later, memory in tests. */
@@ -388,6 +398,12 @@ struct conn {
     bool reading;
     bool blocked;               /* the last send did not take everything: wait for POLLOUT */
     bool midway;                /* its owner's output stopped in the middle of something: the rest comes before `out` */
+    bool gated;                 /* what is received goes by gate.c: `fresh`, or it has a source */
+    bool fresh;                 /* nothing has been received yet */
+    bool held;                  /* gate.c: it is not read, since its source asks too much */
+    bool granted, paid;         /* gate.c: it has waited for its next request; its request at hand has been counted */
+    struct gate_source *source; /* whose limits hold for it; NULL: nobody's */
+    struct conn *held_next, *held_prev;
 };
 
 /* What conn_receive gives besides a count of bytes. */
@@ -414,6 +430,7 @@ bool conn_dial(struct conn *c, const struct address *a, uint32_t timeout_ms, con
 /* Up to cap bytes: how many, or one of CONN_NOTHING, CONN_ENDED, CONN_FAILED. */
 ssize_t conn_receive(struct conn *c, void *buf, size_t cap);
 void conn_read(struct conn *c, bool on);                 /* whether on_bytes is wanted */
+void conn_hold(struct conn *c, bool held);               /* whether it is not read though on_bytes is wanted (gate.c) */
 void conn_dirty(struct conn *c);                         /* has something to send this turn */
 void conn_flush(void);                                   /* one send for each dirty connection */
 bool conn_pending(void);                                 /* some were left for the next turn */
@@ -429,6 +446,51 @@ size_t conn_size(void);                                 /* of the table */
 struct conn *conn_at(size_t i);
 void conn_listen(struct listener *l, int fd);
 void conn_unlisten(struct listener *l);
+
+/* ------------------------------------------------------ gate.c (floor 3) */
+
+/* Part of the addresses that there are. */
+struct subnet {
+    uint8_t family, bits;       /* AF_INET, AF_INET6, or AF_UNIX: all unix sockets */
+    unsigned char bytes[16];
+};
+struct subnets { int count; struct subnet at[MAX_SUBNETS]; };
+
+#define SUBNET_TEXT 64
+/* "10.0.0.0/8", "192.0.2.7", "2001:db8::/32", "unix"; gives what is wrong with it, or NULL. */
+const char *subnet_parse(const char *text, struct subnet *out);
+const char *subnet_text(const struct subnet *n, char out[SUBNET_TEXT]); /* gives out */
+bool subnets_have(const struct subnets *list, const struct address *a); /* an IPv4 address may be written as IPv6 has it (::ffff:...) */
+
+struct gate_source;
+struct service;
+
+void gate_tables(const struct conf *conf);
+void gate_open(void);
+/* The address of a section: who may come in is given to s->ops->on_client. */
+void gate_listen(struct listener *l, struct service *s, int fd);
+
+enum gate_verdict {
+    GATE_GO,      /* it has been counted; asked again for the same request, it is not counted again until gate_done() */
+    GATE_HELD,    /* on_let_go is called when it may be asked again */
+    GATE_REFUSED  /* it is to be answered with an error (limit_action = error) */
+};
+/* For a connection with a source (c->source): whether its next request may go on. */
+enum gate_verdict gate_ask(struct conn *c);
+/* The request that was asked for is over. */
+static inline void gate_done(struct conn *c)
+{
+    c->paid = false;
+}
+/* A request of such a connection goes on in any case: what comes behind it may be held. */
+void gate_count(struct conn *c);
+/* For conn.c: bytes of such a connection, in either direction. */
+void gate_bytes(struct conn *c, size_t n);
+/* For conn.c: bytes that a gated connection has received. False: it is closed, since they are a PROXY header. */
+bool gate_received(struct conn *c, const void *bytes, size_t n);
+/* For conn.c: it is not held any more, whatever its source asks; and: it has ended. */
+void gate_let_go(struct conn *c);
+void gate_left(struct conn *c);
 
 /* ---------------------------------------------------- parent.c (floor 3) */
 
@@ -530,6 +592,9 @@ struct service_ops {
     void (*on_hold)(struct backend *b);                   /* an operator holds it, or does no longer */
     bool (*in_use)(const struct backend *b);              /* requests still hang on it */
     void (*describe)(const struct backend *b, struct backend_facts *out); /* what is told of it; zeroed before */
+    /* A client has come that may come in: the connection that it has got, or NULL: there is no room, and fd has been closed. */
+    struct conn *(*on_client)(struct service *s, int fd, const struct address *peer);
+    const char *crowded;                                  /* what is sent to one connection too many of an address; NULL: nothing */
 };
 
 /* One section at work: the map of its slots and how it is kept true. */
@@ -602,12 +667,10 @@ void health_alive(struct backend *b);                     /* it answered a reque
 
 /* --------------------------------------------------- guesses.c (floor 4) */
 
-/* Where somebody comes from as one number, as guesses are counted; false and 0 for a unix socket. */
-bool guesses_net(const struct address *a, uint64_t *net);
 uint32_t guesses_of(const struct address *peer, uint64_t now_ms); /* wrong ones from there of late */
 void guesses_add(const struct address *peer, uint64_t now_ms);    /* one more; now_ms is loop_ms() */
 uint32_t guesses_wait_ms(uint32_t wrong);  /* how long a guess behind so many wrong ones is not looked at */
-bool guesses_near(const struct address *a); /* of this machine: loopback, or a unix socket */
+bool guesses_near(const struct address *a); /* of this machine, as address_near() has it */
 /* Whether one that comes from there may not come in without a password (`protected`); counts it, and logs why (a constant text). */
 bool guesses_bar(const struct conf_service *conf, const struct address *peer, const char *why);
 
@@ -637,6 +700,13 @@ struct conf_service {
     int receive_buffer, send_buffer;     /* SO_RCVBUF, SO_SNDBUF; 0 = the system's */
     size_t client_window;
     char upstream_user[SECRET_CAP], upstream_password[SECRET_CAP];
+    /* Who may come in, and how fast */
+    int accept_proxy;                    /* yes: who is trusted sends a PROXY header */
+    struct subnets trusted, allow, deny;
+    uint32_t max_per_address, request_rate; /* connections; requests a second; 0 = any number */
+    size_t byte_rate, request_limit;     /* bytes a second, of one request; 0 = any number */
+    int limit_error;                     /* limit_action: 0 = delay, 1 = error */
+    char socket_mode[5];                 /* of unix sockets that are listened on, in octal; "" = by the umask */
     /* Redis */
     int single;                          /* topology: 0 = cluster, 1 = single */
     char announce[HOST_CAP + 8];         /* "HOST:PORT"; "" = the address that a client came by */
@@ -655,7 +725,7 @@ struct conf_service {
     enum mongo_affinity affinity;
     enum mongo_balance balance;
     int expect_any;                      /* what is behind need not say that it is a mongos */
-    int upstream_proxy;                  /* 1: dial with a PROXY v2 header */
+    int upstream_proxy;                  /* dial with a PROXY header of that version; 0: without */
     int deep_probe;                      /* listDatabases behind each hello */
     uint32_t affinity_grace_ms, handshake_timeout_ms, slow_start_ms, drain_timeout_ms, eject_time_ms;
     uint32_t eject_after;
@@ -767,6 +837,27 @@ static inline size_t conf_probes(const struct conf *conf)
 static inline size_t conf_admins(const struct conf *conf)
 {
     return conf->admins > 0 ? (size_t)conf->admin_clients + ACCEPTS_PER_TURN : 0;
+}
+
+/* Connections of clients whose PROXY header is still awaited. */
+static inline size_t conf_arrivals(const struct conf *conf)
+{
+    bool some = false;
+    for (int i = 0; i < conf->service_count; i++) {
+        some = some || conf->services[i].accept_proxy;
+    }
+    return !some ? 0 : conf->max_clients < 256 ? conf->max_clients : 256;
+}
+
+/* Whether some section has a limit that is kept by address. */
+static inline bool conf_limits(const struct conf *conf)
+{
+    bool some = false;
+    for (int i = 0; i < conf->service_count; i++) {
+        const struct conf_service *s = &conf->services[i];
+        some = some || s->max_per_address > 0 || s->request_rate > 0 || s->byte_rate > 0;
+    }
+    return some;
 }
 
 /* How many descriptors the tables need when all are full. */

@@ -513,6 +513,25 @@ static enum verdict counted(struct client *c, const struct request *q, enum verd
     return v;
 }
 
+/* One whose address may ask only so often (gate.c): its request waits, or is answered with an error. What ends a transaction, or a
+ * connection, is never refused: its commands have been counted. */
+static enum verdict admit(struct client *c, struct request *q)
+{
+    enum gate_verdict says = gate_ask(c->conn);
+    bool ends = q->command != NULL && (q->command->group == GROUP_TRANSACTIONS || strcmp(q->command->name, "quit") == 0);
+    enum verdict v;
+    if (says == GATE_HELD) {
+        return VERDICT_WAIT;
+    }
+    v = says == GATE_REFUSED && !ends
+            ? multi_poison(c, say(c, client_error(c, "ERR too many requests from this address (request_rate, byte_rate)")))
+            : decide(c, q);
+    if (v != VERDICT_WAIT && c->conn != NULL) {
+        gate_done(c->conn);
+    }
+    return v;
+}
+
 enum verdict redis_handle(struct client *c)
 {
     struct resp_request framing;
@@ -527,5 +546,5 @@ enum verdict redis_handle(struct client *c)
     } else {
         in_one_piece(c, &q);
     }
-    return counted(c, &q, decide(c, &q));
+    return counted(c, &q, c->conn->source == NULL ? decide(c, &q) : admit(c, &q));
 }

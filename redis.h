@@ -535,6 +535,12 @@ void req_forget_parked(struct req *r); /* what is parked of its answer is not pa
 void req_orphan(struct client *c);
 /* Client wants to be looked at again when this turn ends. */
 void client_resume(struct client *c);
+/* Whether the request under way is longer than its section lets clients' be (request_limit). */
+static inline bool client_is_over(const struct client *c)
+{
+    size_t limit = c->service->conf->request_limit;
+    return limit != 0 && c->framing.total > limit;
+}
 extern void (*client_on_resume)(struct client *c);
 /* End of a turn: resumes clients, unsticks upstreams. */
 void redis_req_turn(void);

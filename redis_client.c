@@ -27,6 +27,7 @@ static struct {
     struct client *all, *free;
     uint32_t total;
     struct service services[MAX_SERVICES];
+    struct service_ops ops;     /* of redis_route.c, and on_client */
     int service_count;
     bool stopping;
     struct timer care;
@@ -118,7 +119,19 @@ static bool next_request(struct client *c)
             continue;
         }
         c->ready = status == RESP_WHOLE;
+        if (client_is_over(c)) {
+            stats.requests_too_long++;
+            if (redis_protocol_error(c, "Protocol error: request longer than request_limit") == VERDICT_CLOSE) {
+                close_when_answered(c);
+            } else {
+                conn_fail(c->conn, "a request longer than request_limit");
+            }
+            return false;
+        }
         if (!c->framing.inlined && c->framing.total > c->service->conf->retain_bytes) {
+            if (c->conn->source != NULL) {
+                gate_count(c->conn);
+            }
             large_begin(c);
             return true;
         }
@@ -253,6 +266,11 @@ static void on_room(struct conn *conn)
     upstream_unstick_soon();
 }
 
+static void on_let_go(struct conn *conn)
+{
+    client_resume(conn->owner);
+}
+
 /* A client with nothing under way, and subscribed to nothing, may be silent for client_idle. */
 static void on_tick(struct conn *conn)
 {
@@ -268,7 +286,7 @@ static void on_tick(struct conn *conn)
     if (limit == 0) {
         return;
     }
-    if (idle >= limit && !c->subscribed && c->queued == 0 && c->in.len == 0 && conn->out.len == 0) {
+    if (idle >= limit && !conn->held && !c->subscribed && c->queued == 0 && c->in.len == 0 && conn->out.len == 0) {
         conn_fail(conn, "idle (client_idle)");
     } else {
         conn_deadline(conn, loop_ms() + (idle < limit ? limit - idle : limit));
@@ -324,6 +342,7 @@ static const struct conn_ops client_ops = {
     .on_room = on_room,
     .on_close = on_close,
     .on_tick = on_tick,
+    .on_let_go = on_let_go,
     .gather = pubsub_gather,
     .on_sent = pubsub_sent,
     .describe = describe,
@@ -345,21 +364,20 @@ static void turn_away(int fd, const char *text)
     net_close(fd);
 }
 
-static void on_accept(void *mark, int fd, const struct address *peer)
+static struct conn *on_client(struct service *s, int fd, const struct address *peer)
 {
-    struct service *s = mark;
     struct client *c = rd.free;
     const char *barred = user_barred(s->conf, peer);
     struct conn *conn;
     if (barred != NULL) {
         turn_away(fd, barred);
-        return;
+        return NULL;
     }
     conn = c == NULL || rd.stopping ? NULL : conn_take(CONN_CLIENT, &client_ops, c);
     if (conn == NULL) {
         stats.clients_refused++;
         turn_away(fd, "-ERR max number of clients reached\r\n");
-        return;
+        return NULL;
     }
     rd.free = c->next;
     memset(c, 0, sizeof *c);
@@ -373,7 +391,7 @@ static void on_accept(void *mark, int fd, const struct address *peer)
     if (!conn_adopt(conn, fd)) {
         c->conn = NULL;
         client_free(c);
-        return;
+        return conn;
     }
     conn->watch.active_ms = c->born_ms = loop_ms();
     if (s->conf->client_idle_ms > 0) {
@@ -382,6 +400,7 @@ static void on_accept(void *mark, int fd, const struct address *peer)
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
     s->clients++;
     stats.clients_accepted++;
+    return conn;
 }
 
 /* ------------------------------------------------------------- the whole */
@@ -545,20 +564,21 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_pubsub_open();
     redis_local_open(rd.all, rd.total);
     client_on_resume = on_resume;
+    rd.ops = redis_service_ops;
+    rd.ops.on_client = on_client;
+    rd.ops.crowded = "-ERR max number of clients reached for this address\r\n";
     for (int i = 0; i < conf->service_count; i++) {
         struct service *s = &rd.services[rd.service_count];
         if (conf->services[i].kind != SERVICE_REDIS) {
             continue;
         }
         rd.service_count++;
-        map_open(s, &conf->services[i], &redis_service_ops);
+        map_open(s, &conf->services[i], &rd.ops);
         for (int k = 0; k < conf->services[i].listens; k++) {
             struct listener *l = &s->listeners[k];
-            l->mark = s;
-            l->on_accept = on_accept;
             l->sizes.receive = conf->services[i].receive_buffer;
             l->sizes.send = conf->services[i].send_buffer;
-            conn_listen(l, listeners[i][k]);
+            gate_listen(l, s, listeners[i][k]);
         }
     }
     rd.care.on_due = on_care;

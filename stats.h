@@ -67,6 +67,17 @@ struct conf;
     X(admin_slow, "management requests refused that were not whole in time") \
     X(admin_limited, "management requests refused since too many came from one address") \
     X(admin_crowded, "management connections closed for others, or refused (admin_clients)") \
+    X(clients_unwelcome, "clients turned away by their address (allow, deny)") \
+    X(clients_crowded, "clients turned away since their address had too many connections (max_per_address)") \
+    X(limit_delayed, "times that a client was not read for a while (request_rate, byte_rate)") \
+    X(limit_refused, "requests answered with an error for the same reason (limit_action = error)") \
+    X(requests_too_long, "clients closed because of a request longer than request_limit") \
+    X(proxy_headers, "connections of which a PROXY header has told whose they are") \
+    X(proxy_missing, "connections from trusted sources that began without one") \
+    X(proxy_malformed, "connections from trusted sources whose PROXY header was wrong, or broke off") \
+    X(proxy_late, "connections from trusted sources whose PROXY header did not come in time") \
+    X(proxy_full, "connections from trusted sources that found no room to wait for it") \
+    X(proxy_untrusted, "clients closed because they sent a PROXY header without being trusted") \
     X(dials, "connections to servers that were begun") \
     X(dial_failures, "connections to servers that did not come about") \
     X(upstream_lost, "connections to servers that were lost") \
