@@ -346,7 +346,7 @@ static size_t hello_settle(struct pooled *p, const struct bson_element *speculat
         return t->stopping ? stopping_write(p, t, out, cap) : unknown_write(p, out, cap);
     }
     n = hello_write(p, t, speculative, out, cap);
-    if (n > 0 && g->every_ms > 0) {
+    if (n > 0 && g->every_ms > 0 && p->ahead.len == 0 && !p->ended) { /* who says something else ends it */
         stream_on(p, t, out);
     }
     return n;

@@ -253,10 +253,9 @@ static void give(struct pooled *p, const void *bytes, size_t n)
         stats.replies++;
         conn_dirty(p->conn);
     }
-    if (p->greeting.waits && !p->ended) {
+    if (p->greeting.waits) {
         set_state(p, POOLED_LATER);
     } else {
-        p->greeting.waits = false;
         next(p);
     }
 }

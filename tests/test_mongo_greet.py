@@ -275,6 +275,12 @@ def test_a_hello_that_may_go_on_is_answered_again_and_again(front):
         assert time.monotonic() - began >= 0.4, "no more than ten a second, whatever a client asks for"
         eager.close()
         assert other.ask({"find": "nothing"}, db="puerta")["ok"]
+        asked = c.send({"find": "nothing"}, db="puerta")
+        while answer.flags & wire.MORE_TO_COME:
+            answer = c.read()
+        assert c.read().response_to == asked, "who says something else ends it"
+        c.send(awaits(known, 100), flags=wire.EXHAUST_ALLOWED)
+        assert c.read().flags & wire.MORE_TO_COME
         c.sock.shutdown(socket.SHUT_WR)
         with pytest.raises(EOFError):
             while True:
