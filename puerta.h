@@ -318,7 +318,13 @@ void pen_close(struct pen *p);
 bool slice_extend(struct slice *s, enum buf_use use, const void *bytes, size_t n);
 /* The chain's first len bytes, without copying. */
 void chain_slice(const struct chain *c, size_t len, struct slice *out);
-void slice_release(struct slice *s);             /* safe on an empty one */
+void slice_let_go(struct slice *s);              /* one that is not empty */
+static inline void slice_release(struct slice *s) /* any: most are empty where this is called, and cost no call */
+{
+    if (s->chunk != NULL) {
+        slice_let_go(s);
+    }
+}
 /* Lets n bytes at the front go. */
 void slice_drop(struct slice *s, size_t n);
 /* Copies len bytes from offset off of the slice. */
