@@ -33,7 +33,7 @@ FUZZING = $(FUZZ_CC) $(STD) -I. $(CPPFLAGS) -g -O1 -fno-omit-frame-pointer $(WAR
 
 # A build without one of the modes: make NO_MONGO=1, or NO_REDIS=1, after a make clean; NO_ADMIN=1: without the listener of operators.
 WITHOUT := $(if $(NO_MONGO),mongo%.c bson.c affinity.c scram.c hash.c) $(if $(NO_REDIS),redis%.c users.c) \
-           $(if $(NO_ADMIN),admin%.c metrics.c http.c answer.c url.c)
+           $(if $(NO_ADMIN),admin%.c metrics.c http.c answer.c url.c ctl%.c jread.c)
 override CPPFLAGS += $(if $(NO_MONGO),-DPUERTA_NO_MONGO) $(if $(NO_REDIS),-DPUERTA_NO_REDIS) $(if $(NO_ADMIN),-DPUERTA_NO_ADMIN)
 
 SRC  := $(sort $(filter-out $(WITHOUT),$(wildcard *.c)))

@@ -43,7 +43,9 @@ static void usage(FILE *to)
           "       puerta hash-password [ROUNDS]              read a password, print what stands in user = NAME KEYS\n"
 #endif
           , to);
+#ifndef PUERTA_NO_ADMIN
     fputs(ctl_usage, to);
+#endif
     fputs("       puerta -h | -V\n", to);
 }
 
@@ -450,9 +452,11 @@ int main(int argc, char **argv)
         return hash_password(argc - optind - 1, argv + optind + 1);
     }
 #endif
+#ifndef PUERTA_NO_ADMIN
     if (!test && optind < argc && ctl_knows(argv[optind])) {
         return ctl_main(&conf, file, argc - optind, argv + optind);
     }
+#endif
     if (file != NULL && optind == argc) {
         if (!conf_read(&conf, file) || !can_serve(file)) {
             return EX_CONFIG;

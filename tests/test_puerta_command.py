@@ -1,7 +1,9 @@
 """PUERTA over the Redis protocol: each subcommand in RESP2 and RESP3, who may, what HELP lists; by raw words and by redis-py."""
+import contextlib
 import json
 import os
 import re
+import socket
 import time
 import urllib.request
 
@@ -259,18 +261,24 @@ def test_only_with_allow_admin(cluster, puerta, sub, tmp_path):
     sock = os.path.join(puerta.folder, "closed")
     client = RespClient.__new__(RespClient)
     client.timeout, client.buf = 20 * harness.SLOW, bytearray()
-    import socket
     client.sock = socket.socket(socket.AF_UNIX)
     client.sock.connect(sock)
     with client:
         assert client.try_ask("PUERTA", sub, *words).text == "NOPERM 'puerta|%s' is refused by this proxy (allow_admin)" % sub.lower()
 
 
+def connected(p):
+    with contextlib.suppress(OSError):
+        return p.client()
+
+
 def test_strangers_may_not(cluster):
-    with Puerta(cluster, allow_admin="yes", password="secret", wait=False) as p, p.client() as c:
+    with Puerta(cluster, allow_admin="yes", password="secret", wait=False) as p:
+        c = wait_for("it to listen", lambda: connected(p))
         assert c.try_ask("PUERTA", "STATUS").text.startswith("NOAUTH")
         assert c.ask("AUTH", "secret") == b"OK"
         assert c.ask("PUERTA", "HELP")
+        c.close()
 
 
 def test_clients_with_a_login_of_their_own_may_not(own_cluster):

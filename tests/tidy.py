@@ -11,7 +11,7 @@ import sys
 import page_hashes
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 34000
+WHOLE_BUDGET = 36000
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
