@@ -7,6 +7,7 @@ PREFIX  ?= /usr/local
 BINDIR  ?= $(PREFIX)/bin
 SYSCONFDIR ?= $(PREFIX)/etc
 DOCDIR  ?= $(PREFIX)/share/doc/puerta
+MANDIR  ?= $(PREFIX)/share/man
 CFLAGS  ?= -O2
 FUZZ_CC ?= clang
 VARIANT ?=
@@ -122,6 +123,19 @@ replay: $(REPLAY)
 	@bad=0; for t in $(REPLAY); do \
 		$$t tests/fuzz/corpus/$$(basename $$t | sed 's/^fuzz_//') || bad=1; \
 	done; test $$bad -eq 0
+
+# The lists in the man pages, between two lines of theirs: what the program says of itself. The pages are kept in the tree.
+lists: $(B)/man/lists
+$(B)/man/lists: man/lists.c $(LIB)
+	@mkdir -p $(@D)
+	$(COMPILE) -o $@ $< $(LIB) $(LDFLAGS) $(VARIANT_LINK_$(VARIANT)) $(LDLIBS)
+
+MAN_LIST = awk -v program=$(B)/man/lists -v list=$(1) -f man/between.awk $(2) > $(B)/man/page && cat $(B)/man/page > $(2)
+
+man: $(B)/man/lists
+	$(call MAN_LIST,options,man/puerta.conf.5)
+	$(call MAN_LIST,counters,man/puerta.8)
+	$(call MAN_LIST,tables,man/puerta.8)
 
 check:
 	sh check.sh
