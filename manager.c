@@ -45,11 +45,19 @@ static bool lock(int fd)
     return fcntl(fd, F_SETLK, &l) == 0;
 }
 
+/* Whether the open file is the one at path. */
+static bool is_at(int fd, const char *path)
+{
+    struct stat ours, there;
+
+    return fstat(fd, &ours) == 0 && stat(path, &there) == 0 && ours.st_ino == there.st_ino && ours.st_dev == there.st_dev;
+}
+
 /* The file at path, open and locked. A link is not followed, and what is no file of ours alone is not written to: the folder may be
  * one where others write too. */
 static int pid_file_open(const char *path)
 {
-    struct stat ours, there;
+    struct stat ours;
     char who[32] = "";
 
     for (int i = 0; i < TRIES; i++) {
@@ -64,7 +72,7 @@ static int pid_file_open(const char *path)
             fatal(EX_TEMPFAIL, "pid_file = %s: belongs to a living process, %.*s", path, (int)strcspn(who, "\n"), who);
         }
         /* Its last owner may have removed it between our open and our lock. */
-        if (stat(path, &there) == 0 && there.st_ino == ours.st_ino && there.st_dev == ours.st_dev)
+        if (is_at(fd, path))
             return fd;
         close(fd);
     }
@@ -89,7 +97,7 @@ static void pid_file_begin(const struct conf *conf, bool upgraded)
     manager.pid = pid_file_inherited();
     if (conf->pid_file[0] == '\0')
         return;
-    if (manager.pid < 0 && upgraded) {
+    if (upgraded && (manager.pid < 0 || !is_at(manager.pid, conf->pid_file))) {
         log_warn("the pid file cannot be written after an upgrade", "pid_file=\"%s\" cure=\"a restart\"", conf->pid_file);
         return;
     }
@@ -229,11 +237,8 @@ void manager_leave(void)
 
 void manager_close(void)
 {
-    struct stat ours, there;
-
     /* Emptied first: it may stand in a folder where this process may not remove anything any more. */
-    if (manager.pid >= 0 && ftruncate(manager.pid, 0) == 0 && fstat(manager.pid, &ours) == 0 && stat(manager.path, &there) == 0 &&
-        ours.st_ino == there.st_ino && ours.st_dev == there.st_dev)
+    if (manager.pid >= 0 && ftruncate(manager.pid, 0) == 0 && manager.path[0] != '\0')
         (void)unlink(manager.path);
     manager_leave();
 }

@@ -141,6 +141,13 @@ def wait_for(what, condition, timeout=20.0, pause=0.01):
         time.sleep(pause)
 
 
+def read_pipe(fd, timeout=20.0):
+    """What comes next on a pipe, b"" at its end; a failure when nothing comes."""
+    if not select.select([fd], [], [], timeout * SLOW)[0]:
+        raise AssertionError("nothing came on a pipe within %.0f s" % (timeout * SLOW))
+    return os.read(fd, 4096)
+
+
 _given = set()
 
 

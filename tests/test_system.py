@@ -404,10 +404,10 @@ def test_s6_hears_when_it_serves(supervise):
         f.write("#!/bin/sh\nexec %s \"$@\" 7>/proc/%d/fd/%d\n" % (harness.BINARY, os.getpid(), theirs))
     os.chmod(script, 0o755)
     with System(wait=False, binary=script, ready_fd=7, supervise=supervise) as p:
-        assert os.read(ours, 10) == b"\n"
+        assert harness.read_pipe(ours) == b"\n"
         assert p.pings(), "told before it serves"
         os.close(theirs)
-        assert os.read(ours, 10) == b""  # no process of it has it open any more
+        assert harness.read_pipe(ours) == b""  # no process of it has it open any more
     os.close(ours)
 
 
@@ -519,12 +519,13 @@ def test_what_ends_it_is_told_to_both():
 
 @no_asan
 @both
-def test_the_worker_alone_is_filtered(supervise):
-    with System(seccomp="yes", supervise=supervise) as p:
+def test_the_worker_alone_is_filtered(tmp_path, supervise):
+    with System(seccomp="yes", supervise=supervise, pid_file=tmp_path / "puerta.pid") as p:
         worker = p.process.pid if supervise == "no" else children_of(p.process.pid)[0]
         assert status_of(worker, "Seccomp") == ["2"] and status_of(worker, "NoNewPrivs") == ["1"]
         others = [pid for pid in p.processes() if pid != worker]
         assert len(others) == 1 and status_of(others[0], "Seccomp") == ["0"]
+    assert not (tmp_path / "puerta.pid").exists()
     with System() as p:
         assert status_of(p.worker(), "Seccomp") == ["0"]
 
