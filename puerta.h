@@ -699,6 +699,8 @@ struct conf {
 
 /* Reads the file; on an error says `FILE:LINE: what is wrong; what would be right` on stderr and gives false. */
 bool conf_read(struct conf *conf, const char *path);
+/* From now on messages of conf_read() are added to text, up to cap bytes, and not written to stderr. NULL: they are again. */
+void conf_complaints(char *text, size_t cap);
 /* puerta redis|mongo NODES [key=value ...]: the same options from the command line. argv[0] is the list of servers. */
 bool conf_quick(struct conf *conf, enum service_kind kind, int argc, char **argv);
 /* Options in force, then memory tables (call after the measuring run): the report of -t, on stdout. */
