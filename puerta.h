@@ -128,6 +128,7 @@ void os_die_with_parent(void);
 /* Raises the limit of locked memory, where this process may, for a later os_prefault(). */
 void os_lockable(size_t bytes);
 void *os_map(size_t bytes);           /* zeroed pages; NULL when refused */
+void *os_map_shared(size_t bytes);    /* the same, and they stay one block in the processes that are forked off */
 bool os_prefault(void *block, size_t bytes); /* touches and locks them */
 void os_random(void *out, size_t n);  /* n bytes that nobody can guess; before the seal */
 bool os_terminal(int fd, unsigned *columns, unsigned *rows); /* how large that terminal is; false: the system does not tell */
@@ -432,13 +433,18 @@ void conn_unlisten(struct listener *l);
 
 /* ---------------------------------------------------- parent.c (floor 3) */
 
-/* The parent process does what must not happen in the worker: it resolves names (each in a short-lived
- * child, since the resolver blocks), restarts a dead worker, and keeps the listening sockets open. */
+/* The parent process does what must not happen in the worker: it resolves names and reads the configuration again (each in a
+ * short-lived child, since that blocks and allocates), restarts a dead worker, and keeps the listening sockets open. */
 
 /* Asks for the addresses of host; on_names is called later, count 0 when there are none. False when too
  * many questions are open (64): ask again later. */
 bool parent_resolve(const char *host, uint16_t port, void *mark,
                     void (*on_names)(void *mark, const struct address *list, int count));
+/* Has parent_read called in a child of the second process. on_names: count 1: it has ended; 0: it came to nothing. False: there is no
+ * second process, or too many questions are open. */
+bool parent_reload(void *mark, void (*on_names)(void *mark, const struct address *list, int count));
+/* Set before parent_fork(). settle: called in the second process ahead of each `read`, and of each worker but the first one. */
+extern void (*parent_settle)(void), (*parent_read)(void);
 void parent_forget(void *mark);     /* its answers are no longer wanted */
 /* Says a word of the worker's to whoever started Puerta: through the parent, where there is one. */
 void parent_tell(enum manager_word word);
