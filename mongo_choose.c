@@ -78,6 +78,11 @@ void mongo_choose_open(int number, const struct conf_service *conf)
     }
 }
 
+void mongo_choose_conf(int number, const struct conf_service *conf)
+{
+    ch.all[number].table.config.last_ms[AFFINITY_CLIENT] = conf->affinity_grace_ms;
+}
+
 static struct keep *keep_of(const struct mongo_client_id *id)
 {
     return &ch.all[id->section];

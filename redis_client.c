@@ -29,6 +29,7 @@ static struct {
     struct service services[MAX_SERVICES];
     int service_count;
     bool stopping;
+    struct service_ops ops;     /* redis_service_ops, and what only this room can do */
     struct timer care;
 } rd;
 
@@ -384,6 +385,33 @@ static void on_accept(void *mark, int fd, const struct address *peer)
     stats.clients_accepted++;
 }
 
+/* ------------------------------------------------- a new configuration */
+
+/* Clients stay as they have come in; one that waits at a door that needs no password any more has come in too. Those that may be
+ * silent for another time are looked at by on_tick, now. */
+static void on_conf(struct service *s, const struct conf_service *before)
+{
+    (void)before;
+    for (int k = 0; k < s->conf->listens; k++) {
+        s->listeners[k].sizes = (struct net_sizes){ s->conf->receive_buffer, s->conf->send_buffer };
+    }
+    for (uint32_t i = 0; i < rd.total; i++) {
+        struct client *c = &rd.all[i];
+        if (c->conn == NULL || c->service != s || c->conn->state != CONN_OPEN) {
+            continue;
+        }
+        conn_stall_limit(c->conn, s->conf->client_stall_ms);
+        if (!c->admitted) {
+            user_arrive(c);
+        }
+        if (c->doom == NULL) {
+            conn_deadline(c->conn, loop_ms());
+        }
+    }
+    health_conf(s, false);
+    loop_timer(&s->timer, loop_ms()); /* refresh_interval */
+}
+
 /* ------------------------------------------------------------- the whole */
 
 static void give_up_client(struct client *c, const char *why)
@@ -545,13 +573,15 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_pubsub_open();
     redis_local_open(rd.all, rd.total);
     client_on_resume = on_resume;
+    rd.ops = redis_service_ops;
+    rd.ops.on_conf = on_conf;
     for (int i = 0; i < conf->service_count; i++) {
         struct service *s = &rd.services[rd.service_count];
         if (conf->services[i].kind != SERVICE_REDIS) {
             continue;
         }
         rd.service_count++;
-        map_open(s, &conf->services[i], &redis_service_ops);
+        map_open(s, &conf->services[i], &rd.ops);
         for (int k = 0; k < conf->services[i].listens; k++) {
             struct listener *l = &s->listeners[k];
             l->mark = s;
