@@ -34,12 +34,17 @@ static void on_accept(void *mark, int fd, const struct address *peer)
 /* One that is down, or is none, has nothing more to say to anybody. */
 static void on_backend(struct backend *b)
 {
+    int section = (int)(b->service - md.services);
+    bool pooled = b->service->conf->mode == MONGO_POOLED;
     mongos_changed(b);
-    if (b->service->conf->mode == MONGO_POOLED) {
+    if (pooled) {
         pool_backend(b);
         pooled_backend(b);
     } else {
         relay_backend(b);
+    }
+    if (b->state == BACKEND_FREE) {
+        (pooled ? route_forget : mongo_choose_forget)(section, b);
     }
 }
 
@@ -64,7 +69,8 @@ static void on_facts(struct backend *b)
 
 static bool in_use(const struct backend *b)
 {
-    return mongos_of(b)->connections > 0;
+    int section = (int)(b->service - md.services);
+    return mongos_of(b)->connections > 0 || (b->service->conf->mode == MONGO_POOLED && route_lives(section, b));
 }
 
 static void describe(const struct backend *b, struct backend_facts *out)

@@ -162,6 +162,7 @@ struct mongo_asked {
 void mongo_choose_tables(const struct conf *conf);
 void mongo_choose_open(int section, const struct conf_service *conf);
 void mongo_choose_conf(int section, const struct conf_service *conf); /* affinity_grace */
+void mongo_choose_forget(int section, const struct backend *b); /* its entry becomes free: clients that were there are nowhere */
 /* Those that take something new, but for the `tried` ones: what is up, if need be also what is left out, if need be what is
  * shutting down. Gives how many. */
 uint32_t mongo_candidates(const struct service *s, struct backend *const *tried, uint32_t count,
@@ -209,6 +210,9 @@ struct routed {
 
 void route_tables(const struct conf *conf);
 void route_open(int section, const struct conf_service *conf);
+/* Whether cursors or transactions live there. Looks at all there are. */
+bool route_lives(int section, const struct backend *b);
+void route_forget(int section, const struct backend *b); /* its entry becomes free */
 /* Where a request goes whose fields are known: its transaction, its cursor, its session (rendezvous), or the least loaded
  * one. `avoid` has just refused a connection; NULL: none. */
 enum route mongo_route(int section, struct service *s, const struct wire *request, const struct backend *avoid, struct routed *out);

@@ -102,7 +102,7 @@ ROOMS = {
     "mongo_puerta.c": (4, "mongo", 230),
     "mongo_pooled.c": (4, "mongo", 970),
     "mongo_relay.c": (4, "mongo", 860),
-    "mongo.c": (4, "mongo", 420),
+    "mongo.c": (4, "mongo", 440),
     "dashboard.c": (5, "admin", 10),  # made of dashboard.html by the Makefile
     "metrics.c": (5, "admin", 350),
     "admin_doc.c": (5, "admin", 420),
