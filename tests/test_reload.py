@@ -5,10 +5,10 @@
 
 What an operator asks for by HTTP or PUERTA goes the same way; tests of those are theirs.
 """
+import contextlib
 import os
 import re
 import signal
-import subprocess
 import time
 
 import pytest
@@ -16,8 +16,9 @@ import pytest
 import harness
 import mongo_harness
 import test_action
-from harness import LONG, SLOW, Load, Puerta, RedisCluster, RespClient, RespError, wait_for
+from harness import LONG, SLOW, Load, Puerta, RespClient, RespError, wait_for
 from mongo_harness import CrowdFronts, MongoPuerta
+from test_mongo import closed, where
 from test_mongo_crowd import Run
 from test_mongo_door import SECRET, Talk, keys
 
@@ -84,21 +85,11 @@ def settled(p, count=2):
     return inventory(p)
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    with RedisCluster(masters=3, replicas=0) as c:
-        yield c
-
-
 CONF = "[puerta]\nsupervise = %s\n%s[redis main]\nlisten = 127.0.0.1:{port}\nnodes = {seeds}\n%s"
 
 
 def redis_puerta(seeds, process="", options="", supervise="yes"):
     return Puerta(seeds, conf=CONF % (supervise, process, options))
-
-
-def with_option(text, line):
-    return text + line + "\n"
 
 
 # ---- under load ----
@@ -219,3 +210,134 @@ def test_reloads_under_load_of_drivers(ferret, mode):
                 r.reload(at)
                 wait_for("nobody to ask there any more", lambda f=gone: not test_action.asked_meanwhile(f, one, two), 30)
             r.reload(text)
+
+
+# ---- every option ----
+
+def options_told():
+    """(scope, key, default, range, whether it needs a restart) of each option, as -h tells."""
+    scope, told = None, []
+    for line in harness.subprocess.run([harness.BINARY, "-h"], stdout=harness.subprocess.PIPE, check=True).stdout.decode().splitlines():
+        heading = re.match(r"Options of \[(\w+)", line)
+        scope = heading.group(1) if heading else scope
+        option = re.match(r"  (\w+) = (.*?)  \((.*)\)(  restart)?$", line)
+        if option:
+            told.append((scope, option.group(1), option.group(2), option.group(3), option.group(4) is not None))
+    return told
+
+
+OPTIONS = options_told()
+# What another value is, where the range does not say it. Cut to what one of each of these takes.
+OTHERS = {
+    "chunk_size": "8k", "chunks": "4096", "max_clients": "5000", "max_requests": "40000", "max_channels": "5000", "max_affinities": "17000",
+    "max_messages": "17000", "max_subscriptions": "17000", "channel_names": "300k", "max_split_keys": "17000", "script_cache": "300k",
+    "upstream_buffer": "256k", "retain_bytes": "128k", "transaction_limit": "2m", "merge_limit": "20m", "client_window": "512k",
+    "nodes": "127.0.0.1:2, [::1]:3", "mongos": "127.0.0.1:2*7", "announce": "puerta.example:6379", "redis_version": "7.4.2", "upstream_user": "another",
+    "upstream_password": "an-other", "password": "an-other", "upstream_auth_db": "shop", "command": "json.get first read", "log_level": "debug",
+}
+SECRETS = {"upstream_password_file": "a third\n", "password_file": "a third\n", "upstream_keyfile": "QUJDREVGR0hJSktM\n"}
+
+
+def another(key, standard, allowed, folder):
+    """A line that gives the option another value."""
+    if key in SECRETS:
+        path = os.path.join(folder, key)
+        with open(path, "w") as f:
+            f.write(SECRETS[key])
+        os.chmod(path, 0o600)
+        return "%s = %s" % (key, path)
+    words = [w for w in re.split(r"\||, | or ", allowed) if w != standard]
+    numbers = re.match(r"(\w+) to (\w+)", allowed)
+    if key in OTHERS:
+        return "%s = %s" % (key, OTHERS[key])
+    if numbers:
+        return "%s = %s" % (key, next(n for n in numbers.groups() if n not in (standard, "0")))
+    return "%s = %s" % (key, words[0])
+
+
+KINDS = {
+    "redis": "[redis main]\nlisten = 127.0.0.1:{port}\nnodes = 127.0.0.1:1\n",
+    "mongo": "[mongo main]\nlisten = 127.0.0.1:{port}\nmongos = 127.0.0.1:1\nmode = pooled\npool_max = 10\n",
+}
+# What is said of a login belongs together: lines that come, and keys that go, with one of these.
+TOGETHER = {"upstream_user": (["upstream_password = secret"], []), "upstream_password_file": ([], ["upstream_password"]),
+            "upstream_keyfile": ([], ["upstream_password_file"]), "password_file": ([], ["password"])}
+
+
+def cases(scope, live):
+    """Options of that section that can be tried one by one; what others bring (who listens for operators, user and group) they try."""
+    away = {"listen", "admin", "user", "supervise", "prefault", "group", "chroot", "syslog", "pid_file", "seccomp", "ready_fd", "command"}
+    return [o[1:4] for o in OPTIONS if o[0] == scope and o[4] != live and not (o[1] in away and not live) and o[1] != "user"]
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_each_option_that_can_change_does_and_stays(kind):
+    """One reload for each: it alone is told to have changed. A worker that dies comes back with all of them, and the file has nothing new."""
+    with bare(kind) as p:
+        r = Reloads(p)
+        text = r.text()
+        for scope in ("puerta", kind):
+            for key, standard, allowed in cases(scope, live=True):
+                more, less = TOGETHER.get(key, ([], []))
+                for gone in less:
+                    text = added(text, scope, gone + " = ", keep=False)
+                for line in more + [another(key, standard, allowed, p.folder)]:
+                    text = added(text, scope, line)
+                lines = r.reload(text)
+                changed = [line for line in lines if 'msg="option changed"' in line]
+                row = "section=%s option=%s " % ("puerta" if scope == "puerta" else "main", re.sub("password_file$", "password", key))
+                assert any(row in line for line in changed) and figures(lines) == (len(changed), 0), (key, lines)
+                assert len(changed) == 1 or key in TOGETHER, (key, lines)
+                pause()
+        kill_worker(p)
+        r.asker = None
+        assert figures(r.reload()) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_each_option_that_needs_a_restart_says_so(kind):
+    with bare(kind) as p:
+        r = Reloads(p)
+        text = r.text()
+        for scope in ("puerta", kind):
+            for key, standard, allowed in cases(scope, live=False):
+                with_proxy = added(text, scope, "mode = loadbalanced") if key == "upstream_proxy" else text
+                lines = r.reload(added(with_proxy, scope, another(key, standard, allowed, p.folder)))
+                said = [line for line in lines if 'msg="an option waits for a restart"' in line]
+                assert "section=%s option=%s now=" % ("puerta" if scope == "puerta" else "main", key) in said[-1], (key, lines)
+                assert figures(lines) == (0, 2 if key == "upstream_proxy" else 1) == (0, len(said)), (key, lines)
+                pause()
+        lines = r.reload(re.sub(r"listen = (.*):\d+", r"listen = \1:%d" % harness.free_port(), text, count=1))
+        assert figures(lines) == (0, 1) and "option=listen" in "".join(lines)
+        lines = r.reload(text.replace("main]", "other]"))
+        assert figures(lines) == (0, 2) and 'section="%s main" file=no' % kind in "".join(lines) and 'section="%s other" file=yes' % kind in "".join(lines)
+        assert figures(r.reload(text)) == (0, 0)
+
+
+def pause():
+    """A kind of line is written ten times a second at most."""
+    time.sleep(0.15)
+
+
+@contextlib.contextmanager
+def bare(kind):
+    """A Puerta with one section before nobody, and one to ask it for its counters."""
+    conf = "[puerta]\n" + KINDS[kind] + "[redis counters]\nlisten = 127.0.0.1:{redis_port}\nnodes = 127.0.0.1:1\n"
+    with MongoPuerta(["127.0.0.1:1"], conf=conf, counters=True) as p:
+        yield p
+
+
+def added(text, scope, line, keep=True):
+    """The file with that line in the section, in the place of the one of that key; or without it."""
+    head = "[puerta]\n" if scope == "puerta" else "[%s main]\n" % scope
+    at = text.index(head) + len(head)
+    end = text.find("\n[", at - 1) + 1
+    kept = [old for old in text[at:end].splitlines() if old.split(" = ")[0] != line.split(" = ")[0]]
+    return text[:at] + "".join(old + "\n" for old in kept + [line] * keep) + text[end:]
+
+
+def kill_worker(p):
+    """It dies, and another one serves in its place."""
+    served = p.log_text().count('msg="serving"')
+    os.kill(p.worker(), signal.SIGKILL)
+    wait_for("a new worker", lambda: p.log_text().count('msg="serving"') > served)
