@@ -70,15 +70,15 @@ const struct option options[] = {
       "MongoDB: cursors, transactions and clients of which it is known at the same time which mongos has them" },
     { P(admin), "admin", LISTEN, 1, MAX_LISTENS, "", NULL,
       "where operators ask by HTTP: 127.0.0.1:9180, [::1]:9180 or unix:/path; none: nowhere" },
-    { P(admin_token), "admin_token_file", SECRET_FILE, 0, 0, "", NULL,
+    { PL(admin_token), "admin_token_file", SECRET_FILE, 0, 0, "", NULL,
       "a file whose first line is the token that they bear; none: this machine may look, and nobody may change anything" },
-    { P(admin_hosts), "admin_hosts", TEXT, 0, 0, "", NULL,
+    { PL(admin_hosts), "admin_hosts", TEXT, 0, 0, "", NULL,
       "names by which they may ask, besides localhost and numeric addresses; others are refused, as pages of strangers use them" },
     { P(admin_clients), "admin_clients", COUNT, 1, 1024, "8", NULL,
       "connections of operators at the same time; beyond, the one that is silent longest gives way" },
     { PL(log_level), "log_level", ENUM, 0, 3, "info", "error|warn|info|debug",
       "the least important lines that are still written to stderr" },
-    { P(slow_log_min_ms), "slow_log_min", TIME, 1, SECONDS(3600), "10ms", "nothing is slow",
+    { PL(slow_log_min_ms), "slow_log_min", TIME, 1, SECONDS(3600), "10ms", "nothing is slow",
       "a request that took so long, from when it was looked at to its answer, stands in the slow log" },
     { P(slow_log), "slow_log", COUNT, 0, 65536, "128", NULL,
       "requests that the slow log keeps, the last ones" },
@@ -443,15 +443,21 @@ static bool same_commands(const struct conf *a, const struct conf *b)
     return same;
 }
 
+/* A file whose secret another row has as well, the one before: that one speaks for both. */
+static bool is_spoken_for(const struct option *o)
+{
+    return o->type == SECRET_FILE && o > options && o[-1].type == SECRET && o[-1].scope == o->scope && o[-1].offset == o->offset;
+}
+
 bool option_same(const struct option *o, const void *a, const void *b)
 {
     switch (o->type) {
-    case LISTEN:      return same_addresses(o, a, b);
-    case NODES:       return same_nodes(a, b);
-    case USER:        return same_users(a, b);
-    case COMMAND:     return same_commands(a, b);
-    case SECRET_FILE: return true;
-    case TEXT: case SECRET: case KEYFILE: return strcmp((const char *)a + o->offset, (const char *)b + o->offset) == 0;
+    case LISTEN:  return same_addresses(o, a, b);
+    case NODES:   return same_nodes(a, b);
+    case USER:    return same_users(a, b);
+    case COMMAND: return same_commands(a, b);
+    case TEXT: case SECRET: case SECRET_FILE: case KEYFILE:
+        return is_spoken_for(o) || strcmp((const char *)a + o->offset, (const char *)b + o->offset) == 0;
     case SIZE: case TIME: case COUNT: case BOOL: case ENUM: break;
     }
     return option_load(a, o) == option_load(b, o);

@@ -17,6 +17,7 @@
  */
 #include "action.h"
 #include "option.h"
+#include "trace.h"
 
 #include <signal.h>
 #include <stdarg.h>
@@ -122,6 +123,7 @@ static void end(bool good)
     } else {
         log_error("the configuration stays as it is", "why=%s", quoted(done.text, text));
     }
+    parent_tell(MANAGER_READY);
     rl.under_way = false;
     rl.on_done = NULL;
     if (on_done != NULL) {
@@ -201,6 +203,9 @@ static void take(struct conf *conf, const struct conf *next, bool told)
 static void tell_rooms(void)
 {
     struct service *s;
+    if (rl.now->slow_log_min_ms != rl.before.slow_log_min_ms) {
+        trace_slow_min(rl.now->slow_log_min_ms);
+    }
     if (rl.now->log_level != rl.before.log_level) { /* else what an operator has set holds on */
         log_threshold = (enum log_level)rl.now->log_level;
     }
@@ -247,6 +252,7 @@ static void start(void)
     rl.under_way = true;
     rl.again = false;
     rl.said.text[0] = '\0';
+    parent_tell(MANAGER_RELOADING);
     if (!parent_reload(&rl, on_read)) {
         add(rl.said.text, "there is no second process that could read it: only a restart reads the file again");
         rl.timer.on_due = on_due;
