@@ -11,7 +11,7 @@ import sys
 import page_hashes
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 34000
+WHOLE_BUDGET = 36000
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
@@ -100,8 +100,8 @@ ROOMS = {
     "mongo_split.c": (4, "mongo", 260),
     "mongo_hold.c": (4, "mongo", 120),
     "mongo_puerta.c": (4, "mongo", 230),
-    "mongo_pooled.c": (4, "mongo", 970),
-    "mongo_relay.c": (4, "mongo", 860),
+    "mongo_pooled.c": (4, "mongo", 1000),
+    "mongo_relay.c": (4, "mongo", 890),
     "mongo.c": (4, "mongo", 460),
     "dashboard.c": (5, "admin", 10),  # made of dashboard.html by the Makefile
     "metrics.c": (5, "admin", 350),
