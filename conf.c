@@ -32,6 +32,38 @@
 
 /* --------------------------------------------------------------- complaints */
 
+/* Where messages go: to stderr, or as text to whoever had the file read (reload.c). */
+static struct { char *text; size_t cap; } sink;
+
+void conf_complaints(char *text, size_t cap)
+{
+    sink.text = text;
+    sink.cap = cap;
+}
+
+static void vsay(const char *fmt, va_list args) __attribute__((format(printf, 1, 0)));
+
+static void vsay(const char *fmt, va_list args)
+{
+    size_t n = sink.text != NULL ? strlen(sink.text) : 0;
+
+    if (sink.text == NULL)
+        vfprintf(stderr, fmt, args);
+    else
+        vsnprintf(sink.text + n, sink.cap - n, fmt, args);
+}
+
+static void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+static void say(const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    vsay(fmt, args);
+    va_end(args);
+}
+
 struct reader {
     struct conf *conf;
     const char *file;            /* NULL: the command line, whose argument i counts as line i + 1 */
@@ -73,15 +105,15 @@ static void say_place(const struct reader *r, int line)
     char key[OPTION_TEXT];
 
     if (r->file != NULL && line > 0) {
-        fprintf(stderr, "%s:%d: ", r->file, line);
+        say("%s:%d: ", r->file, line);
     } else if (r->file != NULL) {
-        fprintf(stderr, "%s: ", r->file);
+        say("%s: ", r->file);
     } else {
         size_t n = strcspn(r->argv[line - 1], "=");
         shown(r->argv[line - 1], key);
         if (n < OPTION_TEXT / 2 && r->argv[line - 1][n] == '=' && is_secret(r->argv[line - 1], n))
             snprintf(key + n, OPTION_TEXT - n, "=******");
-        fprintf(stderr, "puerta: argument '%s': ", key);
+        say("puerta: argument '%s': ", key);
     }
 }
 
@@ -98,11 +130,11 @@ static void complain(struct reader *r, int line, const char *text, const char *c
         return;
     say_place(r, line);
     va_start(args, fmt);
-    vfprintf(stderr, fmt, args);
+    vsay(fmt, args);
     va_end(args);
-    fprintf(stderr, ": '%s'; %s\n", shown(text, clean), cure);
+    say(": '%s'; %s\n", shown(text, clean), cure);
     if (r->errors == MAX_ERRORS)
-        fprintf(stderr, "puerta: %d errors; the rest is not looked at\n", MAX_ERRORS);
+        say("puerta: %d errors; the rest is not looked at\n", MAX_ERRORS);
 }
 
 /* A value that its option cannot have: the cure is what the table says. */
@@ -288,7 +320,7 @@ static void warn_open(const struct reader *r, FILE *f, const char *path)
 
     if (fstat(fileno(f), &st) == 0 && (st.st_mode & (S_IROTH | S_IWOTH)) != 0) {
         say_place(r, r->line);
-        fprintf(stderr, "warning: others can read or write the file: '%s'; chmod o= closes it\n", shown(path, clean));
+        say("warning: others can read or write the file: '%s'; chmod o= closes it\n", shown(path, clean));
     }
 }
 
@@ -910,17 +942,12 @@ static void report_list(const struct option *o, const void *base)
 
 static void report_option(const struct option *o, const void *base)
 {
-    const char *field = (const char *)base + o->offset, *name = o->words;
+    const char *field = (const char *)base + o->offset;
     char text[OPTION_TEXT];
 
     switch (o->type) {
-    case SIZE: case TIME: case COUNT:
-        printf("%s = %s\n", o->key, option_text(o->type, option_load(base, o), text));
-        break;
-    case BOOL: case ENUM:
-        for (uint64_t i = option_load(base, o); i > 0; i--)
-            name += strcspn(name, "|") + 1;
-        printf("%s = %.*s\n", o->key, (int)strcspn(name, "|"), name);
+    case SIZE: case TIME: case COUNT: case BOOL: case ENUM:
+        printf("%s = %s\n", o->key, option_show(o, base, text));
         break;
     case LISTEN: case NODES: case COMMAND: case USER: case NETS: report_list(o, base); break;
     case TEXT: /* nothing in a file has both quotes and what needs them */

@@ -290,6 +290,14 @@ void conn_fail(struct conn *c, const char *why)
 /* Closing with input unread would reset the connection and could take our last words from the peer: first our
  * side ends, then what still comes is thrown away until the peer ends too. From here on `reading` says that it has not
  * ended yet. */
+void conn_stall_limit(struct conn *c, uint32_t limit_ms)
+{
+    c->stall_limit_ms = limit_ms;
+    if (c->stall.next != NULL) {
+        loop_timer(&c->stall, loop_ms()); /* on_stall looks how long it has been */
+    }
+}
+
 void conn_finish(struct conn *c, uint32_t limit_ms)
 {
     if (c->state != CONN_OPEN) {

@@ -9,6 +9,8 @@
  */
 #include "mongo.h"
 
+#include <string.h>
+
 static struct {
     struct service services[MAX_SERVICES];
     int count;                  /* of MongoDB */
@@ -34,12 +36,17 @@ static struct conn *on_client(struct service *s, int fd, const struct address *p
 /* One that is down, or is none, has nothing more to say to anybody. */
 static void on_backend(struct backend *b)
 {
+    int section = (int)(b->service - md.services);
+    bool pooled = b->service->conf->mode == MONGO_POOLED;
     mongos_changed(b);
-    if (b->service->conf->mode == MONGO_POOLED) {
+    if (pooled) {
         pool_backend(b);
         pooled_backend(b);
     } else {
         relay_backend(b);
+    }
+    if (b->state == BACKEND_FREE) {
+        (pooled ? route_forget : mongo_choose_forget)(section, b);
     }
 }
 
@@ -64,7 +71,8 @@ static void on_facts(struct backend *b)
 
 static bool in_use(const struct backend *b)
 {
-    return mongos_of(b)->connections > 0;
+    int section = (int)(b->service - md.services);
+    return mongos_of(b)->connections > 0 || (b->service->conf->mode == MONGO_POOLED && route_lives(section, b));
 }
 
 static void describe(const struct backend *b, struct backend_facts *out)
@@ -79,11 +87,41 @@ static void describe(const struct backend *b, struct backend_facts *out)
     }
 }
 
+static bool other_login(const struct conf_service *a, const struct conf_service *b)
+{
+    return strcmp(a->upstream_user, b->upstream_user) != 0 || strcmp(a->upstream_password, b->upstream_password) != 0 ||
+           strcmp(a->upstream_key, b->upstream_key) != 0 || strcmp(a->upstream_auth_db, b->upstream_auth_db) != 0;
+}
+
+/* Who logs in first, then who is asked, then who is served. */
+static void on_conf(struct service *s, const struct conf_service *before)
+{
+    const struct conf_service *conf = s->conf;
+    bool anew = other_login(conf, before);
+    for (int k = 0; k < conf->listens; k++) {
+        s->listeners[k].sizes = (struct net_sizes){ conf->receive_buffer, conf->send_buffer };
+    }
+    if (anew) {
+        mongo_login_conf(conf);
+    }
+    health_conf(s, anew || conf->deep_probe != before->deep_probe);
+    mongos_conf(s);
+    mongo_choose_conf((int)(s - md.services), conf);
+    if (conf->mode == MONGO_POOLED) {
+        door_users();
+        pool_conf(s, anew);
+        pooled_conf(s, before);
+    } else {
+        relay_conf(s);
+    }
+}
+
 static const struct service_ops mongo_service_ops = {
     .talk = &mongo_probe_talk,
     .on_backend = on_backend,
     .on_hold = on_hold,
     .in_use = in_use,
+    .on_conf = on_conf,
     .describe = describe,
     .on_client = on_client,
 };

@@ -70,6 +70,7 @@ void mongo_login_open(void);
 void mongo_login_begin(struct mongo_login *l, struct backend *b, struct conn *c, void (*on_end)(struct mongo_login *, const char *));
 void mongo_login_bytes(struct mongo_login *l);   /* its connection is readable: may call on_end as the last thing it does */
 void mongo_login_stop(struct mongo_login *l);    /* its connection is gone: on_end will not be called any more */
+void mongo_login_conf(const struct conf_service *conf); /* its user or password is another one: what was salted is of no use */
 
 /* What a mongos has said of itself in its last good hello. A number that it left out is 0. */
 struct mongo_facts {
@@ -117,6 +118,7 @@ extern const struct probe_talk mongo_probe_talk;
 struct mongos *mongos_of(const struct backend *b);
 extern uint32_t mongos_changes;             /* grows whenever facts or the state of some mongos have changed */
 extern void (*mongos_on_facts)(struct backend *b); /* set by mongo.c: its facts have changed */
+void mongos_conf(const struct service *s);  /* their weights may be others */
 void mongos_changed(struct backend *b);     /* its state: also when it is new in the table (NEW), or leaves it (FREE) */
 /* What lives there can be reached: it is up, or shutting down and serving those who are there. */
 static inline bool mongos_works(const struct backend *b)
@@ -159,6 +161,8 @@ struct mongo_asked {
 
 void mongo_choose_tables(const struct conf *conf);
 void mongo_choose_open(int section, const struct conf_service *conf);
+void mongo_choose_conf(int section, const struct conf_service *conf); /* affinity_grace */
+void mongo_choose_forget(int section, const struct backend *b); /* its entry becomes free: clients that were there are nowhere */
 /* Those that take something new, but for the `tried` ones: what is up, if need be also what is left out, if need be what is
  * shutting down. Gives how many. */
 uint32_t mongo_candidates(const struct service *s, struct backend *const *tried, uint32_t count,
@@ -206,6 +210,9 @@ struct routed {
 
 void route_tables(const struct conf *conf);
 void route_open(int section, const struct conf_service *conf);
+/* Whether cursors or transactions live there. Looks at all there are. */
+bool route_lives(int section, const struct backend *b);
+void route_forget(int section, const struct backend *b); /* its entry becomes free */
 /* Where a request goes whose fields are known: its transaction, its cursor, its session (rendezvous), or the least loaded
  * one. `avoid` has just refused a connection; NULL: none. */
 enum route mongo_route(int section, struct service *s, const struct wire *request, const struct backend *avoid, struct routed *out);
@@ -278,7 +285,9 @@ void pool_return(struct pool_link *l);       /* the exchange is over, nothing of
 void pool_end(struct pool_link *l, bool unanswered);
 void pool_drop(struct pool_link *l);         /* something is left on it: closed */
 bool pool_has_room(const struct backend *b); /* a connection is idle, or may be dialled for one more than wait already */
-void pool_backend(struct backend *b);        /* the same */
+/* The section's configuration has changed; renew: another login, so that no connection made before is lent again. */
+void pool_conf(const struct service *s, bool renew);
+void pool_backend(struct backend *b);        /* its state has changed, or what an operator wants of it */
 void pool_describe(const struct backend *b, struct backend_facts *out);
 
 /* --------------------------------------- a client of pooled mode */
@@ -324,6 +333,7 @@ struct pooled {
     bool half;                  /* a stranger in the middle of a message */
     bool queues;                /* READING: to hold more of a request than client_window */
     bool wants_split;           /* WAITING: for a place in mongo_split.c */
+    bool leaves;                /* its user is none any more: it is closed when its exchange is over */
 };
 
 /* -------------------------------------------------- mongo_split.c */
@@ -378,6 +388,7 @@ void pooled_tables(const struct conf *conf);
 void pooled_open(void);
 struct conn *pooled_accept(struct service *s, uint8_t section, int fd, const struct address *peer);
 void pooled_backend(struct backend *b);
+void pooled_conf(struct service *s, const struct conf_service *before); /* the section's configuration has changed */
 void pooled_stop(void);
 bool pooled_idle(void);
 size_t pooled_in_flight(void);
@@ -396,6 +407,7 @@ void relay_tables(const struct conf *conf);
 void relay_open(void);
 /* A new client's connection; NULL: there is no entry left for it. */
 struct conn *relay_accept(struct service *s, uint8_t section, int fd, const struct address *peer);
+void relay_conf(struct service *s);    /* the section's configuration has changed */
 void relay_backend(struct backend *b); /* its state has changed, or what an operator wants of it */
 void relay_stop(void);                 /* those with nothing under way are closed */
 bool relay_idle(void);

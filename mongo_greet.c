@@ -32,11 +32,11 @@ static struct section {
     struct mongo_facts said;
 } sections[MAX_SERVICES];
 
-static uint32_t stop_timeout_ms;
+static const struct conf *in_force;
 
 void greet_start(const struct conf *conf)
 {
-    stop_timeout_ms = conf->stop_timeout_ms;
+    in_force = conf;
     for (int i = 0; i < MAX_SERVICES; i++) {
         os_random(sections[i].process_id, sizeof sections[i].process_id);
     }
@@ -109,7 +109,7 @@ static struct section *section_of(const struct service *s)
     }
     if (mongo_stopping != t->stopping) {
         t->stopping = mongo_stopping;
-        t->stop_ms = loop_ms() + stop_timeout_ms;
+        t->stop_ms = loop_ms() + in_force->stop_timeout_ms;
         t->version++;
     }
     return t;

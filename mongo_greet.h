@@ -42,6 +42,9 @@ struct greeting {
 
 void door_tables(const struct conf *conf);
 void door_start(const struct conf *conf); /* before the first client */
+void door_users(void);                    /* some users are others */
+/* The configuration of p's section has changed. False: p is somebody who may not be here any more. */
+bool door_stays(struct pooled *p, const struct conf_service *before);
 void door_open(struct pooled *p);
 void door_close(struct pooled *p);
 /* Whether p may send its request on to a mongos; else the error to refuse it with and its text, good until the next call. */

@@ -235,7 +235,7 @@ static void next(struct pooled *p)
     gate_done(p->conn);
     wire_start(&p->asks, false);
     set_state(p, POOLED_READING);
-    if ((p->ended && p->ahead.len == 0) || mongo_stopping) {
+    if ((p->ended && p->ahead.len == 0) || mongo_stopping || p->leaves) {
         client_finish(p);
     } else if (p->ahead.len == 0) {
         conn_read(p->conn, true);
@@ -1098,6 +1098,23 @@ void pooled_backend(struct backend *b)
         struct pooled *p = &mp.all[i];
         if (is_open(p) && p->service == b->service && p->state == POOLED_LATER) {
             later(p);
+        }
+    }
+}
+
+void pooled_conf(struct service *s, const struct conf_service *before)
+{
+    for (uint32_t i = 0; i < mp.total; i++) {
+        struct pooled *p = &mp.all[i];
+        if (!is_open(p) || p->service != s) {
+            continue;
+        }
+        p->leaves = !door_stays(p, before) || p->leaves;
+        conn_stall_limit(p->conn, s->conf->client_stall_ms);
+        if (p->leaves && p->state == POOLED_READING && p->asks.used == 0) {
+            client_finish(p);
+        } else {
+            arm(p);
         }
     }
 }

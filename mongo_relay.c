@@ -987,6 +987,23 @@ void relay_backend(struct backend *b)
     }
 }
 
+void relay_conf(struct service *s)
+{
+    for (uint32_t i = 0; i < md.total; i++) {
+        struct client *c = &md.all[i];
+        if (c->conn == NULL || c->conn->state != CONN_OPEN || c->service != s) {
+            continue;
+        }
+        conn_stall_limit(c->conn, s->conf->client_stall_ms);
+        if (c->up != NULL) {
+            conn_stall_limit(c->up, s->conf->client_stall_ms);
+        }
+        if (c->state == RELAYING) {
+            conn_deadline(c->conn, s->conf->client_idle_ms > 0 ? loop_ms() : 0);
+        }
+    }
+}
+
 void relay_tables(const struct conf *conf)
 {
     md.total = conf_mongo(conf, false) ? conf->max_clients : 0;

@@ -277,6 +277,12 @@ void *os_map(size_t bytes)
     return block == MAP_FAILED ? NULL : block;
 }
 
+void *os_map_shared(size_t bytes)
+{
+    void *block = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    return block == MAP_FAILED ? NULL : block;
+}
+
 bool os_prefault(void *block, size_t bytes)
 {
     long page = sysconf(_SC_PAGESIZE);

@@ -1,17 +1,18 @@
 /*
- * parent.c - the second process: it resolves names for the worker, and starts it again when it dies.
+ * parent.c - the second process: it resolves names and reads the configuration for the worker, and starts it again when it dies.
  *
  *    supervised                              not supervised
  *
  *    parent (the process first started)      worker (the process first started)
- *      |    \---- resolver, resolver ...       |
+ *      |    \---- resolver, resolver, reader   |
  *      |  socket pair                          |  socket pair
  *      |                                       |
- *    worker (again and again)                helper ---- resolver, resolver ...
+ *    worker (again and again)                helper ---- resolver, resolver, reader
  *
  * Questions go to the parent (or helper), which forks a short-lived resolver for each, since libc's resolver
- * blocks and allocates; the resolver itself writes the answer to the worker. The parent also holds the
- * listening sockets, opened before, so that the death of a worker closes none of them.
+ * blocks and allocates; the resolver itself writes the answer to the worker. So does the one reader there may be at a time: what it
+ * reads the configuration into is reload.c's matter. The parent also holds the listening sockets, opened before, so that the death
+ * of a worker closes none of them.
  */
 #include "puerta.h"
 
@@ -28,14 +29,14 @@
 
 #define QUESTIONS 64
 #define RESOLVERS 16            /* at once: enough for all seeds of one section */
-#define RESOLVER_LIMIT_S 10     /* a little longer than libc's default for one dead name server */
-#define ANSWER_LIMIT_MS 12000   /* the worker waits longer than any resolver lives */
+#define RESOLVER_LIMIT_S 10     /* a little longer than libc's default for one dead name server; a reader has as long */
+#define ANSWER_LIMIT_MS 12000   /* the worker waits longer than any of them lives */
 #define RESTART_FIRST_MS 100
 #define RESTART_LAST_MS 5000
 #define LONG_LIFE_MS 60000      /* a worker that lived so long was healthy: the next one starts quickly again */
 #define INHERITED_FDS 256       /* what main opened before the fork has lower numbers */
 
-enum question_kind { ASK_NAME, TELL }; /* what is told has no answer: an enum manager_word in `port` */
+enum question_kind { ASK_NAME, ASK_READ, TELL }; /* what is told has no answer: an enum manager_word in `port` */
 
 struct question { uint32_t id; uint16_t port, kind; char host[HOST_CAP]; };
 struct answer { uint32_t id; int32_t count; struct address list[MAX_ADDRESSES]; };
@@ -127,8 +128,8 @@ void parent_attach(int fd)
     worker.attached = fd >= 0 && loop_watch(&worker.watch, fd, POLLIN, on_answer);
 }
 
-bool parent_resolve(const char *host, uint16_t port, void *mark,
-                    void (*on_names)(void *mark, const struct address *list, int count))
+static bool put_question(enum question_kind kind, const char *host, uint16_t port, void *mark,
+                         void (*on_names)(void *mark, const struct address *list, int count))
 {
     size_t len = strlen(host);
     struct ask *a = worker.asks, *end = worker.asks + QUESTIONS;
@@ -139,11 +140,12 @@ bool parent_resolve(const char *host, uint16_t port, void *mark,
     if (++worker.last_id == 0)
         worker.last_id = 1;
     uint64_t due_ms = loop_ms(); /* a question that cannot be asked has its empty answer in the next turn */
-    if (worker.attached && len > 0 && len < HOST_CAP) {
+    if (worker.attached && (len > 0 || kind == ASK_READ) && len < HOST_CAP) {
         struct question q;
         memset(&q, 0, sizeof q);
         q.id = worker.last_id;
         q.port = port;
+        q.kind = (uint16_t)kind;
         memcpy(q.host, host, len);
         if (!message_put(worker.watch.fd, &q, sizeof q))
             return false;
@@ -155,6 +157,17 @@ bool parent_resolve(const char *host, uint16_t port, void *mark,
     a->timer.on_due = on_ask_due;
     loop_timer(&a->timer, due_ms);
     return true;
+}
+
+bool parent_resolve(const char *host, uint16_t port, void *mark,
+                    void (*on_names)(void *mark, const struct address *list, int count))
+{
+    return put_question(ASK_NAME, host, port, mark, on_names);
+}
+
+bool parent_reload(void *mark, void (*on_names)(void *mark, const struct address *list, int count))
+{
+    return worker.attached && put_question(ASK_READ, "", 0, mark, on_names);
 }
 
 void parent_forget(void *mark)
@@ -193,9 +206,14 @@ static struct {
     int resolvers;              /* that have not ended yet */
     struct question queue[QUESTIONS];
     int queued;
+    struct question read;       /* id 0: the configuration is not to be read */
+    pid_t reader;               /* who does it; 0: nobody does now */
+    uint32_t reader_id;         /* for which question; 0: who asked has died */
     struct question in;
     size_t have;
 } parent = { .sock = -1, .pipe_read = -1, .pipe_write = -1 };
+
+void (*parent_settle)(void), (*parent_read)(void);
 
 static volatile sig_atomic_t signal_came[32];
 
@@ -246,17 +264,24 @@ static void open_pipe(void)
     parent.pipe_write = ends[1];
 }
 
+/* A short life of its own begins. */
+static void child_begins(void)
+{
+    relayed_signals(SIG_DFL);
+    set_signal(SIGHUP, SIG_IGN);
+    set_signal(SIGALRM, SIG_DFL);
+    close_inherited(parent.sock);
+    os_die_with_parent();
+    alarm(RESOLVER_LIMIT_S);
+}
+
 /* The life of a resolver. */
 static void resolve(const struct question *q)
 {
     struct addrinfo hints, *list = NULL;
     struct answer a;
     char port[8];
-    relayed_signals(SIG_DFL);
-    set_signal(SIGALRM, SIG_DFL);
-    close_inherited(parent.sock);
-    os_die_with_parent();
-    alarm(RESOLVER_LIMIT_S);
+    child_begins();
     memset(&hints, 0, sizeof hints);
     hints.ai_socktype = SOCK_STREAM;
     memset(&a, 0, sizeof a);
@@ -273,6 +298,44 @@ static void resolve(const struct question *q)
     alarm(0); /* to die within the message would break the stream for all that follow */
     (void)message_put(parent.sock, &a, sizeof a);
     _exit(0);
+}
+
+static void put_answer(uint32_t id, int32_t count)
+{
+    struct answer a;
+    memset(&a, 0, sizeof a);
+    a.id = id;
+    a.count = count;
+    (void)message_put(parent.sock, &a, sizeof a);
+}
+
+/* One at a time, since all write to the same place: that of a worker that has died has to end first. */
+static void start_reader(void)
+{
+    if (parent.read.id == 0 || parent.reader > 0)
+        return;
+    parent_settle();
+    pid_t pid = fork();
+    if (pid == 0) {
+        child_begins();
+        parent_read();
+        alarm(0);
+        put_answer(parent.read.id, 1);
+        _exit(0);
+    }
+    if (pid > 0) {
+        parent.reader = pid;
+        parent.reader_id = parent.read.id;
+        parent.read.id = 0;
+    }
+}
+
+/* One that was ended, or crashed, has said nothing. */
+static void reader_ended(int status)
+{
+    parent.reader = 0;
+    if (parent.reader_id != 0 && (!WIFEXITED(status) || WEXITSTATUS(status) != 0))
+        put_answer(parent.reader_id, 0);
 }
 
 /* Starts resolvers for the oldest questions; what cannot be started now stays queued. */
@@ -297,6 +360,8 @@ static void reap(void)
         if (pid == parent.worker) {
             parent.worker = 0;
             parent.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        } else if (pid == parent.reader) {
+            reader_ended(status);
         } else if (parent.resolvers > 0) {
             parent.resolvers--;
         }
@@ -306,7 +371,8 @@ static void reap(void)
 static void relay_signals(void)
 {
     for (int i = 0; i < RELAYED; i++) {
-        if (signal_came[relayed[i]]) {
+        bool early = relayed[i] == SIGHUP && parent.worker == 0; /* the next worker hears of it */
+        if (signal_came[relayed[i]] && !early) {
             signal_came[relayed[i]] = 0;
             if (relayed[i] == SIGTERM || relayed[i] == SIGINT) {
                 parent.stopping = true;
@@ -323,6 +389,7 @@ static void close_sock(void)
     net_close(parent.sock);
     parent.sock = -1;
     parent.queued = 0;
+    parent.read.id = parent.reader_id = 0;
     parent.have = 0;
 }
 
@@ -337,7 +404,7 @@ static void take_question(void)
         manager_say((enum manager_word)parent.in.port);
     } else if (got > 0) {
         parent.in.host[HOST_CAP - 1] = '\0';
-        parent.queue[parent.queued++] = parent.in;
+        *(parent.in.kind == ASK_READ ? &parent.read : &parent.queue[parent.queued++]) = parent.in;
     }
 }
 
@@ -349,7 +416,7 @@ static void serve(int wait_ms)
         { .fd = parent.queued < QUESTIONS ? parent.sock : -1, .events = POLLIN },
     };
     char bytes[64];
-    if (parent.queued > 0 && (wait_ms < 0 || wait_ms > 100))
+    if ((parent.queued > 0 || (parent.read.id != 0 && parent.reader == 0)) && (wait_ms < 0 || wait_ms > 100))
         wait_ms = 100; /* a fork may have failed for want of processes: try again */
     if (poll(p, 2, wait_ms) > 0) {
         while (p[0].revents != 0 && read(parent.pipe_read, bytes, sizeof bytes) == (ssize_t)sizeof bytes)
@@ -360,6 +427,7 @@ static void serve(int wait_ms)
     reap();
     relay_signals();
     start_resolvers();
+    start_reader();
 }
 
 /* Forks with a socket pair between the two; the worker is the child when supervised, else the caller. True on
@@ -389,6 +457,7 @@ static bool fork_pair(bool supervise, int *fd)
     if (is_worker && supervise) {
         set_signal(SIGCHLD, SIG_DFL);
         manager_leave();
+        set_signal(SIGHUP, loop_wake); /* heeded as soon as it can be: it must not end a worker that is about to begin */
         net_close(parent.pipe_read);
         net_close(parent.pipe_write);
     }
@@ -431,6 +500,8 @@ static bool supervise_worker(int *fd, int *exit_code)
         manager_status("the worker has died, and is started again");
         for (uint64_t due_ms = now_ms() + delay_ms, now; !parent.stopping && (now = now_ms()) < due_ms;)
             serve((int)(due_ms - now));
+        if (parent_settle != NULL)
+            parent_settle();
         delay_ms = delay_ms * 2 > RESTART_LAST_MS ? RESTART_LAST_MS : delay_ms * 2;
     }
     *exit_code = 0; /* told to stop while there was no worker */

@@ -150,8 +150,8 @@ static void catch_signals(void)
     act.sa_handler = loop_wake;
     sigaction(SIGTERM, &act, NULL);
     sigaction(SIGINT, &act, NULL);
-    act.sa_handler = SIG_IGN;
     sigaction(SIGHUP, &act, NULL);
+    act.sa_handler = SIG_IGN;
     sigaction(SIGUSR1, &act, NULL);
     sigaction(SIGUSR2, &act, NULL);
 }
@@ -240,6 +240,9 @@ static void run(void)
             stop_by = loop_ms() + conf.stop_timeout_ms;
             stop();
         }
+        if ((signals & 1u << SIGHUP) != 0 && stop_by == 0) {
+            reload_now();
+        }
         if (stop_by != 0 && (idle() || loop_ms() >= stop_by)) {
             return;
         }
@@ -279,17 +282,20 @@ static void tell_ready(void)
     }
 }
 
-static int work(void)
+static int work(const char *file)
 {
     int fd = -1, exit_code = 0;
     arena_measure();
     take_tables();
     open_listeners();
+    reload_open(&conf, file);
     drop_rights();
     if (!parent_fork(conf.supervise != 0, &fd, &exit_code)) {
         manager_close();
         return exit_code;
     }
+    arena_measure(); /* a reload may have changed what the next worker needs */
+    take_tables();
     if (!arena_obtain(conf.prefault != 0)) {
         fatal(EX_OSERR, "the system does not give %lu bytes of memory", (unsigned long)arena_bytes());
     }
@@ -470,5 +476,5 @@ int main(int argc, char **argv)
         return EX_USAGE;
     }
     log_threshold = (enum log_level)conf.log_level;
-    return test ? report() : work();
+    return test ? report() : work(file);
 }

@@ -3,7 +3,7 @@
  * prototypes grouped by file. Pure rooms (resp, slotmap, bson and so on) have
  * their own headers; what only the Redis family shares stands in redis.h.
  *
- *   floor 5   puerta.c  conf.c  option.c
+ *   floor 5   puerta.c  reload.c  conf.c  option.c
  *   floor 4   redis*.c  mongo*.c  users.c  guesses.c  health.c
  *   floor 3   conn.c  buf.c  gate.c  parent.c         conn.c is the waist:
  *   floor 2   loop.c  net.c  arena.c  stats.c  os*.c  manager.c    upward only through conn_ops
@@ -129,6 +129,7 @@ void os_die_with_parent(void);
 /* Raises the limit of locked memory, where this process may, for a later os_prefault(). */
 void os_lockable(size_t bytes);
 void *os_map(size_t bytes);           /* zeroed pages; NULL when refused */
+void *os_map_shared(size_t bytes);    /* the same, and they stay one block in the processes that are forked off */
 bool os_prefault(void *block, size_t bytes); /* touches and locks them */
 void os_random(void *out, size_t n);  /* n bytes that nobody can guess; before the seal */
 bool os_terminal(int fd, unsigned *columns, unsigned *rows); /* how large that terminal is; false: the system does not tell */
@@ -440,6 +441,7 @@ void conn_hold(struct conn *c, bool held);               /* whether it is not re
 void conn_dirty(struct conn *c);                         /* has something to send this turn */
 void conn_flush(void);                                   /* one send for each dirty connection */
 bool conn_pending(void);                                 /* some were left for the next turn */
+void conn_stall_limit(struct conn *c, uint32_t limit_ms); /* another one, also for what is waiting now */
 void conn_finish(struct conn *c, uint32_t limit_ms);     /* close when all is sent, or when nothing goes for so long */
 void conn_close(struct conn *c);                         /* at once, without on_close */
 void conn_fail(struct conn *c, const char *why);         /* at once, with on_close */
@@ -500,13 +502,18 @@ void gate_left(struct conn *c);
 
 /* ---------------------------------------------------- parent.c (floor 3) */
 
-/* The parent process does what must not happen in the worker: it resolves names (each in a short-lived
- * child, since the resolver blocks), restarts a dead worker, and keeps the listening sockets open. */
+/* The parent process does what must not happen in the worker: it resolves names and reads the configuration again (each in a
+ * short-lived child, since that blocks and allocates), restarts a dead worker, and keeps the listening sockets open. */
 
 /* Asks for the addresses of host; on_names is called later, count 0 when there are none. False when too
  * many questions are open (64): ask again later. */
 bool parent_resolve(const char *host, uint16_t port, void *mark,
                     void (*on_names)(void *mark, const struct address *list, int count));
+/* Has parent_read called in a child of the second process. on_names: count 1: it has ended; 0: it came to nothing. False: there is no
+ * second process, or too many questions are open. */
+bool parent_reload(void *mark, void (*on_names)(void *mark, const struct address *list, int count));
+/* Set before parent_fork(). settle: called in the second process ahead of each `read`, and of each worker but the first one. */
+extern void (*parent_settle)(void), (*parent_read)(void);
 void parent_forget(void *mark);     /* its answers are no longer wanted */
 /* Says a word of the worker's to whoever started Puerta: through the parent, where there is one. */
 void parent_tell(enum manager_word word);
@@ -548,6 +555,7 @@ struct backend {
     uint8_t hold;               /* enum backend_hold: what an operator wants of it, whatever its state */
     uint8_t held;               /* of that, what the rooms above have been told */
     bool seed, listed, resolving;
+    bool removed;               /* a mongos that a reload found in the configuration no more: it is drained */
     uint8_t rises, fails;
     uint8_t address_count, address_at;
     struct address address[MAX_ADDRESSES];
@@ -597,6 +605,7 @@ struct service_ops {
     void (*on_backend)(struct backend *b);                /* its state changed; FREE: it is to be let go */
     void (*on_hold)(struct backend *b);                   /* an operator holds it, or does no longer */
     bool (*in_use)(const struct backend *b);              /* requests still hang on it */
+    void (*on_conf)(struct service *s, const struct conf_service *before); /* its configuration has changed (reload.c) */
     void (*describe)(const struct backend *b, struct backend_facts *out); /* what is told of it; zeroed before */
     /* A client has come that may come in: the connection that it has got, or NULL: there is no room, and fd has been closed. */
     struct conn *(*on_client)(struct service *s, int fd, const struct address *peer);
@@ -666,6 +675,9 @@ void health_answered(struct backend *b);                  /* as it should: count
 void health_failed(struct backend *b, uint32_t weight);   /* counts so much for `fall` */
 void health_state(struct backend *b, enum backend_state to); /* it says so itself */
 void health_look(struct backend *b);                      /* its probe does not wait for its time */
+/* The section's configuration has changed: who is named in it no more goes, who is new comes, and all are looked at at once. anew: what is
+ * said first on a probe has changed too. */
+void health_conf(struct service *s, bool anew);
 void health_lost(struct backend *b);                      /* a connection that had worked was lost */
 void health_refused(struct backend *b);                   /* it could not be dialled, or did not let us in */
 void health_suspect(struct backend *b);                   /* requests in flight make no progress */
@@ -775,11 +787,23 @@ struct conf {
 
 /* Reads the file; on an error says `FILE:LINE: what is wrong; what would be right` on stderr and gives false. */
 bool conf_read(struct conf *conf, const char *path);
+/* From now on messages of conf_read() are added to text, up to cap bytes, and not written to stderr. NULL: they are again. */
+void conf_complaints(char *text, size_t cap);
 /* puerta redis|mongo NODES [key=value ...]: the same options from the command line. argv[0] is the list of servers. */
 bool conf_quick(struct conf *conf, enum service_kind kind, int argc, char **argv);
 /* Options in force, then memory tables (call after the measuring run): the report of -t, on stdout. */
 void conf_report(const struct conf *conf);
 void conf_help(void);
+/* ---------------------------------------------------- reload.c (floor 5) */
+
+/* Before the first fork. conf: the one in force, to which all point, and which is changed in place; file: where it came from, NULL: from
+ * the command line, and then it cannot be read again. */
+void reload_open(struct conf *conf, const char *file);
+/* Reads the file again, soon, and heeds what it says; the log, stats and `reloaded` (stats.h) tell what came of it. */
+void reload_now(void);
+
+/* ------------------------------------------- conf.c: what follows from it */
+
 /* How many sections of that kind there are. */
 static inline int conf_services(const struct conf *conf, enum service_kind kind)
 {

@@ -30,6 +30,7 @@ static struct {
     struct service_ops ops;     /* of redis_route.c, and on_client */
     int service_count;
     bool stopping;
+    struct service_ops ops;     /* redis_service_ops, and what only this room can do */
     struct timer care;
 } rd;
 
@@ -403,6 +404,33 @@ static struct conn *on_client(struct service *s, int fd, const struct address *p
     return conn;
 }
 
+/* ------------------------------------------------- a new configuration */
+
+/* Clients stay as they have come in; one that waits at a door that needs no password any more has come in too. Those that may be
+ * silent for another time are looked at by on_tick, now. */
+static void on_conf(struct service *s, const struct conf_service *before)
+{
+    (void)before;
+    for (int k = 0; k < s->conf->listens; k++) {
+        s->listeners[k].sizes = (struct net_sizes){ s->conf->receive_buffer, s->conf->send_buffer };
+    }
+    for (uint32_t i = 0; i < rd.total; i++) {
+        struct client *c = &rd.all[i];
+        if (c->conn == NULL || c->service != s || c->conn->state != CONN_OPEN) {
+            continue;
+        }
+        conn_stall_limit(c->conn, s->conf->client_stall_ms);
+        if (!c->admitted) {
+            user_arrive(c);
+        }
+        if (c->doom == NULL) {
+            conn_deadline(c->conn, loop_ms());
+        }
+    }
+    health_conf(s, false);
+    loop_timer(&s->timer, loop_ms()); /* refresh_interval */
+}
+
 /* ------------------------------------------------------------- the whole */
 
 static void give_up_client(struct client *c, const char *why)
@@ -567,6 +595,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     rd.ops = redis_service_ops;
     rd.ops.on_client = on_client;
     rd.ops.crowded = "-ERR max number of clients reached for this address\r\n";
+    rd.ops.on_conf = on_conf;
     for (int i = 0; i < conf->service_count; i++) {
         struct service *s = &rd.services[rd.service_count];
         if (conf->services[i].kind != SERVICE_REDIS) {

@@ -11,6 +11,7 @@
 #define ERROR_WORD_CAP 24
 
 struct stats stats;
+struct reloaded reloaded;
 
 static const struct { const char *name, *help; const uint64_t *value; } rows[] = {
 #define X(name, help) { #name, help, &stats.name },

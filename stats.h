@@ -12,6 +12,7 @@
 
 #include "command.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -98,7 +99,9 @@ struct conf;
     X(pool_full, "exchanges refused because too many waited (pool_queue)") \
     X(pool_drops, "pooled connections closed because something was left on them") \
     X(backend_ups, "servers that became up") \
-    X(backend_downs, "servers that became down")
+    X(backend_downs, "servers that became down") \
+    X(reloads, "configurations that were read again and heeded") \
+    X(reload_failures, "configurations that were read again and refused, or could not be read")
 
 struct stats {
 #define X(name, help) uint64_t name;
@@ -106,6 +109,13 @@ struct stats {
 #undef X
 };
 extern struct stats stats;
+/* The last time that the configuration was read again: written by reload.c, for those who tell of it. */
+struct reloaded {
+    int64_t when;               /* seconds since 1970; 0: it never was */
+    bool good;                  /* it was heeded; else the one before is still in force */
+    uint32_t changed, restart;  /* options that have changed; those that wait for a restart */
+};
+extern struct reloaded reloaded;
 /* Name, help and value of counter i; NULL past the last. */
 const char *stats_row(int i, const char **help, uint64_t *value);
 
