@@ -137,11 +137,11 @@ const struct option options[] = {
       "whether clients may send commands that change servers or the cluster (SHUTDOWN, CONFIG SET, MIGRATE...)" },
     { R(accept_proxy), "accept_proxy", BOOL, 0, 1, "no", "no|yes",
       "whether the addresses in `trusted` send a PROXY header (v1 or v2) ahead, as a load balancer does" },
-    { R(trusted), "trusted", NETS, 0, MAX_SUBNETS, "127.0.0.0/8, ::1, unix", NULL,
+    { RL(trusted), "trusted", NETS, 0, MAX_SUBNETS, "127.0.0.0/8, ::1, unix", NULL,
       "accept_proxy: whose header is taken, and must come within 5 s; from anybody else it is refused" },
-    { R(allow), "allow", NETS, 0, MAX_SUBNETS, "", NULL,
+    { RL(allow), "allow", NETS, 0, MAX_SUBNETS, "", NULL,
       "only clients from there may come in: addresses, networks, or unix; none: all" },
-    { R(deny), "deny", NETS, 0, MAX_SUBNETS, "", NULL,
+    { RL(deny), "deny", NETS, 0, MAX_SUBNETS, "", NULL,
       "clients from there may not, be they in allow or not" },
     { R(socket_mode), "socket_mode", TEXT, 0, 0, "", NULL,
       "permissions of the unix sockets of listen, in octal (660); none: as the umask leaves them" },
@@ -222,11 +222,11 @@ const struct option options[] = {
       "pooled: a user whom clients log in as; puerta hash-password makes KEYS of a password; none: all may come in" },
     { M(accept_proxy), "accept_proxy", BOOL, 0, 1, "no", "no|yes",
       "whether the addresses in `trusted` send a PROXY header (v1 or v2) ahead, as a load balancer does" },
-    { M(trusted), "trusted", NETS, 0, MAX_SUBNETS, "127.0.0.0/8, ::1, unix", NULL,
+    { ML(trusted), "trusted", NETS, 0, MAX_SUBNETS, "127.0.0.0/8, ::1, unix", NULL,
       "accept_proxy: whose header is taken, and must come within 5 s; from anybody else it is refused" },
-    { M(allow), "allow", NETS, 0, MAX_SUBNETS, "", NULL,
+    { ML(allow), "allow", NETS, 0, MAX_SUBNETS, "", NULL,
       "only clients from there may come in: addresses, networks, or unix; none: all" },
-    { M(deny), "deny", NETS, 0, MAX_SUBNETS, "", NULL,
+    { ML(deny), "deny", NETS, 0, MAX_SUBNETS, "", NULL,
       "clients from there may not, be they in allow or not" },
     { M(socket_mode), "socket_mode", TEXT, 0, 0, "", NULL,
       "permissions of the unix sockets of listen, in octal (660); none: as the umask leaves them" },
@@ -484,6 +484,11 @@ static bool same_commands(const struct conf *a, const struct conf *b)
     return same;
 }
 
+static bool same_subnets(const struct subnets *a, const struct subnets *b)
+{
+    return a->count == b->count && memcmp(a->at, b->at, (size_t)a->count * sizeof *a->at) == 0;
+}
+
 /* A file whose secret another row has as well, the one before: that one speaks for both. */
 static bool is_spoken_for(const struct option *o)
 {
@@ -497,6 +502,8 @@ bool option_same(const struct option *o, const void *a, const void *b)
     case NODES:   return same_nodes(a, b);
     case USER:    return same_users(a, b);
     case COMMAND: return same_commands(a, b);
+    case NETS:
+        return same_subnets((const void *)((const char *)a + o->offset), (const void *)((const char *)b + o->offset));
     case TEXT: case SECRET: case SECRET_FILE: case KEYFILE:
         return is_spoken_for(o) || strcmp((const char *)a + o->offset, (const char *)b + o->offset) == 0;
     case SIZE: case TIME: case COUNT: case BOOL: case ENUM: break;
@@ -539,6 +546,7 @@ static const char *show_list(const struct option *o, const void *base, char out[
 {
     const struct conf *conf = base;
     const struct conf_service *s = base;
+    const struct subnets *nets = (const void *)((const char *)base + o->offset);
     char text[ADDRESS_TEXT];
     int n = 0;
     const struct address *list = o->type == LISTEN ? addresses(o, base, &n) : NULL;
@@ -550,6 +558,8 @@ static const char *show_list(const struct option *o, const void *base, char out[
         show_item(out, "%s", conf->commands[i].name);
     for (int i = 0; o->type == USER && i < s->user_count; i++)
         show_item(out, "%s", s->users[i].name);
+    for (int i = 0; o->type == NETS && i < nets->count; i++)
+        show_item(out, "%s", subnet_text(&nets->at[i], text));
     for (int i = 0; o->type == NODES && i < s->node_count; i++) {
         bool six = strchr(s->nodes[i].host, ':') != NULL;
         char weight[8] = "";
@@ -575,7 +585,7 @@ const char *option_show(const struct option *o, const void *base, char out[OPTIO
             name += strcspn(name, "|") + 1;
         snprintf(out, OPTION_TEXT, "%.*s", (int)strcspn(name, "|"), name);
         return out;
-    case LISTEN: case NODES: case COMMAND: case USER:
+    case LISTEN: case NODES: case COMMAND: case USER: case NETS:
         return show_list(o, base, out);
     case SECRET: case SECRET_FILE: case KEYFILE:
         snprintf(out, OPTION_TEXT, "%s", field[0] != '\0' ? "******" : "");

@@ -27,10 +27,9 @@ static struct {
     struct client *all, *free;
     uint32_t total;
     struct service services[MAX_SERVICES];
-    struct service_ops ops;     /* of redis_route.c, and on_client */
+    struct service_ops ops;     /* redis_service_ops, and what only this room can do */
     int service_count;
     bool stopping;
-    struct service_ops ops;     /* redis_service_ops, and what only this room can do */
     struct timer care;
 } rd;
 

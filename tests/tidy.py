@@ -112,8 +112,8 @@ ROOMS = {
     "ctl_ask.c": (5, "ctl", 180),
     "ctl_view.c": (5, "ctl", 380),
     "ctl.c": (5, "ctl", 350),
-    "option.c": (5, "conf", 680),
-    "conf.c": (5, "conf", 850),
+    "option.c": (5, "conf", 740),
+    "conf.c": (5, "conf", 870),
     "puerta.c": (5, "main", 600),
 }
 HEADERS = {"redis.h": ("redis_req.c", 4)}  # shared by a family: its prototypes belong to several rooms
