@@ -22,6 +22,8 @@
 #define FLUSH_ROUNDS 4        /* sends to one connection in one turn before the others get theirs */
 #define ACCEPT_PAUSE_MS 100   /* how long a listener rests when the system has no descriptor left */
 
+static struct listener *listeners; /* all that listen */
+
 static struct {
     struct conn *all;
     size_t size;
@@ -581,6 +583,8 @@ static void on_dial_in(struct watch *w, short revents)
 void conn_listen(struct listener *l, int fd)
 {
     must(loop_watch(&l->watch, fd, POLLIN, on_dial_in));
+    l->next = listeners;
+    listeners = l;
 }
 
 void conn_unlisten(struct listener *l)
@@ -589,5 +593,22 @@ void conn_unlisten(struct listener *l)
     if (l->watch.fd >= 0) {
         loop_unwatch(&l->watch);
         l->watch.fd = -1;
+    }
+}
+
+void conn_accept(bool on)
+{
+    for (struct listener *l = listeners; l != NULL; l = l->next) {
+        loop_timer_stop(&l->pause);
+        loop_want(&l->watch, on ? POLLIN : 0);
+    }
+}
+
+void conn_listen_no_more(void)
+{
+    for (struct listener *l = listeners; l != NULL; l = l->next) {
+        int fd = l->watch.fd;
+        conn_unlisten(l);
+        net_close(fd);
     }
 }

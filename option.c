@@ -78,6 +78,8 @@ const struct option options[] = {
       "connections that the system holds for each address until they are accepted" },
     { P(stop_timeout_ms), "stop_timeout", TIME, 100, SECONDS(600), "5s", NULL,
       "at SIGTERM or SIGINT: how long requests in flight may still take" },
+    { P(drain_timeout_ms), "drain_timeout", TIME, 100, SECONDS(86400), "30s", NULL,
+      "at SIGUSR2: how long the old program may still serve those that it cannot hand over to the new one" },
     { P(commands), "command", COMMAND, 0, COMMAND_DECLARED_MAX, "", NULL,
       "a module's or newer command: where its keys stand, and whether it only reads (else: write)" },
 

@@ -82,21 +82,39 @@ static void take_tables(void)
     }
 }
 
-static void open_listeners(void)
+/* One that is there already, from the program before this one, or a new one; -1: it cannot be had. */
+static int listen_on(const struct address *a, const struct net_sizes *sizes)
+{
+    int fd = upgrade_listener(a);
+    if (fd < 0) {
+        fd = net_listen(a, (int)conf.backlog, sizes);
+    } else if (listen(fd, (int)conf.backlog) < 0) {
+        return -1;
+    }
+    if (fd < 0) {
+        char text[ADDRESS_TEXT];
+        fprintf(stderr, "puerta: cannot listen on %s: ", address_text(a, text));
+        perror("");
+    } else {
+        upgrade_listens(fd);
+    }
+    return fd;
+}
+
+static bool open_listeners(void)
 {
     for (int i = 0; i < conf.service_count; i++) {
         const struct conf_service *r = &conf.services[i];
         struct net_sizes sizes = { r->receive_buffer, r->send_buffer };
         for (int k = 0; k < r->listens; k++) {
-            char text[ADDRESS_TEXT];
-            listeners[i][k] = net_listen(&r->listen[k], (int)conf.backlog, &sizes);
+            listeners[i][k] = listen_on(&r->listen[k], &sizes);
             if (listeners[i][k] < 0) {
-                fprintf(stderr, "puerta: cannot listen on %s: ", address_text(&r->listen[k], text));
-                perror("");
-                exit(EX_OSERR);
+                return false;
             }
         }
     }
+    upgrade_close_rest();
+    return true;
 }
 
 /* Each client, node and lease needs a descriptor: when the system gives fewer, clients are what is cut, so that
@@ -123,11 +141,38 @@ static void catch_signals(void)
     act.sa_handler = loop_wake;
     sigaction(SIGTERM, &act, NULL);
     sigaction(SIGINT, &act, NULL);
+    sigaction(SIGUSR2, &act, NULL);
     act.sa_handler = SIG_IGN;
     sigaction(SIGHUP, &act, NULL);
     sigaction(SIGUSR1, &act, NULL);
-    sigaction(SIGUSR2, &act, NULL);
 }
+
+/* Whether clients of that section would be answered now. */
+static bool serves(const struct service *s)
+{
+    bool some = false;
+    for (uint16_t i = 0; i < backend_cap(); i++) {
+        const struct backend *b = backend_at(i);
+        some = some || (b != NULL && b->service == s && b->state == BACKEND_UP && (s->conf->kind == SERVICE_MONGO || b->slots > 0));
+    }
+    return some;
+}
+
+static bool is_ready(bool all)
+{
+    bool each = true, some = false;
+    for (int i = 0; i < conf.service_count; i++) {
+        const struct service *s = service_at(i);
+        bool one = s != NULL && serves(s);
+        each = each && one;
+        some = some || one;
+    }
+    return all ? each : some;
+}
+
+static const struct hand_mode hand_modes[] = {
+    { .kind = SERVICE_REDIS },
+};
 
 static void open_rooms(int parent)
 {
@@ -142,6 +187,7 @@ static void open_rooms(int parent)
             modes[i].open(&conf, listeners);
         }
     }
+    handover_open(&conf, hand_modes, sizeof hand_modes / sizeof *hand_modes, is_ready);
 }
 
 static bool pending(void)
@@ -195,6 +241,16 @@ static void run(void)
         conn_flush();
         conn_reap();
         signals = loop_signals();
+        if ((signals & 1u << SIGUSR2) != 0) {
+            parent_upgrade(false);
+        }
+        if (handover_is_over(conf.stop_timeout_ms) && stop_by == 0) {
+            stop_by = handover_until_ms();
+            stop();
+        }
+        if (handover_is_told() && idle()) {
+            return;
+        }
         if ((signals & (1u << SIGTERM | 1u << SIGINT)) != 0) {
             if (stop_by != 0) {
                 if (loop_ms() - asked_ms < TWICE_MS) {
@@ -217,7 +273,10 @@ static int work(void)
     int fd = -1, exit_code = 0;
     arena_measure();
     take_tables();
-    open_listeners();
+    if (!open_listeners()) {
+        return parent_keep(EX_OSERR);
+    }
+    upgrade_drain_limit(conf.drain_timeout_ms);
     if (!parent_fork(conf.supervise != 0, &fd, &exit_code)) {
         return exit_code;
     }
@@ -235,11 +294,15 @@ static int work(void)
     return EX_OK;
 }
 
+/* -t: what is in force. Asked by a program that is to be replaced: also whether this one could listen everywhere. */
 static int report(void)
 {
     arena_measure();
     take_tables();
     conf_report(&conf);
+    if (upgrade_tries()) {
+        return open_listeners() ? UPGRADE_ABLE : EX_OSERR;
+    }
     return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
 }
 
@@ -351,6 +414,7 @@ int main(int argc, char **argv)
     const char *file = NULL;
     bool test = false;
     int opt;
+    upgrade_start(argc, argv);
     while ((opt = getopt(argc, argv, "c:thV")) != -1) {
         switch (opt) {
         case 'c':
@@ -378,11 +442,11 @@ int main(int argc, char **argv)
 #endif
     if (file != NULL && optind == argc) {
         if (!conf_read(&conf, file) || !can_serve(file)) {
-            return EX_CONFIG;
+            return parent_keep(EX_CONFIG);
         }
     } else if (file == NULL && optind + 1 < argc && (mode = mode_of(argv[optind])) != NULL) {
         if (!conf_quick(&conf, mode->kind, argc - optind - 1, argv + optind + 1)) {
-            return EX_CONFIG;
+            return parent_keep(EX_CONFIG);
         }
     } else {
         usage(stderr);

@@ -110,6 +110,10 @@ bool os_cold_add(int queue, int fd, void *mark);
 void os_cold_del(int queue, int fd);
 /* Marks of up to cap readable (or dead) cold descriptors, without waiting. */
 int os_cold_ready(int queue, void **marks, int cap);
+#define HAND_FDS 2 /* descriptors in one message */
+/* One message to another process, with so many descriptors; and the next one. */
+ssize_t os_give(int fd, const void *bytes, size_t n, const int *fds, int count);
+ssize_t os_get(int fd, void *bytes, size_t cap, int fds[HAND_FDS], int *count);
 /* Sets FD_CLOEXEC and O_NONBLOCK. */
 bool os_prepare_fd(int fd);
 /* No program that this process could start gains privileges, where the system can see to that. */
@@ -155,6 +159,12 @@ ssize_t net_receive(int fd, struct iovec *iov, int count);
 ssize_t net_send(int fd, struct iovec *iov, int count); /* never raises SIGPIPE */
 void net_shutdown(int fd); /* no more output from us; the peer's input may still come */
 void net_close(int fd);
+/* A socket pair over which messages go as they were sent, and descriptors with them; false: this system has none of that kind. */
+bool net_way(int ends[2]);
+/* One message with `count` descriptors: all of it or nothing (-1, EAGAIN: later). */
+ssize_t net_give(int fd, const void *bytes, size_t n, const int *fds, int count);
+/* The next message; 0: the other end is closed. What came with it stands in fds[0..*count), prepared as accepted ones are. */
+ssize_t net_get(int fd, void *bytes, size_t cap, int fds[HAND_FDS], int *count);
 /* The local address of a connected descriptor. */
 bool net_local(int fd, struct address *out);
 #define NET_PROXY_CAP 52 /* bytes, with two IPv6 addresses */
@@ -271,6 +281,63 @@ size_t slice_part(const struct slice *s, size_t *at, const unsigned char **p);
 /* Whether chunks became free since somebody was refused one; asking clears it. */
 bool buf_relieved(void);
 
+/* -------------------------------------------------- handover.c (floor 5) */
+
+#define HAND_STATE 768  /* bytes of what a room keeps of one client */
+#define HAND_INPUT 2048 /* what was read of it and not done yet */
+
+/* One client on its way to the next worker. */
+struct handed {
+    uint64_t id;                /* conn.id */
+    char section[NAME_CAP];
+    uint8_t kind;               /* enum service_kind */
+    uint8_t fd_count;           /* its own descriptor; and that to its mongos */
+    uint16_t state_len, input_len;
+    uint64_t age_ms;
+    struct address peer;
+    unsigned char state[HAND_STATE]; /* the room's own record */
+    unsigned char input[HAND_INPUT]; /* the last: no more of it goes than is there */
+};
+
+/* One thing that is remembered, told to the other worker. */
+struct hand_note {
+    char section[NAME_CAP];
+    uint8_t kind;               /* enum service_kind */
+    uint8_t what;               /* the room's own */
+    uint8_t of, key_len;        /* enum affinity_kind; of the key */
+    uint32_t number[3];         /* the room's own */
+    uint64_t place;             /* a mongos, by its name */
+    uint64_t id[2];             /* the key's hash; or the seed of hashes */
+    uint64_t left_ms;
+    unsigned char key[32];      /* key_len 0: only its hash is known */
+};
+
+struct hand_notes {
+    void (*sync)(void);         /* before something is looked up: what the other one has noted is taken in */
+    void (*send)(const struct hand_note *n);
+};
+
+enum hand_fate { HAND_TAKEN, HAND_REFUSED, HAND_LOST };
+
+/* What a mode does for the handover. NULL: it has nothing of that kind. */
+struct hand_mode {
+    uint8_t kind;
+    /* Gives each client that rests: `give` false: no more now. The descriptors stay its own until it hears more. */
+    void (*hand)(bool (*give)(const struct handed *h, const int *fds));
+    void (*given)(uint64_t id, enum hand_fate fate); /* LOST: of all that were given; no more will be */
+    bool (*adopt)(const struct handed *h, const int *fds); /* false: it cannot be had; the descriptors are the caller's still */
+    /* Tells its tables from *cursor (0 at first) on; false: to be called again. */
+    bool (*tell)(uint32_t *cursor, bool (*give)(const struct hand_note *n));
+    void (*take_note)(const struct hand_note *n);
+    void (*notes)(const struct hand_notes *to);     /* what it notes from now on is told */
+};
+
+void handover_open(const struct conf *conf, const struct hand_mode *modes, size_t count, bool (*is_ready)(bool all));
+bool handover_drains(void);             /* the next worker has taken over */
+bool handover_is_told(void);            /* and knows all that is not a client's */
+bool handover_is_over(uint32_t stop_ms); /* those who are still here are to be closed, which takes stop_ms */
+uint64_t handover_until_ms(void);       /* by when this worker has to have gone */
+
 /* ------------------------------------------------------ conn.c (floor 3) */
 
 enum conn_state {
@@ -352,6 +419,7 @@ struct listener {
     void *mark;
     void (*on_accept)(void *mark, int fd, const struct address *peer);
     struct net_sizes sizes;
+    struct listener *next;      /* of all that listen */
 };
 
 void conn_tables(const struct conf *conf);
@@ -380,6 +448,33 @@ size_t conn_size(void);                                 /* of the table */
 struct conn *conn_at(size_t i);
 void conn_listen(struct listener *l, int fd);
 void conn_unlisten(struct listener *l);
+void conn_accept(bool on);      /* whether any of them takes new connections in now: what has dialled waits in the kernel */
+void conn_listen_no_more(void); /* none of them does any more, and their sockets are closed */
+
+/* --------------------------------------------------- upgrade.c (floor 3) */
+
+#define UPGRADE_ABLE 10     /* the exit code of `-t` by which a program says that it could take over */
+
+/* What one program leaves to the next. */
+struct upgrade_left {
+    pid_t worker;               /* 0: none, or no child of this process */
+    int sock, peer;             /* the parent's ends of its socket pairs; -1: none */
+    size_t question_size;       /* of what goes over sock */
+    uint32_t generation, drain_ms; /* how many programs there were before; how long that worker may take to go */
+};
+
+/* First of all: remembers how this program was started, and takes out of the environment what the one before it left. */
+void upgrade_start(int argc, char **argv);
+bool upgrade_tries(void);           /* the one before it only asks whether it could take over */
+struct upgrade_left *upgrade_left(void);
+int upgrade_listener(const struct address *a); /* the socket that listens there already; -1: none does */
+void upgrade_listens(int fd);       /* to be passed on */
+bool upgrade_keeps(int fd);         /* whether it is */
+void upgrade_close_rest(void);      /* what nobody has asked for */
+void upgrade_drain_limit(uint32_t ms); /* told to the next program: this one's worker is gone by then */
+pid_t upgrade_try(void);            /* tries the next program as a child, which exits with UPGRADE_ABLE or is of no use; -1: no fork */
+pid_t upgrade_spawn(const struct upgrade_left *leave); /* runs it as a child */
+void upgrade_exec(const struct upgrade_left *leave);   /* runs it in this process: returns if that fails */
 
 /* ---------------------------------------------------- parent.c (floor 3) */
 
@@ -397,6 +492,16 @@ void parent_attach(int fd);
  * an exit code for main in *exit_code after the worker has ended for good; the worker returns true with its end of
  * the socket in *fd. Unsupervised, the caller stays the worker and the child helps it until it ends. */
 bool parent_fork(bool supervise, int *fd, int *exit_code);
+
+/* An upgrade: what another program leaves behind that had this process before (upgrade.c). */
+#define PARENT_READY "ready"
+int parent_hand(void);              /* worker's side: the way to the worker that comes after it; -1: there is none */
+int parent_peer(void);              /* the way to the worker before it, which serves still; -1: there is none */
+void parent_ready(void);            /* it can serve: the one before it may go */
+void parent_upgrade(bool taken_over); /* SIGUSR2 has come to a worker; or: the next one has begun to take over */
+/* This program cannot run (exit_code says why). Where there is a worker of the one before, that serves on under this parent until
+ * it ends. Gives the code to exit with. */
+int parent_keep(int exit_code);
 
 /* ---------------------------------------------------- health.c (floor 4) */
 
@@ -630,7 +735,7 @@ struct conf {
     uint32_t slow_log_min_ms;            /* 0 = nothing is slow */
     uint32_t slow_log, hot_keys;         /* entries */
     int prefault, supervise, resp3;      /* yes / no */
-    uint32_t backlog, stop_timeout_ms;
+    uint32_t backlog, stop_timeout_ms, drain_timeout_ms;
     struct conf_command commands[COMMAND_DECLARED_MAX];
     int command_count;
     struct conf_service services[MAX_SERVICES];
