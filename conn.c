@@ -72,6 +72,7 @@ void conn_open_table(void)
 {
     table.free = table.dead = table.dirty = NULL;
     table.dirty_end = &table.dirty;
+    table.last_id = (uint64_t)upgrade_left()->generation << 32; /* those that come from the program before keep theirs */
     for (int kind = 0; kind < CONN_KINDS; kind++) {
         set_most((enum conn_kind)kind, table.most[kind]);
         set_count((enum conn_kind)kind, 0);
@@ -140,6 +141,18 @@ static void set_state(struct conn *c, enum conn_state to)
         must_failed("a known connection state", __FILE__, __LINE__);
     }
     c->state = (uint8_t)to;
+}
+
+void hand_begin(struct handed *h, uint8_t kind, uint32_t entry, const struct conn *c, const char *section)
+{
+    memset(h, 0, offsetof(struct handed, input));
+    h->id = c->id;
+    h->entry = entry;
+    h->kind = kind;
+    h->fd_count = 1;
+    h->peer = c->peer;
+    must(strlen(section) < sizeof h->section);
+    memcpy(h->section, section, strlen(section));
 }
 
 struct conn *conn_take(enum conn_kind kind, const struct conn_ops *ops, void *owner)

@@ -39,7 +39,7 @@ enum packet { HELLO = 1, NOTE, TABLES_END, CLIENT, TAKEN, REFUSED };
 
 struct head { uint32_t kind, version; };
 struct hello { struct head head; uint32_t sizes[2]; };
-struct answer { struct head head; uint64_t id; };
+struct answer { struct head head; uint64_t id; uint32_t entry, kind; };
 struct note { struct head head; struct hand_note note; };
 struct client { struct head head; struct handed handed; };
 
@@ -174,6 +174,8 @@ static void adopt(const struct client *c, size_t n, int *fds, int count)
     memset(&a, 0, sizeof a);
     a.head = head(sound && m != NULL && m->adopt(h, fds) ? TAKEN : REFUSED);
     a.id = h->id;
+    a.entry = h->entry;
+    a.kind = h->kind;
     if (a.head.kind == REFUSED) {
         for (int i = 0; i < count; i++) {
             net_close(fds[i]);
@@ -299,15 +301,12 @@ static bool give_client(const struct handed *h, const int *fds)
 
 static void hear(const struct answer *a)
 {
-    const struct hand_mode *m;
+    const struct hand_mode *m = mode_of((uint8_t)a->kind);
     bool taken = a->head.kind == TAKEN;
     ho.on_the_way -= ho.on_the_way > 0;
     stats.clients_handed_over += taken;
-    for (size_t i = 0; i < ho.count; i++) {
-        m = &ho.modes[i];
-        if (m->given != NULL) {
-            m->given(a->id, taken ? HAND_TAKEN : HAND_REFUSED);
-        }
+    if (m != NULL && m->given != NULL) {
+        m->given(a->entry, a->id, taken ? HAND_TAKEN : HAND_REFUSED);
     }
 }
 
@@ -320,7 +319,7 @@ static void next_gone(const char *why)
     ho.over = true;
     for (size_t i = 0; i < ho.count; i++) {
         if (ho.modes[i].given != NULL) {
-            ho.modes[i].given(0, HAND_LOST);
+            ho.modes[i].given(0, 0, HAND_LOST);
         }
     }
 }

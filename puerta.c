@@ -171,7 +171,9 @@ static bool is_ready(bool all)
 }
 
 static const struct hand_mode hand_modes[] = {
-    { .kind = SERVICE_REDIS },
+#ifndef PUERTA_NO_REDIS
+    { .kind = SERVICE_REDIS, .hand = redis_hand, .given = redis_given, .adopt = redis_adopt },
+#endif
 };
 
 static void open_rooms(int parent)

@@ -289,6 +289,7 @@ bool buf_relieved(void);
 /* One client on its way to the next worker. */
 struct handed {
     uint64_t id;                /* conn.id */
+    uint32_t entry;             /* the room's own number of it */
     char section[NAME_CAP];
     uint8_t kind;               /* enum service_kind */
     uint8_t fd_count;           /* its own descriptor; and that to its mongos */
@@ -317,14 +318,18 @@ struct hand_notes {
     void (*send)(const struct hand_note *n);
 };
 
+struct conn;
 enum hand_fate { HAND_TAKEN, HAND_REFUSED, HAND_LOST };
+
+/* Begins that record: whose entry of its table it is, its connection. */
+void hand_begin(struct handed *h, uint8_t kind, uint32_t entry, const struct conn *c, const char *section);
 
 /* What a mode does for the handover. NULL: it has nothing of that kind. */
 struct hand_mode {
     uint8_t kind;
     /* Gives each client that rests: `give` false: no more now. The descriptors stay its own until it hears more. */
     void (*hand)(bool (*give)(const struct handed *h, const int *fds));
-    void (*given)(uint64_t id, enum hand_fate fate); /* LOST: of all that were given; no more will be */
+    void (*given)(uint32_t entry, uint64_t id, enum hand_fate fate); /* LOST: of all that were given; no more will be */
     bool (*adopt)(const struct handed *h, const int *fds); /* false: it cannot be had; the descriptors are the caller's still */
     /* Tells its tables from *cursor (0 at first) on; false: to be called again. */
     bool (*tell)(uint32_t *cursor, bool (*give)(const struct hand_note *n));

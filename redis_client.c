@@ -76,8 +76,8 @@ static void on_close(struct conn *conn, const char *why)
 /* Ends when all is answered and sent. */
 static void close_when_answered(struct client *c)
 {
-    if (c->conn->state != CONN_OPEN) {
-        return;
+    if (c->conn->state != CONN_OPEN || c->given) {
+        return; /* given: what ends its connection ends it at the next worker too */
     }
     c->ended = true;
     conn_read(c->conn, false);
@@ -140,7 +140,7 @@ static bool over_credit(const struct client *c)
 
 static void run(struct client *c)
 {
-    while (c->conn != NULL && !c->paused && !c->ended) {
+    while (c->conn != NULL && !c->paused && !c->ended && !c->moving) {
         enum verdict v;
         if (c->mode != 0) {
             if (large_run(c)) {
@@ -204,7 +204,7 @@ static void on_resume(struct client *c)
     }
     c->paused = false;
     run(c);
-    if (c->conn != NULL && !c->paused && !c->ended) {
+    if (c->conn != NULL && !c->paused && !c->ended && !c->moving) {
         conn_read(c->conn, true);
     }
 }
@@ -322,21 +322,13 @@ static void turn_away(int fd, const char *text)
     net_close(fd);
 }
 
-static void on_accept(void *mark, int fd, const struct address *peer)
+/* A client; NULL: no entry is left for one. */
+static struct client *client_begin(struct service *s, int fd, const struct address *peer)
 {
-    struct service *s = mark;
     struct client *c = rd.free;
-    const char *barred = user_barred(s->conf, peer);
-    struct conn *conn;
-    if (barred != NULL) {
-        turn_away(fd, barred);
-        return;
-    }
-    conn = c == NULL || rd.stopping ? NULL : conn_take(CONN_CLIENT, &client_ops, c);
+    struct conn *conn = c == NULL || rd.stopping ? NULL : conn_take(CONN_CLIENT, &client_ops, c);
     if (conn == NULL) {
-        stats.clients_refused++;
-        turn_away(fd, "-ERR max number of clients reached\r\n");
-        return;
+        return NULL;
     }
     rd.free = c->next;
     memset(c, 0, sizeof *c);
@@ -350,7 +342,7 @@ static void on_accept(void *mark, int fd, const struct address *peer)
     if (!conn_adopt(conn, fd)) {
         c->conn = NULL;
         client_free(c);
-        return;
+        return NULL;
     }
     conn->watch.active_ms = c->born_ms = loop_ms();
     if (s->conf->client_idle_ms > 0) {
@@ -358,6 +350,19 @@ static void on_accept(void *mark, int fd, const struct address *peer)
     }
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
     stats.clients_accepted++;
+    return c;
+}
+
+static void on_accept(void *mark, int fd, const struct address *peer)
+{
+    struct service *s = mark;
+    const char *barred = user_barred(s->conf, peer);
+    if (barred != NULL) {
+        turn_away(fd, barred);
+    } else if (client_begin(s, fd, peer) == NULL) {
+        stats.clients_refused++;
+        turn_away(fd, "-ERR max number of clients reached\r\n");
+    }
 }
 
 /* ------------------------------------------------------------- the whole */
@@ -520,6 +525,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_unblock_open();
     redis_pubsub_open();
     redis_local_open(rd.all, rd.total);
+    redis_hand_open(rd.all, rd.total, client_begin);
     client_on_resume = on_resume;
     for (int i = 0; i < conf->service_count; i++) {
         struct service *s = &rd.services[rd.service_count];

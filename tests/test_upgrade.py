@@ -6,12 +6,14 @@
        +----- old worker    ==>  gone within drain_timeout
 """
 import contextlib
+import itertools
 import os
 import shutil
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -96,3 +98,89 @@ def test_same_process_other_worker(cluster):
             p.wait_ready()
         wait_for("no descriptor more than before: %s" % before, lambda: p.descriptors() == before)
         assert zombies(parent) == []
+
+
+# What a client is, so that nothing of it is lost on the way.
+def test_an_idle_client_goes_over(cluster):
+    with Upgradable(cluster) as p, p.client() as c, p.client() as three:
+        assert c.ask("SET", "kept", "1") == b"OK"
+        assert c.ask("CLIENT", "SETNAME", "somebody") == b"OK"
+        assert three.ask("HELLO", "3")
+        ids = [x.ask("CLIENT", "ID") for x in (c, three)]
+        for _ in range(2):
+            p.upgrade()
+            assert c.ask("GET", "kept") == b"1"
+            assert c.ask("CLIENT", "GETNAME") == b"somebody"
+            assert three.ask("HGETALL", "no such hash") == {}
+            assert [x.ask("CLIENT", "ID") for x in (c, three)] == ids
+            with p.client() as new:
+                assert new.ask("CLIENT", "ID") > max(ids)
+        assert p.says("handover=yes") == 2
+
+
+UPGRADES = 5 if LONG else 2
+
+
+class Askers:
+    """Threads that each ask for one thing at a time and look at each answer; what goes wrong stands in `wrong`."""
+
+    def __init__(self, count, run):
+        self.wrong, self.answers, self.over = [], [0] * count, threading.Event()
+        self.threads = [threading.Thread(target=self._go, args=(run, i), daemon=True) for i in range(count)]
+
+    def _go(self, run, i):
+        try:
+            for _ in run(i, self.over):
+                self.answers[i] += 1
+        except Exception as e:  # any: it is what is looked for
+            self.wrong.append("client %d after %d answers: %r" % (i, self.answers[i], e))
+
+    def __enter__(self):
+        for t in self.threads:
+            t.start()
+        self.wait_each(1)
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        for t in self.threads:
+            t.join(30 * SLOW)
+        assert not any(t.is_alive() for t in self.threads)
+
+    def wait_each(self, more):
+        """Until each has had so many more answers."""
+        wanted = [n + more for n in self.answers]
+        wait_for("%d answers of each: %s" % (more, self.wrong), lambda: self.wrong or all(a >= w for a, w in zip(self.answers, wanted)))
+        assert self.wrong == []
+
+
+def test_one_request_at_a_time(cluster):
+    """Clients that wait for each answer go over between two of them."""
+    with Upgradable(cluster) as p:
+        def run(i, over):
+            with p.client() as c:
+                for n in itertools.count():
+                    if over.is_set():
+                        return
+                    assert c.ask("SET", "one:%d" % i, n) == b"OK"
+                    assert c.ask("GET", "one:%d" % i) == b"%d" % n
+                    yield
+
+        with Askers(16, run) as askers:
+            for _ in range(UPGRADES):
+                assert p.upgrade() < 5 * SLOW, p.log_text()
+                askers.wait_each(20)
+        assert askers.wrong == []
+
+
+def test_under_load(cluster):
+    """No error, no lost connection, no lost write with pipelines of all lengths; the old process gone at once, since nobody is there who
+    cannot be handed over."""
+    with Upgradable(cluster) as p, harness.Load(p.port, "-c", 60, "-b", 300000) as load:
+        load.wait_answers(20000)
+        for _ in range(UPGRADES):
+            assert p.upgrade() < 8 * SLOW, p.log_text()
+            load.wait_answers(load.answers() + 20000)
+        result = load.finish(stop=True)
+        result.check()
+        assert result.reconnects == 0 and result.errors == 0
