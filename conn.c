@@ -182,7 +182,7 @@ static void want(struct conn *c)
     if (c->state == CONN_DIALING || c->blocked) {
         events |= POLLOUT;
     }
-    if (c->reading) {
+    if (c->reading && !c->stilled) {
         events |= POLLIN;
     }
     if (c->watch.fd >= 0 && c->watch.events != events) {
@@ -196,6 +196,12 @@ void conn_read(struct conn *c, bool on)
         c->reading = on && c->state != CONN_DEAD;
         want(c);
     }
+}
+
+void conn_still(struct conn *c, bool on)
+{
+    c->stilled = on;
+    want(c);
 }
 
 static void on_deadline(struct timer *t)
@@ -263,6 +269,16 @@ bool conn_dial(struct conn *c, const struct address *a, uint32_t timeout_ms, con
     return true;
 }
 
+void conn_given(struct conn *c, bool on)
+{
+    c->given = on;
+    if (on) {
+        loop_unwatch(&c->watch);
+    } else if (watch(c, c->fd, 0)) {
+        want(c);
+    }
+}
+
 void conn_close(struct conn *c)
 {
     if (c->state == CONN_DEAD || c->state == CONN_FREE) {
@@ -298,10 +314,11 @@ void conn_fail(struct conn *c, const char *why)
  * ended yet. */
 void conn_finish(struct conn *c, uint32_t limit_ms)
 {
-    if (c->state != CONN_OPEN) {
+    if (c->state != CONN_OPEN || c->given) {
         conn_fail(c, "finished");
         return;
     }
+    c->stilled = false;
     set_state(c, CONN_FINISHING);
     c->finish_ms = limit_ms;
     c->sent_ms = loop_ms();
@@ -532,6 +549,9 @@ static void on_ready(struct watch *w, short revents)
     }
     if ((revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL)) == 0) {
         return;
+    }
+    if (c->stilled) {
+        conn_still(c, false); /* it has hung up */
     }
     if (c->state == CONN_FINISHING) {
         on_leftover(c);

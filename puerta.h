@@ -309,7 +309,6 @@ struct hand_note {
     uint32_t number[3];         /* the room's own */
     uint64_t place;             /* a mongos, by its name */
     uint64_t id[2];             /* the key's hash; or the seed of hashes */
-    uint64_t left_ms;
     unsigned char key[32];      /* key_len 0: only its hash is known */
 };
 
@@ -409,6 +408,8 @@ struct conn {
     uint8_t state, kind;
     bool dirty;                 /* in the dirty list */
     bool reading;
+    bool stilled;               /* it is not read now, whatever its owner wants: it is to go to another process */
+    bool given;                 /* it may be that process's by now: nothing is done to it here that would be felt there */
     bool blocked;               /* the last send did not take everything: wait for POLLOUT */
     bool midway;                /* its owner's output stopped in the middle of something: the rest comes before `out` */
 };
@@ -445,6 +446,8 @@ void conn_finish(struct conn *c, uint32_t limit_ms);     /* close when all is se
 void conn_close(struct conn *c);                         /* at once, without on_close */
 void conn_fail(struct conn *c, const char *why);         /* at once, with on_close */
 void conn_deadline(struct conn *c, uint64_t due_ms);     /* on_tick then; 0 = none */
+void conn_still(struct conn *c, bool on);                /* `stilled`; one whose peer has hung up is read to its end */
+void conn_given(struct conn *c, bool on);                /* `given`; false: it is this process's after all */
 void conn_reap(void);                                    /* the turn has ended: dead ones become free */
 size_t conn_count(enum conn_kind kind);
 size_t conn_most(enum conn_kind kind);                  /* how many there may be */

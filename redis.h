@@ -197,8 +197,6 @@ struct client {
     bool leaving;               /* will be ended once its long request is through */
     bool ready;                 /* its next request is whole and waits */
     bool paused, resuming;
-    bool moving;                /* it is read no more: it goes to the next worker once all is answered (redis_hand.c) */
-    bool given;                 /* it has gone there, or has not: that is to be heard */
     bool starved;
     bool subscribed;            /* to something */
     bool halfway;               /* a part of its next answer has been put out */

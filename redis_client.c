@@ -76,8 +76,8 @@ static void on_close(struct conn *conn, const char *why)
 /* Ends when all is answered and sent. */
 static void close_when_answered(struct client *c)
 {
-    if (c->conn->state != CONN_OPEN || c->given) {
-        return; /* given: what ends its connection ends it at the next worker too */
+    if (c->conn->state != CONN_OPEN) {
+        return;
     }
     c->ended = true;
     conn_read(c->conn, false);
@@ -140,7 +140,7 @@ static bool over_credit(const struct client *c)
 
 static void run(struct client *c)
 {
-    while (c->conn != NULL && !c->paused && !c->ended && !c->moving) {
+    while (c->conn != NULL && !c->paused && !c->ended) {
         enum verdict v;
         if (c->mode != 0) {
             if (large_run(c)) {
@@ -204,7 +204,7 @@ static void on_resume(struct client *c)
     }
     c->paused = false;
     run(c);
-    if (c->conn != NULL && !c->paused && !c->ended && !c->moving) {
+    if (c->conn != NULL && !c->paused && !c->ended) {
         conn_read(c->conn, true);
     }
 }

@@ -72,16 +72,20 @@ static bool give_one(struct client *c, bool (*give)(const struct handed *, const
 {
     static struct handed h;
     describe(c, &h);
-    c->given = give(&h, &c->conn->fd);
-    return c->given;
+    if (!give(&h, &c->conn->fd)) {
+        return false;
+    }
+    conn_given(c->conn, true);
+    return true;
 }
 
 /* It is this worker's again. */
 static void go_on(struct client *c)
 {
-    c->moving = c->given = false;
-    conn_read(c->conn, true);
-    client_resume(c);
+    if (c->conn->given) {
+        conn_given(c->conn, false);
+    }
+    conn_still(c->conn, false);
 }
 
 void redis_hand(bool (*give)(const struct handed *, const int *))
@@ -89,19 +93,14 @@ void redis_hand(bool (*give)(const struct handed *, const int *))
     uint32_t n = rh.count < LOOK_AT ? rh.count : LOOK_AT; /* looked at in this turn */
     for (; n > 0; n--, rh.at = (rh.at + 1) % rh.count) {
         struct client *c = &rh.all[rh.at];
-        if (c->conn == NULL || c->conn->state != CONN_OPEN || c->given || c->stays_ms > loop_ms()) {
+        if (c->conn == NULL || c->conn->state != CONN_OPEN || c->conn->given || c->stays_ms > loop_ms()) {
             continue;
         }
         if (!is_plain(c)) {
-            if (c->moving) {
-                go_on(c);
-            }
+            conn_still(c->conn, false);
             continue;
         }
-        if (!c->moving) {
-            c->moving = true;
-            conn_read(c->conn, false);
-        }
+        conn_still(c->conn, true);
         if (rests(c) && !give_one(c, give)) {
             return;
         }
@@ -113,9 +112,9 @@ static void all_lost(void)
 {
     for (uint32_t i = 0; i < rh.count; i++) {
         struct client *c = &rh.all[i];
-        if (c->conn != NULL && c->given) {
+        if (c->conn != NULL && c->conn->given) {
             conn_fail(c->conn, "the next worker died while it was handed over");
-        } else if (c->conn != NULL && c->moving) {
+        } else if (c->conn != NULL && c->conn->stilled) {
             go_on(c);
         }
     }
@@ -126,7 +125,7 @@ void redis_given(uint32_t entry, uint64_t id, enum hand_fate fate)
     struct client *c = &rh.all[entry];
     if (fate == HAND_LOST) {
         all_lost();
-    } else if (entry >= rh.count || c->conn == NULL || c->conn->id != id || !c->given) {
+    } else if (entry >= rh.count || c->conn == NULL || c->conn->id != id || !c->conn->given) {
         return; /* it has left meanwhile */
     } else if (fate == HAND_TAKEN) {
         conn_fail(c->conn, "handed over");

@@ -176,7 +176,7 @@ def test_one_request_at_a_time(cluster):
 def test_under_load(cluster):
     """No error, no lost connection, no lost write with pipelines of all lengths; the old process gone at once, since nobody is there who
     cannot be handed over."""
-    with Upgradable(cluster) as p, harness.Load(p.port, "-c", 60, "-b", 300000) as load:
+    with Upgradable(cluster) as p, harness.Load(p.port, "-c", 60, "-b", 300000, "-n", 100000000) as load:
         load.wait_answers(20000)
         for _ in range(UPGRADES):
             assert p.upgrade() < 8 * SLOW, p.log_text()
