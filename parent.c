@@ -350,6 +350,8 @@ static void upgrade_reaped(pid_t pid, int code)
         parent.heir = 0;
         log_error("no upgrade: the new program has ended; this one goes on", "exit_code=%d", code);
     } else {
+        net_close(parent.before.sock);
+        parent.before.sock = -1;
         parent.before.worker = 0;
         parent.due_ms = 0;
         log_info("the worker of the program before has ended", "exit_code=%d", code);
@@ -390,8 +392,7 @@ static void take_ready(void)
     }
     parent.ready = true;
     net_close(parent.before.peer);
-    net_close(parent.before.sock);
-    parent.before.peer = parent.before.sock = -1;
+    parent.before.peer = -1;
     if (parent.before.worker > 0) {
         parent.due_ms = now_ms() + parent.before.drain_ms + LATE_MS;
         log_info("upgraded: the new worker serves", "pid=%ld old=%ld", (long)parent.worker, (long)parent.before.worker);

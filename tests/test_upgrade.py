@@ -19,8 +19,11 @@ import time
 import pytest
 
 import harness
+from mongo_harness import CrowdFronts, MongoPuerta
+from test_mongo_crowd import Run
 from harness import LONG, SLOW, Puerta, children_of, read_file, wait_for
 
+ENDED = "the worker of the program before has ended"
 CONF = """
 [puerta]
 drain_timeout = {drain}
@@ -33,14 +36,13 @@ nodes = {{seeds}}
 """
 
 
-class Upgradable(Puerta):
-    """Puerta from a copy of the program that a test may replace, with a file that it may change."""
+class Upgrades:
+    """What a Puerta of either mode can do that was started from a copy of the program, which a test may replace."""
 
-    def __init__(self, cluster, drain="10s", process="", more="", **options):
+    def copy(self):
         self.program = os.path.join(harness.temporary_folder("puerta-program-"), "puerta")
         self.replace(harness.BINARY)
-        super().__init__(cluster, conf=CONF.format(drain=drain, process=process, more=more), binary=self.program, **options)
-        self.path = self.arguments[2]
+        return self.program
 
     def replace(self, source=None, text=None):
         """Another file of that name, as an installation does it."""
@@ -62,9 +64,9 @@ class Upgradable(Puerta):
     def upgrade(self, timeout=30.0):
         """Until the old worker has gone; gives the seconds that this took."""
         before, begun = self.workers(), time.monotonic()
-        done = self.says("the worker of the program before has ended")
+        done = self.says(ENDED)
         self.process.send_signal(signal.SIGUSR2)
-        wait_for("the old worker to go: " + self.log, lambda: self.says("the worker of the program before has ended") > done, timeout)
+        wait_for("the old worker to go: " + self.log, lambda: self.says(ENDED) > done, timeout)
         wait_for("one worker", lambda: len(self.workers()) == 1)
         assert self.workers() != before, self.log_text()
         return time.monotonic() - begun
@@ -72,6 +74,20 @@ class Upgradable(Puerta):
     def descriptors(self):
         """How many the parent and the worker have open."""
         return [len(os.listdir("/proc/%d/fd" % pid)) for pid in [self.process.pid] + self.workers()]
+
+
+class Upgradable(Upgrades, Puerta):
+    """With a file that a test may change."""
+
+    def __init__(self, cluster, drain="10s", process="", more="", **options):
+        super().__init__(cluster, conf=CONF.format(drain=drain, process=process, more=more), binary=self.copy(), **options)
+        self.path = self.arguments[2]
+
+
+class UpgradableMongo(Upgrades, MongoPuerta):
+    def __init__(self, addresses, process=None, **options):
+        process = dict({"drain_timeout": "10s", "stop_timeout": "2s", "max_clients": 1000}, **(process or {}))
+        super().__init__(addresses, process=process, binary=self.copy(), **options)
 
 
 def zombies(pid):
@@ -184,3 +200,35 @@ def test_under_load(cluster):
         result = load.finish(stop=True)
         result.check()
         assert result.reconnects == 0 and result.errors == 0
+
+
+# ---- MongoDB mode. In the crowd each client has cursors and transactions open, and looks at every answer; a session has several connections.
+
+
+def crowd_goes_over(p, fronts, clients, answers, vanish=0):
+    took = []
+
+    def upgrade(run):
+        if len(took) < UPGRADES:
+            done = p.says(ENDED)
+            took.append(p.upgrade())
+            assert p.says(ENDED) > done
+        time.sleep(0.05)
+
+    run = Run(p.port, clients, answers, vanish=vanish, meanwhile=upgrade, faults=False)
+    run.check(fronts)
+    assert len(took) == UPGRADES and max(took) < 8 * SLOW, took
+    assert run.figure(r" lost (\d+)") == 0, run.text
+
+
+@pytest.mark.parametrize("vanish", [0, 50])
+def test_pass_through(vanish):
+    """All are one application: what one of them has opened the others must find too."""
+    with CrowdFronts(2) as fronts, UpgradableMongo(fronts.addresses) as p:
+        crowd_goes_over(p, fronts, 100, 200000 if LONG else 60000, vanish)
+
+
+@pytest.mark.parametrize("vanish", [0, 50])
+def test_pooled(vanish):
+    with CrowdFronts(2) as fronts, UpgradableMongo(fronts.addresses, mode="pooled", pool_max=8, pool_wait="10s") as p:
+        crowd_goes_over(p, fronts, 200, 300000 if LONG else 100000, vanish)
