@@ -6,7 +6,7 @@
  *     each section serves (or has had its time)
  *     HELLO, with the versions of what follows ----------> accepts nobody any more; other versions: closes clients that rest
  *     parent_ready()
- *     NOTE: tables         <-----------------------------  what lives at which mongos
+ *     NOTE, SEEDS_END, NOTE ...  <-----------------------  what lives at which mongos
  *     accepts  <-----------------------------------------  TABLES_END
  *     adopts   <-- descriptors, one record of each ------  CLIENT, as soon as one rests
  *     TAKEN, REFUSED ------------------------------------> closes its copy; or goes on with it
@@ -35,7 +35,7 @@
 #define ON_THE_WAY 64           /* clients given of which it is not known yet whether they were taken */
 #define PACKETS_PER_TURN 256
 
-enum packet { HELLO = 1, NOTE, TABLES_END, CLIENT, TAKEN, REFUSED };
+enum packet { HELLO = 1, NOTE, SEEDS_END, TABLES_END, CLIENT, TAKEN, REFUSED };
 
 struct head { uint32_t kind, version; };
 struct hello { struct head head; uint32_t sizes[2]; };
@@ -54,6 +54,7 @@ static struct {
     size_t at;                  /* the mode whose table is being told */
     uint32_t cursor;            /* in that table */
     uint32_t on_the_way;
+    bool seeded;                /* notes can be understood */
     bool waits;                 /* it has not spoken to the one before */
     bool listens;               /* it accepts */
     bool drains;                /* the one after it has spoken */
@@ -110,7 +111,7 @@ static void sync_notes(void)
     struct note n;
     int fds[HAND_FDS], count;
     ssize_t got;
-    while (ho.notes.fd >= 0 && (got = net_get(ho.notes.fd, &n, sizeof n, fds, &count)) != -1) {
+    while (ho.seeded && ho.notes.fd >= 0 && (got = net_get(ho.notes.fd, &n, sizeof n, fds, &count)) != -1) {
         if (got != (ssize_t)sizeof n || n.head.kind != NOTE) {
             end(&ho.notes);
             return;
@@ -143,7 +144,7 @@ const struct hand_notes hand_notes = { sync_notes, send_note };
 
 static void watch_notes(int fd)
 {
-    if (fd >= 0 && !loop_watch(&ho.notes, fd, POLLIN, on_notes)) {
+    if (fd >= 0 && !loop_watch(&ho.notes, fd, ho.seeded ? POLLIN : 0, on_notes)) {
         net_close(fd);
     }
     for (size_t i = 0; i < ho.count && ho.notes.fd >= 0; i++) {
@@ -206,12 +207,17 @@ static void on_before(struct watch *w, short revents)
         if (n == -1 && errno == EAGAIN) {
             return;
         }
-        if (n < (ssize_t)sizeof packet.head) {
+        if (n <= 0) {
             before_gone(n < 0 ? strerror(errno) : "end");
+        } else if (n < (ssize_t)sizeof packet.head) {
+            continue; /* it has become ready late, and says so to its parent, who is another program by now */
         } else if (packet.head.kind == CLIENT) {
             adopt(&packet, (size_t)n, fds, count);
         } else if (packet.head.kind == NOTE && n == (ssize_t)sizeof(struct note)) {
             take_note(&((const struct note *)(const void *)&packet)->note);
+        } else if (packet.head.kind == SEEDS_END) {
+            ho.seeded = true;
+            loop_want(&ho.notes, POLLIN);
         } else if (packet.head.kind == TABLES_END) {
             begin_to_listen("the worker before has told all");
         }
@@ -270,6 +276,18 @@ static bool give_note(const struct hand_note *n)
     p->head = head(NOTE);
     p->note = *n;
     return send_packet(&ho.next, p, sizeof *p, NULL, 0);
+}
+
+/* First of all, and while the socket is empty. */
+static bool tell_seeds(void)
+{
+    struct head h = head(SEEDS_END);
+    for (size_t i = 0; i < ho.count; i++) {
+        if (ho.modes[i].seeds != NULL && !ho.modes[i].seeds(give_note)) {
+            return false;
+        }
+    }
+    return send_packet(&ho.next, &h, sizeof h, NULL, 0);
 }
 
 static void tell_tables(void)
@@ -333,7 +351,8 @@ static void begin_to_drain(const struct hello *h, size_t n, int notes)
     log_info("the next worker takes over", "clients=%lu handover=%s", (unsigned long)conn_count(CONN_CLIENT), alike ? "yes" : "no");
     conn_listen_no_more();
     parent_upgrade(true);
-    if (alike) {
+    if (alike && tell_seeds()) {
+        ho.seeded = true;
         watch_notes(notes);
         loop_timer(&ho.look, loop_ms());
     } else {
@@ -351,9 +370,9 @@ static void on_next(struct watch *w, short revents)
         if (n == -1 && errno == EAGAIN) {
             return;
         }
-        if (n < (ssize_t)sizeof packet.head && ho.drains) {
+        if (n <= 0 && ho.drains) {
             next_gone(n < 0 ? strerror(errno) : "the next worker has gone");
-        } else if (n < (ssize_t)sizeof packet.head) {
+        } else if (n <= 0) {
             end(w); /* no parent any more: there will be no next one */
         } else if (packet.head.kind == HELLO && !ho.drains) {
             begin_to_drain((const struct hello *)(const void *)&packet, (size_t)n, count > 0 ? fds[0] : -1);

@@ -156,6 +156,18 @@ bool mongo_adopt(const struct handed *h, const int *fds)
     return s->conf->mode == MONGO_POOLED ? pooled_adopt(s, section, h, fds[0]) : relay_adopt(s, section, h, fds);
 }
 
+bool mongo_seeds(bool (*give)(const struct hand_note *))
+{
+    for (int i = 0; i < md.count; i++) {
+        struct hand_note n;
+        (md.services[i].conf->mode == MONGO_POOLED ? route_seed : choose_seed)(i, &md.services[i], &n);
+        if (!give(&n)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* One section after another; the cursor is the number of the entry in its table. */
 bool mongo_tell(uint32_t *cursor, bool (*give)(const struct hand_note *))
 {

@@ -140,7 +140,8 @@ enum mongo_note {
     NOTE_PUT,    /* a key lives there from now on */
     NOTE_REMOVE
 };
-/* Notes of one table from entry *at on (0: its seed, too): false: the other side takes no more now. `fill` adds what else is known. */
+void mongo_make_seed(struct hand_note *n, const struct affinity *a, const struct service *s);
+/* Notes of one table from entry *at on: false: the other side takes no more now. `fill` adds what else is known. */
 bool mongo_tell_table(const struct affinity *a, const struct service *s, uint32_t *at, bool (*give)(const struct hand_note *n),
                       void (*fill)(const struct service *s, uint32_t entry, struct hand_note *n));
 /* Of one key: it lives at b now, or is forgotten (NULL). */
@@ -202,6 +203,7 @@ void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, co
 /* Whether the client has cursors or transactions open. */
 bool pins_hold(const struct mongo_client_id *id);
 /* An upgrade: its tables, told and taken; a client that comes from the worker before, with its connection to b. */
+void choose_seed(int section, const struct service *s, struct hand_note *n);
 bool choose_tell(int section, const struct service *s, uint32_t *at, bool (*give)(const struct hand_note *n));
 void choose_take_note(int section, const struct service *s, const struct hand_note *n);
 void mongo_stay(struct mongo_client_id *id, const struct backend *b);
@@ -236,6 +238,7 @@ void route_answered(int section, const struct wire *request, const struct wire *
 /* Which mongos has that cursor of the request's session; NULL: not known. `forget`: it is being killed. */
 struct backend *route_cursor(int section, const struct wire *request, int64_t cursor, bool forget);
 /* An upgrade: its tables, told and taken; and what it notes while two workers serve. */
+void route_seed(int section, const struct service *s, struct hand_note *n);
 bool route_tell(int section, const struct service *s, uint32_t *at, bool (*give)(const struct hand_note *n));
 void route_take_note(int section, const struct service *s, const struct hand_note *n);
 void route_notes(const struct hand_notes *notes);
@@ -429,6 +432,7 @@ bool mongo_idle(void);      /* nothing is under way */
 void mongo_hand(bool (*give)(const struct handed *h, const int *fds)); /* as in struct hand_mode */
 void mongo_given(uint32_t entry, uint64_t id, enum hand_fate fate);
 bool mongo_adopt(const struct handed *h, const int *fds);
+bool mongo_seeds(bool (*give)(const struct hand_note *n));
 bool mongo_tell(uint32_t *cursor, bool (*give)(const struct hand_note *n));
 void mongo_note(const struct hand_note *n);
 size_t mongo_in_flight(void); /* requests whose answers are to come */

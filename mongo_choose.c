@@ -441,6 +441,11 @@ static void fill(const struct service *s, uint32_t entry, struct hand_note *n)
     }
 }
 
+void choose_seed(int section, const struct service *s, struct hand_note *n)
+{
+    mongo_make_seed(n, &ch.all[section].table, s);
+}
+
 bool choose_tell(int section, const struct service *s, uint32_t *at, bool (*give)(const struct hand_note *))
 {
     telling = section;

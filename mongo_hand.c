@@ -29,17 +29,18 @@ static void begin(struct hand_note *n, const struct service *s, enum mongo_note 
     memcpy(n->section, s->conf->name, sizeof n->section);
 }
 
+void mongo_make_seed(struct hand_note *n, const struct affinity *a, const struct service *s)
+{
+    begin(n, s, NOTE_SEED);
+    memcpy(n->id, a->config.seed, sizeof n->id);
+}
+
 bool mongo_tell_table(const struct affinity *a, const struct service *s, uint32_t *at, bool (*give)(const struct hand_note *),
                       void (*fill)(const struct service *, uint32_t, struct hand_note *))
 {
     struct hand_note n;
-    begin(&n, s, NOTE_SEED);
-    memcpy(n.id, a->config.seed, sizeof n.id);
-    if (*at == 0 && !give(&n)) {
-        return false;
-    }
-    for (*at += *at == 0; *at <= a->size; ++*at) {
-        const struct affinity_entry *e = &a->entry[*at - 1];
+    for (; *at < a->size; ++*at) {
+        const struct affinity_entry *e = &a->entry[*at];
         const struct backend *b = affinity_is_used(e) && e->backend != AFFINITY_NOWHERE ? backend_at(e->backend) : NULL;
         if (b == NULL) {
             continue;
@@ -49,7 +50,7 @@ bool mongo_tell_table(const struct affinity *a, const struct service *s, uint32_
         n.place = mongos_of(b)->name;
         memcpy(n.id, e->id, sizeof n.id);
         if (fill != NULL) {
-            fill(s, *at - 1, &n);
+            fill(s, *at, &n);
         }
         if (!give(&n)) {
             return false;

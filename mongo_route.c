@@ -83,9 +83,14 @@ void route_notes(const struct hand_notes *to)
     notes = to;
 }
 
-bool route_tell(int section, const struct service *s, uint32_t *at, bool (*give)(const struct hand_note *))
+void route_seed(int section, const struct service *s, struct hand_note *n)
 {
     rt.all[section].service = s;
+    mongo_make_seed(n, &rt.all[section].table, s);
+}
+
+bool route_tell(int section, const struct service *s, uint32_t *at, bool (*give)(const struct hand_note *))
+{
     return mongo_tell_table(&rt.all[section].table, s, at, give, NULL);
 }
 

@@ -179,7 +179,7 @@ static const struct hand_mode hand_modes[] = {
     { .kind = SERVICE_REDIS, .hand = redis_hand, .given = redis_given, .adopt = redis_adopt },
 #endif
 #ifndef PUERTA_NO_MONGO
-    { .kind = SERVICE_MONGO, .hand = mongo_hand, .given = mongo_given, .adopt = mongo_adopt, .tell = mongo_tell, .take_note = mongo_note,
+    { .kind = SERVICE_MONGO, .hand = mongo_hand, .given = mongo_given, .adopt = mongo_adopt, .seeds = mongo_seeds, .tell = mongo_tell, .take_note = mongo_note,
       .notes = route_notes },
 #endif
 };

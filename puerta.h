@@ -330,6 +330,7 @@ struct hand_mode {
     void (*hand)(bool (*give)(const struct handed *h, const int *fds));
     void (*given)(uint32_t entry, uint64_t id, enum hand_fate fate); /* LOST: of all that were given; no more will be */
     bool (*adopt)(const struct handed *h, const int *fds); /* false: it cannot be had; the descriptors are the caller's still */
+    bool (*seeds)(bool (*give)(const struct hand_note *n)); /* what has to be known before any note; false: it cannot be told */
     /* Tells its tables from *cursor (0 at first) on; false: to be called again. */
     bool (*tell)(uint32_t *cursor, bool (*give)(const struct hand_note *n));
     void (*take_note)(const struct hand_note *n);

@@ -91,7 +91,7 @@ ROOMS = {
     "mongo_trace.c": (4, "mongo", 60),
     "mongo_login.c": (4, "mongo", 460),
     "mongo_health.c": (4, "mongo", 450),
-    "mongo_hand.c": (4, "mongo", 130),
+    "mongo_hand.c": (4, "mongo", 140),
     "mongo_choose.c": (4, "mongo", 410),
     "mongo_route.c": (4, "mongo", 260),
     "mongo_pool.c": (4, "mongo", 500),
@@ -102,7 +102,7 @@ ROOMS = {
     "mongo_puerta.c": (4, "mongo", 200),
     "mongo_pooled.c": (4, "mongo", 1060),
     "mongo_relay.c": (4, "mongo", 945),
-    "mongo.c": (4, "mongo", 470),
+    "mongo.c": (4, "mongo", 480),
     "dashboard.c": (5, "admin", 10),  # made of dashboard.html by the Makefile
     "metrics.c": (5, "admin", 350),
     "admin.c": (5, "admin", 650),
