@@ -7,6 +7,7 @@ PREFIX  ?= /usr/local
 BINDIR  ?= $(PREFIX)/bin
 SYSCONFDIR ?= $(PREFIX)/etc
 DOCDIR  ?= $(PREFIX)/share/doc/puerta
+MANDIR  ?= $(PREFIX)/share/man
 CFLAGS  ?= -O2
 FUZZ_CC ?= clang
 VARIANT ?=
@@ -31,17 +32,18 @@ COMPILE = $(CC) $(STD) -I. $(CPPFLAGS) $(CFLAGS) $(WARN) $(VARIANT_$(VARIANT))
 LINK    = $(CC) $(CFLAGS) $(VARIANT_LINK_$(VARIANT)) $(LDFLAGS)
 FUZZING = $(FUZZ_CC) $(STD) -I. $(CPPFLAGS) -g -O1 -fno-omit-frame-pointer $(WARN) -fsanitize=address,undefined -fno-sanitize-recover=all
 
-# A build without one of the modes: make NO_MONGO=1, or NO_REDIS=1, after a make clean.
-WITHOUT := $(if $(NO_MONGO),mongo%.c bson.c affinity.c scram.c hash.c) $(if $(NO_REDIS),redis%.c users.c)
-override CPPFLAGS += $(if $(NO_MONGO),-DPUERTA_NO_MONGO) $(if $(NO_REDIS),-DPUERTA_NO_REDIS)
+# A build without one of the modes: make NO_MONGO=1, or NO_REDIS=1, after a make clean; NO_ADMIN=1: without the listener of operators.
+WITHOUT := $(if $(NO_MONGO),mongo%.c bson.c affinity.c scram.c hash.c) $(if $(NO_REDIS),redis%.c users.c) \
+           $(if $(NO_ADMIN),admin%.c metrics.c http.c answer.c url.c ctl%.c jread.c)
+override CPPFLAGS += $(if $(NO_MONGO),-DPUERTA_NO_MONGO) $(if $(NO_REDIS),-DPUERTA_NO_REDIS) $(if $(NO_ADMIN),-DPUERTA_NO_ADMIN)
 
 SRC  := $(sort $(filter-out $(WITHOUT),$(wildcard *.c)))
-OBJ  := $(SRC:%.c=$(B)/%.o) $(B)/dashboard.o
+OBJ  := $(SRC:%.c=$(B)/%.o) $(if $(NO_ADMIN),,$(B)/dashboard.o)
 LIB  := $(filter-out $(B)/puerta.o,$(OBJ))
 UNIT := $(patsubst tests/unit/%.c,$(B)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZ := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 REPLAY := $(patsubst tests/fuzz/%.c,$(B)/replay/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
-FUZZ_LIB := $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(filter-out puerta.c,$(SRC))) $(BUILD)/fuzz/obj/dashboard.o
+FUZZ_LIB := $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(filter-out puerta.c,$(SRC))) $(if $(NO_ADMIN),,$(BUILD)/fuzz/obj/dashboard.o)
 EXTRA_noheap := $(B)/tests/noheap.o
 EXTRA := $(EXTRA_$(VARIANT))
 
@@ -122,18 +124,38 @@ replay: $(REPLAY)
 		$$t tests/fuzz/corpus/$$(basename $$t | sed 's/^fuzz_//') || bad=1; \
 	done; test $$bad -eq 0
 
+# The lists in the man pages, between two lines of theirs: what the program says of itself. The pages are kept in the tree.
+lists: $(B)/man/lists
+$(B)/man/lists: man/lists.c $(LIB)
+	@mkdir -p $(@D)
+	$(COMPILE) -o $@ $< $(LIB) $(LDFLAGS) $(VARIANT_LINK_$(VARIANT)) $(LDLIBS)
+
+MAN_LIST = awk -v program=$(B)/man/lists -v list=$(1) -f man/between.awk $(2) > $(B)/man/page && cat $(B)/man/page > $(2)
+
+man: $(B)/man/lists
+	$(call MAN_LIST,options,man/puerta.conf.5)
+	$(call MAN_LIST,counters,man/puerta.8)
+	$(call MAN_LIST,tables,man/puerta.8)
+
 check:
 	sh check.sh
 
+SERVICE := puerta.service puerta.openrc puerta.openbsd puerta.freebsd s6/run s6/notification-fd
+
 install: $(B)/puerta
-	mkdir -p $(DESTDIR)$(BINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(DOCDIR)
+	mkdir -p $(DESTDIR)$(BINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(DOCDIR)/service/s6 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
 	install -m 755 $(B)/puerta $(DESTDIR)$(BINDIR)/puerta
 	install -m 644 puerta.conf.example $(DESTDIR)$(SYSCONFDIR)/puerta.conf.example
 	install -m 644 README.md $(DESTDIR)$(DOCDIR)/README.md
+	install -m 644 man/puerta.conf.5 $(DESTDIR)$(MANDIR)/man5/puerta.conf.5
+	install -m 644 man/puerta.8 $(DESTDIR)$(MANDIR)/man8/puerta.8
+	for f in $(SERVICE); do install -m 644 service/$$f $(DESTDIR)$(DOCDIR)/service/$$f; done
 
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/puerta $(DESTDIR)$(SYSCONFDIR)/puerta.conf.example $(DESTDIR)$(DOCDIR)/README.md
-	rmdir $(DESTDIR)$(DOCDIR) 2>/dev/null || :
+	rm -f $(DESTDIR)$(MANDIR)/man5/puerta.conf.5 $(DESTDIR)$(MANDIR)/man8/puerta.8
+	rm -f $(SERVICE:%=$(DESTDIR)$(DOCDIR)/service/%)
+	rmdir $(DESTDIR)$(DOCDIR)/service/s6 $(DESTDIR)$(DOCDIR)/service $(DESTDIR)$(DOCDIR) 2>/dev/null || :
 
 clean:
 	rm -rf $(BUILD)
@@ -146,6 +168,7 @@ help:
 	@echo 'make crowd       the load of MongoDB mode: build/tests/mongo_crowd'
 	@echo 'make fuzz        libFuzzer targets into build/fuzz (needs clang)'
 	@echo 'make replay      the fuzz corpus as an ordinary test'
+	@echo 'make man         the lists in man/, anew from the program'
 	@echo 'make install     to $$DESTDIR$$PREFIX (/usr/local); make uninstall takes it away'
 	@echo 'make clean       removes build/'
 	@echo ''
@@ -158,7 +181,7 @@ help:
 	@echo 'Needs GNU make 3.81 or newer: on a BSD, say gmake.'
 
 FORCE:
-.PHONY: all load crowd unit-build unit fuzz replay check install uninstall clean help FORCE
+.PHONY: all man lists load crowd unit-build unit fuzz replay check install uninstall clean help FORCE
 .SECONDARY:
 
 -include $(OBJ:.o=.d) $(wildcard $(B)/unit/*.d $(B)/tests/*.d $(BUILD)/fuzz/*.d $(BUILD)/fuzz/obj/*.d)

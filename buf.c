@@ -388,7 +388,7 @@ void pen_close(struct pen *p)
     }
 }
 
-void slice_release(struct slice *s)
+void slice_let_go(struct slice *s)
 {
     struct chunk *k = s->chunk;
     size_t left = s->len;

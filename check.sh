@@ -184,11 +184,16 @@ prepare() {
     need clang "the second compiler, and the fuzzer" clang clang clang llvm llvm
     need python3 "runs the integration tests" python3 python3 python3 python3 python3
     need ps "the tests look for child processes" procps procps procps-ng - -
+    need mandoc "looks at the man pages" mandoc mandoc mandoc mandoc mandoc
+    need shellcheck "looks at the service files" shellcheck shellcheck ShellCheck shellcheck hs-ShellCheck
+    if [ "$(uname)" = Linux ]; then need setpriv "the tests begin as another user" util-linux setpriv util-linux - -; fi
     if chosen "integration" || chosen "$mongo_step"; then
         need_haproxy
         # Debian's npm brings some 350 small packages, 26 MB: about two minutes.
         need node "runs ioredis, one of the clients that are tried" nodejs nodejs nodejs node node
         need npm "installs ioredis" npm npm nodejs-npm node npm
+        # Where no package brings it, that one test is left out.
+        case $MANAGER in apt-get) need promtool "checks what /metrics says" prometheus - - - - ;; brew) need promtool "checks what /metrics says" - - - prometheus - ;; esac
     fi
     have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null || need_package "python3-venv" "holds the test libraries in build/venv" python3-venv py3-pip python3-pip - -
     install_needed
@@ -245,6 +250,8 @@ step "build without MongoDB mode" sh -c "$MAKE -s BUILD=build/no-mongo NO_MONGO=
     ! build/no-mongo/puerta -t mongo 127.0.0.1"
 step "build without Redis mode" sh -c "$MAKE -s BUILD=build/no-redis NO_REDIS=1 WERROR=1 all && build/no-redis/puerta -t mongo 127.0.0.1 &&
     ! build/no-redis/puerta -t redis 127.0.0.1"
+step "build without the listener of operators" sh -c "$MAKE -s BUILD=build/no-admin NO_ADMIN=1 WERROR=1 all && build/no-admin/puerta -t redis 127.0.0.1 &&
+    ! build/no-admin/puerta -t redis 127.0.0.1 admin=127.0.0.1:9180"
 
 # ---- what needs no server ----
 
@@ -321,11 +328,18 @@ with() { # VARIANT FACTOR TESTS...: the integration tests of one variant
     PUERTA=$PWD/build/$variant/puerta PUERTA_LOAD=$PWD/build/tests/load PUERTA_SLOW=$factor pytest "$@"
 }
 
+# What serves clients in every way, in both modes, by a worker that may make no other system calls than those it needs.
+filtered() {
+    PUERTA_OPTIONS="seccomp=yes" pytest tests/test_redis_core.py tests/test_redis_local.py tests/test_redis_pubsub.py tests/test_redis_blocking.py \
+        tests/test_mongo.py tests/test_mongo_pooled.py tests/test_mongo_login.py
+}
+
 tests "tests of the tools" pytest tests/test_tools.py
+tests "documents" pytest tests/test_docs.py
 tests "$mongo_step" pytest tests/test_fake_mongos.py
 # Where the guard stands, the build that has it runs everything but the drivers: it is the program as it is, and aborts at a heap call
 # after the seal. The program without it then runs the drivers, and what is nearest to daily use.
-others="-e test_tools -e test_fake -e test_faults -e test_million"
+others="-e test_tools -e test_docs -e test_fake -e test_faults -e test_million"
 daily="tests/test_clients.py tests/test_command_table.py tests/test_mongo_drivers.py tests/test_redis_core.py tests/test_redis_moves.py"
 if [ -z "$glibc" ] || [ -n "$all" ]; then
     daily=$(ls tests/test_*.py | grep -v $others)
@@ -346,6 +360,11 @@ else
     skip "integration asan" "the compiler has no sanitizers here"
 fi
 joined
+if [ "$(uname)" = Linux ]; then
+    tests "integration with filtered system calls" filtered
+else
+    skip "integration with filtered system calls" "seccomp is of Linux"
+fi
 tests "every Nth socket call fails" with faults 1 tests/test_faults.py tests/test_faults_mongo.py
 tests "a million answers" pytest tests/test_million.py
 step "demo" sh demo.sh --once

@@ -32,6 +32,38 @@
 
 /* --------------------------------------------------------------- complaints */
 
+/* Where messages go: to stderr, or as text to whoever had the file read (reload.c). */
+static struct { char *text; size_t cap; } sink;
+
+void conf_complaints(char *text, size_t cap)
+{
+    sink.text = text;
+    sink.cap = cap;
+}
+
+static void vsay(const char *fmt, va_list args) __attribute__((format(printf, 1, 0)));
+
+static void vsay(const char *fmt, va_list args)
+{
+    size_t n = sink.text != NULL ? strlen(sink.text) : 0;
+
+    if (sink.text == NULL)
+        vfprintf(stderr, fmt, args);
+    else
+        vsnprintf(sink.text + n, sink.cap - n, fmt, args);
+}
+
+static void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+static void say(const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    vsay(fmt, args);
+    va_end(args);
+}
+
 struct reader {
     struct conf *conf;
     const char *file;            /* NULL: the command line, whose argument i counts as line i + 1 */
@@ -63,7 +95,8 @@ static bool is_secret(const char *text, size_t n)
     snprintf(key, sizeof key, "%.*s", (int)n, text);
     near = option_near(key);
     return strstr(key, "pass") != NULL ||
-           (near != NULL && (near->type == SECRET || near->type == SECRET_FILE || near->type == KEYFILE || near->type == USER));
+           (near != NULL && (near->type == SECRET || near->type == SECRET_FILE || near->type == KEYFILE || near->type == USER ||
+                             strcmp(near->key, "user") == 0)); /* with its keys, in a wrong section */
 }
 
 /* Begins a message with the place it is about. Line 0: the file as a whole. */
@@ -72,15 +105,15 @@ static void say_place(const struct reader *r, int line)
     char key[OPTION_TEXT];
 
     if (r->file != NULL && line > 0) {
-        fprintf(stderr, "%s:%d: ", r->file, line);
+        say("%s:%d: ", r->file, line);
     } else if (r->file != NULL) {
-        fprintf(stderr, "%s: ", r->file);
+        say("%s: ", r->file);
     } else {
         size_t n = strcspn(r->argv[line - 1], "=");
         shown(r->argv[line - 1], key);
         if (n < OPTION_TEXT / 2 && r->argv[line - 1][n] == '=' && is_secret(r->argv[line - 1], n))
             snprintf(key + n, OPTION_TEXT - n, "=******");
-        fprintf(stderr, "puerta: argument '%s': ", key);
+        say("puerta: argument '%s': ", key);
     }
 }
 
@@ -97,11 +130,11 @@ static void complain(struct reader *r, int line, const char *text, const char *c
         return;
     say_place(r, line);
     va_start(args, fmt);
-    vfprintf(stderr, fmt, args);
+    vsay(fmt, args);
     va_end(args);
-    fprintf(stderr, ": '%s'; %s\n", shown(text, clean), cure);
+    say(": '%s'; %s\n", shown(text, clean), cure);
     if (r->errors == MAX_ERRORS)
-        fprintf(stderr, "puerta: %d errors; the rest is not looked at\n", MAX_ERRORS);
+        say("puerta: %d errors; the rest is not looked at\n", MAX_ERRORS);
 }
 
 /* A value that its option cannot have: the cure is what the table says. */
@@ -110,12 +143,12 @@ static void complain_value(struct reader *r, const struct option *o, const char 
     static const char *const kinds[] = {
         "a size in bytes or with k, m or g", "a time with ms, s, m or h", "a whole number", "a switch", "one of",
         "1.2.3.4:6379, [::1]:6379 or unix:/path", "HOST:PORT, [::1]:PORT or HOST alone", "a declaration", "text",
-        "a password", "a file", "a file", "a user"
+        "a password", "a file", "a file", "a user", "addresses, networks such as 10.0.0.0/8, or unix"
     };
     char range[OPTION_TEXT], cure[2 * OPTION_TEXT];
 
     snprintf(cure, sizeof cure, "%s must be %s: %s", o->key, kinds[o->type], option_range(o, range));
-    complain(r, r->line, o->type == SECRET ? "******" : text, cure, "%s", wrong);
+    complain(r, r->line, o->type == SECRET || (o->type == TEXT && is_secret(o->key, strlen(o->key))) ? "******" : text, cure, "%s", wrong);
 }
 
 /* The scope of the options of a section. */
@@ -140,9 +173,9 @@ static void complain_key(struct reader *r, const char *key)
         snprintf(cure, sizeof cure, "puerta -h lists all keys");
     else if (r->file == NULL && near->scope != PROCESS && near->scope != scope_of(r->conf, 1))
         snprintf(cure, sizeof cure, "%s is an option of puerta %s", near->key, option_scopes[near->scope]);
-    else if (r->file != NULL && near->scope != scope_of(r->conf, r->section))
-        snprintf(cure, sizeof cure, "%s belongs in a [%s%s] section", near->key, option_scopes[near->scope],
-                 near->scope == PROCESS ? "" : " NAME");
+    else if (r->file != NULL && option_find(scope_of(r->conf, r->section), near->key) == NULL)
+        snprintf(cure, sizeof cure, "%s belongs in a [%s%s]%s section", near->key, option_scopes[near->scope],
+                 near->scope == PROCESS ? "" : " NAME", near->scope == PROCESS && option_find(MONGO, near->key) != NULL ? " or [mongo NAME]" : "");
     else
         snprintf(cure, sizeof cure, "the nearest known key is %s", near->key);
     complain(r, r->line, key, cure, "no such key");
@@ -188,27 +221,51 @@ static const char *node_parse(const char *text, const char *port, struct host_po
     return host_port_split(whole, strlen(whole), out->host, &out->port, &why) ? NULL : why;
 }
 
-/* Adds one address to the section's listen or nodes; gives what is wrong with it, or NULL. */
-static const char *item_add(const struct option *o, struct conf_service *s, char *text)
+/* Adds one to the list of networks at `list`; gives what is wrong with it, or NULL. */
+static const char *subnet_add(const struct option *o, struct subnets *list, const char *text)
 {
-    bool mongo = s->kind == SERVICE_MONGO;
+    const char *why = list->count < (int)o->max ? subnet_parse(text, &list->at[list->count]) : "one more than a list may have";
+
+    list->count += why == NULL;
+    return why;
+}
+
+/* The addresses of an option, of the section or of the process. */
+static struct address *addresses_of(const struct option *o, void *base, int **count)
+{
+    struct conf *conf = base;
+    struct conf_service *s = base;
+
+    *count = o->scope == PROCESS ? &conf->admins : &s->listens;
+    return o->scope == PROCESS ? conf->admin : s->listen;
+}
+
+/* Adds one address to the list of an option; gives what is wrong with it, or NULL. */
+static const char *item_add(const struct option *o, void *base, char *text)
+{
+    struct conf_service *s = base;
+    int *count = &s->node_count;
+    struct address *list = o->type == LISTEN ? addresses_of(o, base, &count) : NULL;
     const char *why;
 
-    if ((o->type == LISTEN ? s->listens : s->node_count) >= (int)o->max)
+    if (o->type == NETS)
+        return subnet_add(o, (struct subnets *)(void *)((char *)base + o->offset), text);
+    if (*count >= (int)o->max)
         return "one more than a section may have";
     if (o->type == NODES) {
+        bool mongo = s->kind == SERVICE_MONGO;
         why = mongo ? weight_cut(text, &s->weights[s->node_count]) : NULL;
         why = why != NULL ? why : node_parse(text, mongo ? ":27017" : ":6379", &s->nodes[s->node_count]);
         s->node_count += why == NULL;
         return why;
     }
-    if (!address_parse(text, &s->listen[s->listens], &why))
+    if (!address_parse(text, &list[*count], &why))
         return why;
-    s->listens++;
+    ++*count;
     return NULL;
 }
 
-static void list_add(struct reader *r, const struct option *o, struct conf_service *s, const char *value)
+static void list_add(struct reader *r, const struct option *o, void *base, const char *value)
 {
     char item[ITEM_CAP], wrong[OPTION_TEXT];
     const char *why;
@@ -216,9 +273,9 @@ static void list_add(struct reader *r, const struct option *o, struct conf_servi
 
     while ((n = strcspn(value += strspn(value, ", \t"), ", \t")) != 0) {
         snprintf(item, sizeof item, "%.*s", (int)n, value);
-        why = n < sizeof item ? item_add(o, s, item) : "too long";
+        why = n < sizeof item ? item_add(o, base, item) : "too long";
         if (why != NULL) {
-            snprintf(wrong, sizeof wrong, "not %s (%s)", o->type == NODES ? "a node" : "an address to listen on", why);
+            snprintf(wrong, sizeof wrong, "not %s (%s)", o->type == NODES ? "a node" : o->type == NETS ? "a network" : "an address to listen on", why);
             complain_value(r, o, item, wrong);
         }
         value += n;
@@ -263,7 +320,7 @@ static void warn_open(const struct reader *r, FILE *f, const char *path)
 
     if (fstat(fileno(f), &st) == 0 && (st.st_mode & (S_IROTH | S_IWOTH)) != 0) {
         say_place(r, r->line);
-        fprintf(stderr, "warning: others can read or write the file: '%s'; chmod o= closes it\n", shown(path, clean));
+        say("warning: others can read or write the file: '%s'; chmod o= closes it\n", shown(path, clean));
     }
 }
 
@@ -322,7 +379,7 @@ static void option_set(struct reader *r, const struct option *o, void *base, con
     uint64_t n = 0;
 
     switch (o->type) {
-    case LISTEN: case NODES: list_add(r, o, base, value); break;
+    case LISTEN: case NODES: case NETS: list_add(r, o, base, value); break;
     case COMMAND:            command_add(r, value); break;
     case TEXT: case SECRET:  text_store(r, o, base, value, value); break;
     case SECRET_FILE:        secret_read(r, o, base, value); break;
@@ -358,7 +415,7 @@ static void section_begin(struct reader *r, int section, int line)
 static void assign(struct reader *r, int section, const struct option *o, const char *value)
 {
     int *given = &r->given[section][o - options];
-    bool list = o->type == LISTEN || o->type == NODES || o->type == COMMAND || o->type == USER;
+    bool list = o->type == LISTEN || o->type == NODES || o->type == COMMAND || o->type == USER || o->type == NETS;
     char cure[OPTION_TEXT];
 
     if (*given != 0 && !list) {
@@ -366,8 +423,13 @@ static void assign(struct reader *r, int section, const struct option *o, const 
         complain(r, r->line, o->key, cure, "given twice in one section");
         return;
     }
-    if (*given == 0 && o->type == LISTEN)
-        r->conf->services[section - 1].listens = 0; /* the default gives way to the first address */
+    if (*given == 0 && o->type == LISTEN) {
+        int *count;
+        (void)addresses_of(o, section_base(r->conf, section), &count);
+        *count = 0; /* the default gives way to the first address */
+    }
+    if (*given == 0 && o->type == NETS)
+        memset((char *)section_base(r->conf, section) + o->offset, 0, o->width); /* as does that of trusted */
     *given = r->line;
     if (list && value[strspn(value, ", \t")] == '\0')
         complain_value(r, o, value, "an empty list");
@@ -629,7 +691,7 @@ static void check_mongo(struct reader *r, int section)
         complain(r, line_of(r, section, "user"), s->users[0].name, "set mode = pooled, or leave user out",
                  "in this mode clients log in at the mongos themselves");
     if (s->upstream_proxy && s->mode != MONGO_LOADBALANCED)
-        complain(r, line_of(r, section, "upstream_proxy"), "v2", "set mode = loadbalanced, or leave it out",
+        complain(r, line_of(r, section, "upstream_proxy"), s->name, "set mode = loadbalanced, or leave it out",
                  "a PROXY header leads to the loadBalancerPort, which serves only drivers with loadBalanced=true");
     if (s->mode == MONGO_POOLED && s->pool_min > s->pool_max)
         complain(r, line_of(r, section, "pool_min"), "pool_min", "set it to pool_max or less", "more connections kept than there may be");
@@ -673,6 +735,16 @@ static void check_secrets(struct reader *r, int section)
         }
 }
 
+static void check_gate(struct reader *r, int section)
+{
+    const struct conf_service *s = &r->conf->services[section - 1];
+
+    if (strspn(s->socket_mode, "01234567") != strlen(s->socket_mode) || (s->socket_mode[0] != '\0' && strlen(s->socket_mode) < 3))
+        complain(r, line_of(r, section, "socket_mode"), s->socket_mode, "write three digits as chmod takes them, such as 660", "not permissions");
+    if (s->accept_proxy && s->trusted.count == 0)
+        complain(r, line_of(r, section, "accept_proxy"), s->name, "add trusted = ADDRESS of the load balancer", "accept_proxy trusts nobody");
+}
+
 /* Section a's address i against all that come before it. */
 static void check_listen(struct reader *r, int a, int i)
 {
@@ -691,6 +763,45 @@ static void check_listen(struct reader *r, int a, int i)
     }
 }
 
+/* A token has to fit in a field of HTTP. Nobody else may listen where operators ask. */
+static void check_admin(struct reader *r)
+{
+    const struct conf *conf = r->conf;
+    char mine[ADDRESS_TEXT], other[ADDRESS_TEXT];
+
+    for (const char *p = conf->admin_token; *p != '\0'; p++)
+        if (*p <= ' ' || *p > '~') {
+            complain(r, line_of(r, 0, "admin_token_file"), "******", "letters, digits and signs of ASCII, without a blank", "not a token");
+            break;
+        }
+    for (int i = 0; i < conf->admins; i++) {
+        bool twice = false;
+        address_text(&conf->admin[i], mine);
+        for (int j = 0; j < i; j++)
+            twice = twice || strcmp(mine, address_text(&conf->admin[j], other)) == 0;
+        for (int s = 0; s < conf->service_count; s++)
+            for (int j = 0; j < conf->services[s].listens; j++)
+                twice = twice || strcmp(mine, address_text(&conf->services[s].listen[j], other)) == 0;
+        if (twice)
+            complain(r, line_of(r, 0, "admin"), mine, "give admin an address of its own", "an address that is listened on already");
+    }
+}
+
+/* What the processes give up. Whether there is such a user, the start says: the file may be checked elsewhere. */
+static void check_process(struct reader *r)
+{
+    const struct conf *conf = r->conf;
+
+    if (conf->user[0] == '\0' && conf->group[0] != '\0')
+        complain(r, line_of(r, 0, "group"), conf->group, "add user", "a group without a user");
+    if (conf->user[0] == '\0' && conf->chroot[0] != '\0')
+        complain(r, line_of(r, 0, "chroot"), conf->chroot, "add user: root finds a way out", "chroot without a user");
+    if (conf->chroot[0] != '\0' && conf->chroot[0] != '/')
+        complain(r, line_of(r, 0, "chroot"), conf->chroot, "write it from / on", "not an absolute path");
+    if (conf->pid_file[0] != '\0' && conf->pid_file[0] != '/')
+        complain(r, line_of(r, 0, "pid_file"), conf->pid_file, "write it from / on", "not an absolute path");
+}
+
 static void check_all(struct reader *r)
 {
     const struct conf *conf = r->conf;
@@ -699,9 +810,11 @@ static void check_all(struct reader *r)
     if ((conf->chunk_size & (conf->chunk_size - 1)) != 0)
         complain(r, line_of(r, 0, "chunk_size"), option_text(SIZE, conf->chunk_size, text),
                  "1k, 2k, 4k, 8k, 16k, 32k, 64k, 128k and 256k are", "chunk_size is not a power of two");
+    check_process(r);
     if (conf->service_count == 0)
         complain(r, r->line, "[redis NAME]", "add [redis main] and below it nodes = HOST:PORT, or [mongo main] and mongos = HOST:PORT",
                  "no section to serve");
+    check_admin(r);
     for (int s = 1; s <= conf->service_count; s++) {
         check_servers(r, s);
         if (conf->services[s - 1].kind == SERVICE_MONGO) {
@@ -711,6 +824,7 @@ static void check_all(struct reader *r)
             check_redis(r, s);
         }
         check_secrets(r, s);
+        check_gate(r, s);
         for (int i = 0; i < conf->services[s - 1].listens; i++)
             check_listen(r, s, i);
     }
@@ -806,13 +920,16 @@ static void report_list(const struct option *o, const void *base)
     char text[ADDRESS_TEXT];
 
     /* One line each: a list in one line might be longer than a line may be. */
-    for (int i = 0; o->type == LISTEN && i < s->listens; i++)
-        printf("%s = %s\n", o->key, address_text(&s->listen[i], text));
+    for (int i = 0; o->type == LISTEN && i < (o->scope == PROCESS ? conf->admins : s->listens); i++)
+        printf("%s = %s\n", o->key, address_text(o->scope == PROCESS ? &conf->admin[i] : &s->listen[i], text));
     for (int i = 0; o->type == COMMAND && i < conf->command_count; i++)
         printf("%s = %s %s %s\n", o->key, conf->commands[i].name, command_keys_name(conf->commands[i].keys),
                (conf->commands[i].flags & CMD_READONLY) != 0 ? "read" : "write");
     for (int i = 0; o->type == USER && i < s->user_count; i++) /* its keys are not shown, so it could not be read again */
         printf("#%s = %s ******\n", o->key, s->users[i].name);
+    const struct subnets *nets = (const void *)((const char *)base + o->offset);
+    for (int i = 0; o->type == NETS && i < nets->count; i++)
+        printf("%s = %s\n", o->key, subnet_text(&nets->at[i], text));
     for (int i = 0; o->type == NODES && i < s->node_count; i++) {
         const struct host_port *n = &s->nodes[i];
         if (n->port == 0)
@@ -825,24 +942,22 @@ static void report_list(const struct option *o, const void *base)
 
 static void report_option(const struct option *o, const void *base)
 {
-    const char *field = (const char *)base + o->offset, *name = o->words;
+    const char *field = (const char *)base + o->offset;
     char text[OPTION_TEXT];
 
     switch (o->type) {
-    case SIZE: case TIME: case COUNT:
-        printf("%s = %s\n", o->key, option_text(o->type, option_load(base, o), text));
+    case SIZE: case TIME: case COUNT: case BOOL: case ENUM:
+        printf("%s = %s\n", o->key, option_show(o, base, text));
         break;
-    case BOOL: case ENUM:
-        for (uint64_t i = option_load(base, o); i > 0; i--)
-            name += strcspn(name, "|") + 1;
-        printf("%s = %.*s\n", o->key, (int)strcspn(name, "|"), name);
-        break;
-    case LISTEN: case NODES: case COMMAND: case USER: report_list(o, base); break;
+    case LISTEN: case NODES: case COMMAND: case USER: case NETS: report_list(o, base); break;
     case TEXT: /* nothing in a file has both quotes and what needs them */
         printf(strchr(field, '"') != NULL ? "%s = %s\n" : "%s = \"%s\"\n", o->key, field);
         break;
     case SECRET: printf("%s = %s\n", o->key, field[0] != '\0' ? "******" : "\"\""); break;
-    case SECRET_FILE: break; /* has been read: the password stands for it */
+    case SECRET_FILE: /* has been read: where there is an option for the password, that stands for it */
+        if (o == options || o[-1].type != SECRET || o[-1].offset != o->offset)
+            printf(field[0] != '\0' ? "#%s = ******\n" : "#%s = \"\"\n", o->key);
+        break;
     case KEYFILE: printf(field[0] != '\0' ? "#%s = ******\n" : "#%s = \"\"\n", o->key); break;
     }
 }
@@ -850,7 +965,7 @@ static void report_option(const struct option *o, const void *base)
 size_t conf_descriptors(const struct conf *conf)
 {
     size_t n = (size_t)conf->max_clients + conf_upstreams(conf) + conf_probes(conf) + conf_admins(conf) + (size_t)conf->admins +
-               OTHER_DESCRIPTORS;
+               conf_arrivals(conf) + OTHER_DESCRIPTORS;
 
     for (int i = 0; i < conf->service_count; i++)
         n += (size_t)conf->services[i].listens;

@@ -182,7 +182,7 @@ static void want(struct conn *c)
     if (c->state == CONN_DIALING || c->blocked) {
         events |= POLLOUT;
     }
-    if (c->reading && !c->stilled) {
+    if (c->reading && !c->held && !c->stilled) {
         events |= POLLIN;
     }
     if (c->watch.fd >= 0 && c->watch.events != events) {
@@ -201,6 +201,12 @@ void conn_read(struct conn *c, bool on)
 void conn_still(struct conn *c, bool on)
 {
     c->stilled = on;
+    want(c);
+}
+
+void conn_hold(struct conn *c, bool held)
+{
+    c->held = held;
     want(c);
 }
 
@@ -286,6 +292,9 @@ void conn_close(struct conn *c)
     }
     loop_timer_stop(&c->timer);
     loop_timer_stop(&c->stall);
+    if (c->source != NULL) {
+        gate_left(c);
+    }
     if (c->watch.fd >= 0) {
         loop_unwatch(&c->watch);
     }
@@ -312,6 +321,14 @@ void conn_fail(struct conn *c, const char *why)
 /* Closing with input unread would reset the connection and could take our last words from the peer: first our
  * side ends, then what still comes is thrown away until the peer ends too. From here on `reading` says that it has not
  * ended yet. */
+void conn_stall_limit(struct conn *c, uint32_t limit_ms)
+{
+    c->stall_limit_ms = limit_ms;
+    if (c->stall.next != NULL) {
+        loop_timer(&c->stall, loop_ms()); /* on_stall looks how long it has been */
+    }
+}
+
 void conn_finish(struct conn *c, uint32_t limit_ms)
 {
     if (c->state != CONN_OPEN || c->given) {
@@ -320,6 +337,9 @@ void conn_finish(struct conn *c, uint32_t limit_ms)
     }
     c->stilled = false;
     set_state(c, CONN_FINISHING);
+    if (c->held) {
+        gate_let_go(c);
+    }
     c->finish_ms = limit_ms;
     c->sent_ms = loop_ms();
     c->reading = true;
@@ -394,6 +414,9 @@ static void account(struct conn *c, size_t n)
     size_t own = c->midway ? 0 : n < c->out.len ? n : c->out.len;
     c->sent_ms = loop_ms();
     stats.bytes_out += n;
+    if (c->source != NULL) {
+        gate_bytes(c, n);
+    }
     chain_drop(&c->out, own);
     if (n > own) {
         c->ops->on_sent(c, n - own);
@@ -494,7 +517,7 @@ ssize_t conn_receive(struct conn *c, void *buf, size_t cap)
     ssize_t n = c->transport->receive(c, &iov, 1);
     if (n > 0) {
         stats.bytes_in += (uint64_t)n;
-        return n;
+        return c->gated && !gate_received(c, buf, (size_t)n) ? CONN_FAILED : n;
     }
     if (n == 0) {
         return CONN_ENDED;
@@ -550,12 +573,12 @@ static void on_ready(struct watch *w, short revents)
     if ((revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL)) == 0) {
         return;
     }
-    if (c->stilled) {
+    if (c->stilled && !c->held) {
         conn_still(c, false); /* it has hung up */
     }
     if (c->state == CONN_FINISHING) {
         on_leftover(c);
-    } else if (c->reading) {
+    } else if (c->reading && !c->held) {
         c->ops->on_bytes(c);
     } else if ((revents & (POLLHUP | POLLERR | POLLNVAL)) != 0) {
         conn_fail(c, "the peer hung up");

@@ -8,9 +8,6 @@
  */
 #include "puerta.h"
 
-#include <arpa/inet.h>
-#include <string.h>
-
 #define SOURCES 256          /* source addresses whose wrong guesses are remembered; the oldest gives way */
 #define FORGET_MS 60000      /* a source without a wrong guess for so long begins anew */
 #define GUESSES_FREE 3       /* wrong ones that cost no wait: fingers slip, and old configurations are about */
@@ -22,29 +19,6 @@ static struct source {
     uint64_t net, failed_ms; /* when it last guessed wrong */
     uint32_t failures;
 } sources[SOURCES];
-
-static bool is_mapped(const struct address *a)
-{
-    return a->u.sa.sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&a->u.in6.sin6_addr);
-}
-
-/* Where a client comes from as one number: its IPv4 address, or its IPv6 network of 64 bits, since one machine has as
- * many addresses in it as it likes. False for a unix socket: its file's mode says who may guess there. */
-static bool source_net(const struct address *a, uint64_t *net)
-{
-    const unsigned char *p = a->u.in6.sin6_addr.s6_addr;
-    if (a->u.sa.sa_family == AF_INET || is_mapped(a)) {
-        uint32_t four;
-        memcpy(&four, a->u.sa.sa_family == AF_INET ? (const void *)&a->u.in4.sin_addr : p + 12, 4);
-        *net = UINT64_C(0xffff00000000) | ntohl(four); /* no network in use begins with this */
-        return true;
-    }
-    *net = 0;
-    for (int i = 0; i < 8; i++) {
-        *net = *net << 8 | p[i];
-    }
-    return a->u.sa.sa_family == AF_INET6;
-}
 
 /* The entry of a source that has guessed wrong of late; NULL if it has none. */
 static struct source *source_find(uint64_t net, uint64_t now_ms)
@@ -74,7 +48,7 @@ static struct source *source_take(uint64_t net)
 uint32_t guesses_of(const struct address *peer, uint64_t now_ms)
 {
     uint64_t net;
-    const struct source *s = source_net(peer, &net) ? source_find(net, now_ms) : NULL;
+    const struct source *s = address_source(peer, &net) ? source_find(net, now_ms) : NULL;
     return s == NULL ? 0 : s->failures;
 }
 
@@ -82,7 +56,7 @@ void guesses_add(const struct address *peer, uint64_t now_ms)
 {
     struct source *s;
     uint64_t net;
-    if (!source_net(peer, &net)) {
+    if (!address_source(peer, &net)) {
         return;
     }
     s = source_find(net, now_ms);
@@ -107,12 +81,7 @@ uint32_t guesses_wait_ms(uint32_t failures)
 
 bool guesses_near(const struct address *a)
 {
-    static const unsigned char local4 = 127;
-    const unsigned char *p = a->u.in6.sin6_addr.s6_addr;
-    if (a->u.sa.sa_family == AF_INET) {
-        return memcmp(&a->u.in4.sin_addr, &local4, 1) == 0;
-    }
-    return a->u.sa.sa_family != AF_INET6 || IN6_IS_ADDR_LOOPBACK(&a->u.in6.sin6_addr) || (is_mapped(a) && p[12] == 127);
+    return address_near(a);
 }
 
 bool guesses_bar(const struct conf_service *conf, const struct address *peer, const char *why)

@@ -49,6 +49,7 @@ static struct {
     bool (*is_ready)(bool all);
     struct watch next, before, notes; /* to the worker after this one; to the one before; what both note */
     struct timer look;
+    int pair[2];                /* for notes: made early, since later no sockets of that kind may be (seccomp) */
     uint64_t begun_ms, until_ms; /* since when it is there; by when all clients have to have gone */
     uint32_t drain_ms;
     size_t at;                  /* the mode whose table is being told */
@@ -228,22 +229,18 @@ static void on_before(struct watch *w, short revents)
 static void greet_before(void)
 {
     struct hello h;
-    int pair[2] = { -1, -1 };
     memset(&h, 0, sizeof h);
     h.head = head(HELLO);
     h.sizes[0] = (uint32_t)sizeof(struct handed);
     h.sizes[1] = (uint32_t)sizeof(struct hand_note);
-    if (!net_way(pair)) {
-        pair[0] = pair[1] = -1;
-    }
-    if (!send_packet(&ho.before, &h, sizeof h, &pair[1], pair[1] >= 0)) {
+    if (!send_packet(&ho.before, &h, sizeof h, &ho.pair[1], ho.pair[1] >= 0)) {
         before_gone(strerror(errno));
     }
-    net_close(pair[1]);
+    net_close(ho.pair[1]);
     if (ho.before.fd < 0) {
-        net_close(pair[0]);
+        net_close(ho.pair[0]);
     } else {
-        watch_notes(pair[0]);
+        watch_notes(ho.pair[0]);
     }
 }
 
@@ -423,6 +420,10 @@ void handover_open(const struct conf *conf, const struct hand_mode *modes, size_
     ho.listens = true;
     if (next >= 0) {
         must(loop_watch(&ho.next, next, POLLIN, on_next));
+    }
+    ho.pair[0] = ho.pair[1] = -1;
+    if (before >= 0 && !net_way(ho.pair)) {
+        ho.pair[0] = ho.pair[1] = -1;
     }
     if (before >= 0) {
         must(loop_watch(&ho.before, before, POLLIN, on_before));

@@ -29,6 +29,7 @@ static struct {
 } hb;
 
 static void backend_tick(struct timer *t);
+static void find_seeds(struct service *s);
 
 void health_tables(const struct conf *conf)
 {
@@ -149,7 +150,7 @@ struct backend *backend_get(struct service *s, const char *host, uint16_t port, 
     b->port = port;
     snprintf(b->host, sizeof b->host, "%s", host);
     b->state = BACKEND_NEW;
-    b->unlisted_ms = loop_ms();
+    b->unlisted_ms = b->state_ms = loop_ms();
     b->backoff_ms = BACKOFF_MIN_MS;
     if (port == 0) { /* a unix socket's path */
         char text[HOST_CAP + 8];
@@ -186,6 +187,9 @@ static void forget(struct backend *b)
     gauge_down(&gauges.backends);
     b->service->ops->on_backend(b);
     latency_forget(b->index);
+    for (int i = 0; i < hb.service_count; i++) { /* one of the configuration may have found no entry */
+        find_seeds(hb.services[i]);
+    }
 }
 
 /* ---------------------------------------------------------- rise and fall */
@@ -203,6 +207,7 @@ void health_state(struct backend *b, enum backend_state to)
         b->troubled_ms = loop_ms();
     }
     b->state = (uint8_t)to;
+    b->state_ms = loop_ms();
     stats.backend_ups += to == BACKEND_UP;
     stats.backend_downs += to == BACKEND_DOWN;
     log_info("node changes state", "node=%s:%u from=%s to=%s slots=%u", b->host, (unsigned)b->port, from, backend_state_name(b),
@@ -213,13 +218,19 @@ void health_state(struct backend *b, enum backend_state to)
     }
 }
 
+static void set_hold(struct backend *b, enum backend_hold hold)
+{
+    b->hold = (uint8_t)hold;
+    loop_timer(&hb.holds, loop_ms());
+}
+
+/* One that has been taken out of the configuration cannot be taken back by hand. */
 void backend_hold(struct backend *b, enum backend_hold hold)
 {
     static const char *const names[] = { "none", "drain", "down" };
     if (b->hold != hold) {
         log_warn("node held by hand", "node=%s:%u was=%s now=%s", b->host, (unsigned)b->port, names[b->hold], names[hold]);
-        b->hold = (uint8_t)hold;
-        loop_timer(&hb.holds, loop_ms());
+        set_hold(b, b->removed && hold == HELD_NOT ? HELD_DRAIN : hold);
     }
 }
 
@@ -398,10 +409,77 @@ void health_open(struct service *s, const struct conf_service *conf, const struc
     hb.services[hb.service_count++] = s;
     gauges.backends.most = hb.cap;
     snprintf(s->trouble, sizeof s->trouble, "no node has been reached yet");
-    for (int i = 0; i < conf->node_count; i++) {
-        struct backend *b = backend_get(s, conf->nodes[i].host, conf->nodes[i].port, NULL);
+    find_seeds(s);
+}
+
+/* ------------------------------------------------------ a new configuration */
+
+/* Those that the configuration names. One that it names again goes on as it was. */
+static void find_seeds(struct service *s)
+{
+    for (int i = 0; i < s->conf->node_count; i++) {
+        struct backend *b = backend_get(s, s->conf->nodes[i].host, s->conf->nodes[i].port, NULL);
         if (b != NULL) {
             b->seed = true;
+        }
+        if (b != NULL && b->removed) {
+            b->removed = false;
+            log_info("node named again", "node=%s:%u", b->host, (unsigned)b->port);
+            set_hold(b, HELD_NOT);
+        }
+    }
+}
+
+static bool is_named(const struct conf_service *conf, const struct backend *b)
+{
+    bool named = false;
+    for (int i = 0; i < conf->node_count; i++) {
+        named = named || (conf->nodes[i].port == b->port && strcmp(conf->nodes[i].host, b->host) == 0);
+    }
+    return named;
+}
+
+/* A mongos that is not named any more is drained, and forgotten when nothing is left there. Which nodes of Redis serve is not said by
+ * the configuration but by their map. */
+static void drop_seeds(struct service *s)
+{
+    for (uint16_t i = 0; i < hb.cap; i++) {
+        struct backend *b = &hb.all[i];
+        if (b->state == BACKEND_FREE || b->service != s || !b->seed || is_named(s->conf, b)) {
+            continue;
+        }
+        b->seed = false;
+        b->unlisted_ms = loop_ms();
+        log_info("node not named any more", "node=%s:%u", b->host, (unsigned)b->port);
+        if (s->conf->kind == SERVICE_MONGO && b->hold == HELD_NOT) {
+            b->removed = true;
+            set_hold(b, HELD_DRAIN);
+        }
+    }
+}
+
+/* Its probe is made anew, quietly: what is said first on it has changed. */
+static void probe_anew(struct backend *b)
+{
+    if (b->probe != NULL) {
+        conn_close(b->probe);
+        b->probe = NULL;
+    }
+    b->question = 0;
+    b->service->ops->talk->on_lost(b);
+    loop_timer(&b->timer, loop_ms());
+}
+
+void health_conf(struct service *s, bool anew)
+{
+    drop_seeds(s);
+    find_seeds(s);
+    for (uint16_t i = 0; i < hb.cap; i++) {
+        struct backend *b = &hb.all[i];
+        if (b->state != BACKEND_FREE && b->service == s && anew) {
+            probe_anew(b);
+        } else if (b->state != BACKEND_FREE && b->service == s) {
+            health_look(b); /* its time may come sooner now */
         }
     }
 }

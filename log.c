@@ -1,17 +1,19 @@
 /*
- * log.c - logfmt lines to stderr, rate-limited at each call site, and the two ways to end the process early.
+ * log.c - logfmt lines to stderr or the system's log, rate-limited at each call site, and the two ways to end the process early.
  *
- *     any room -> LOG_AT(level) -> the call site's gate -> one line on the stack -> one write(2)
- *                                       |
+ *     any room -> LOG_AT(level) -> the call site's gate -> one line on the stack -> one write(2) to stderr
+ *                                       |                                      `--> or one datagram to syslogd
  *                                       `- 10 lines a second pass; the rest are counted, and the count is told
  *                                          when the next second's first line comes
  *
  * Nothing here touches the heap: the time is worked out by hand because libc's own calendar may load time zone
- * files, and stdio is not used because a stream allocates its buffer at the first line.
+ * files, and stdio is not used because a stream allocates its buffer at the first line. libc's syslog() is not used
+ * because it waits where syslogd does not read; a line that cannot go at once goes to stderr.
  */
 #include "puerta.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,8 +26,11 @@
 #define LAST_SECOND 253402300799 /* end of the year 9999: a clock beyond it is broken, and four digits hold no more */
 
 enum log_level log_threshold = LOG_INFO;
+int log_socket = -1;
+static int log_facility; /* its number in RFC 3164, times 8 */
 
 static const char *const level_names[] = { "error", "warn", "info", "debug" };
+static const int severities[] = { 3, 4, 6, 7 }; /* of RFC 3164 */
 
 /* One line being made. Adding beyond the end cuts. */
 struct line { char text[LINE_CAP]; size_t len; };
@@ -50,12 +55,52 @@ static void line_add(struct line *l, const char *fmt, ...)
     va_end(args);
 }
 
+/* The socket of syslogd stands at one of these, by system; whether one took the connection. */
+static bool syslog_connect(void)
+{
+    static const char *const paths[] = { "/dev/log", "/var/run/log", "/var/run/syslog" };
+    struct sockaddr_un a;
+
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        memset(&a, 0, sizeof a);
+        a.sun_family = AF_UNIX;
+        memcpy(a.sun_path, paths[i], strlen(paths[i]) + 1);
+        if (connect(log_socket, (struct sockaddr *)&a, sizeof a) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Whether syslogd has taken the line. One that was started anew is a new socket: it is looked for again. */
+static bool syslog_send(const struct line *l)
+{
+    if (send(log_socket, l->text, l->len, MSG_NOSIGNAL) >= 0)
+        return true;
+    if (errno == EAGAIN || errno == ENOBUFS || errno == EMSGSIZE)
+        return false;
+    return syslog_connect() && send(log_socket, l->text, l->len, MSG_NOSIGNAL) >= 0;
+}
+
+void log_open(int facility)
+{
+    if (facility <= 0)
+        return;
+    log_facility = 8 * (facility == 1 ? 3 : 16 + facility - 2);
+    log_socket = socket(AF_UNIX, SOCK_DGRAM, 0);
+    if (log_socket < 0 || fcntl(log_socket, F_SETFD, FD_CLOEXEC) < 0 || fcntl(log_socket, F_SETFL, O_NONBLOCK) < 0)
+        log_warn("no socket to the system's log", "effect=\"lines go to stderr\" error=\"%s\"", strerror(errno));
+    else if (!syslog_connect())
+        log_warn("the system's log cannot be reached", "effect=\"lines go to stderr until it can\" error=\"%s\"", strerror(errno));
+}
+
 /* One line stays one line, whatever a peer has put into a value that was not quoted. */
 static void line_send(struct line *l)
 {
     for (size_t i = 0; i < l->len; i++)
         if ((unsigned char)l->text[i] < 0x20)
             l->text[i] = '?';
+    if (log_socket >= 0 && syslog_send(l))
+        return;
     l->text[l->len] = '\n';
     /* A log that cannot be written is no reason to stop serving. */
     if (write(STDERR_FILENO, l->text, l->len + 1) < 0)
@@ -82,10 +127,14 @@ static void line_add_time(struct line *l, const struct timespec *now)
              rest % 60, (unsigned)(now->tv_nsec / 1000000));
 }
 
+/* For the system's log the time is left out, as OpenBSD's own syslog() does: whoever takes the line knows it. */
 static void line_begin(struct line *l, const struct timespec *now, enum log_level level, const char *msg)
 {
     l->len = 0;
-    line_add_time(l, now);
+    if (log_socket >= 0)
+        line_add(l, "<%d>puerta[%ld]:", log_facility + severities[level], (long)getpid());
+    else
+        line_add_time(l, now);
     line_add(l, " level=%s msg=\"%s\"", level_names[level], msg);
 }
 
@@ -173,6 +222,19 @@ const char *log_quote(const char *text, size_t n, char *out, size_t cap)
     return out;
 }
 
+/* To whoever looks at stderr; and to the system's log, where others will look later. */
+static void line_last(struct line *l)
+{
+    int socket_before = log_socket;
+
+    l->text[l->len] = '\0';
+    if (log_socket >= 0)
+        log_write(NULL, LOG_ERROR, "cannot go on", "error=\"%s\"", l->text);
+    log_socket = -1;
+    line_send(l);
+    log_socket = socket_before;
+}
+
 void fatal(int exit_code, const char *fmt, ...)
 {
     struct line line = { .len = 0 };
@@ -182,7 +244,7 @@ void fatal(int exit_code, const char *fmt, ...)
     va_start(args, fmt);
     line_addv(&line, fmt, args);
     va_end(args);
-    line_send(&line);
+    line_last(&line);
     exit(exit_code);
 }
 
@@ -191,6 +253,6 @@ void must_failed(const char *cond, const char *file, int line_number)
     struct line line = { .len = 0 };
 
     line_add(&line, "puerta: %s:%d: does not hold: %s", file, line_number, cond);
-    line_send(&line);
+    line_last(&line);
     abort();
 }

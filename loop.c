@@ -60,6 +60,8 @@
 bool loop_without_queue;
 uint64_t loop_mock_us;
 
+uint32_t loop_stamp = 1;
+
 static struct {
     struct pollfd *polls;
     struct watch **owners;
@@ -355,7 +357,7 @@ uint32_t loop_signals(void)
 
 void loop_tables(const struct conf *conf)
 {
-    loop.cap = (size_t)conf->max_clients + conf_upstreams(conf) + conf_probes(conf) +
+    loop.cap = (size_t)conf->max_clients + conf_upstreams(conf) + conf_probes(conf) + conf_arrivals(conf) +
                MAX_SERVICES * MAX_LISTENS + 32;
     loop.polls = arena_take("poll entries", loop.cap, sizeof *loop.polls);
     loop.owners = arena_take("poll owners", loop.cap, sizeof *loop.owners);
@@ -371,6 +373,7 @@ static void read_clock(void)
         loop.now_us = (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
     }
     loop.now_ms = loop.now_us / 1000;
+    loop_stamp = (uint32_t)loop.now_us | 1;
 }
 
 uint64_t loop_ms(void) { return loop.now_ms; }

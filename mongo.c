@@ -19,28 +19,35 @@ static struct {
 
 bool mongo_stopping;
 
-static void on_accept(void *mark, int fd, const struct address *peer)
+static struct conn *on_client(struct service *s, int fd, const struct address *peer)
 {
-    struct service *s = mark;
     uint8_t section = (uint8_t)(s - md.services);
-    bool pooled = s->conf->mode == MONGO_POOLED;
-    if (!mongo_stopping && (pooled ? pooled_accept(s, section, fd, peer) : relay_accept(s, section, fd, peer))) {
-        return;
+    struct conn *c = mongo_stopping                  ? NULL
+                     : s->conf->mode == MONGO_POOLED ? pooled_accept(s, section, fd, peer)
+                                                     : relay_accept(s, section, fd, peer);
+    if (c != NULL) {
+        return c;
     }
     stats.clients_refused++;
     log_warn("client refused: the table is full (max_clients)", "service=%s", s->conf->name);
     net_close(fd); /* nothing can be said: an answer needs the number of a request */
+    return NULL;
 }
 
 /* One that is down, or is none, has nothing more to say to anybody. */
 static void on_backend(struct backend *b)
 {
+    int section = (int)(b->service - md.services);
+    bool pooled = b->service->conf->mode == MONGO_POOLED;
     mongos_changed(b);
-    if (b->service->conf->mode == MONGO_POOLED) {
+    if (pooled) {
         pool_backend(b);
         pooled_backend(b);
     } else {
         relay_backend(b);
+    }
+    if (b->state == BACKEND_FREE) {
+        (pooled ? route_forget : mongo_choose_forget)(section, b);
     }
 }
 
@@ -65,10 +72,60 @@ static void on_facts(struct backend *b)
 
 static bool in_use(const struct backend *b)
 {
-    return mongos_of(b)->connections > 0;
+    int section = (int)(b->service - md.services);
+    return mongos_of(b)->connections > 0 || (b->service->conf->mode == MONGO_POOLED && route_lives(section, b));
 }
 
-static const struct service_ops mongo_service_ops = { .talk = &mongo_probe_talk, .on_backend = on_backend, .on_hold = on_hold, .in_use = in_use };
+static void describe(const struct backend *b, struct backend_facts *out)
+{
+    const struct mongos *m = mongos_of(b);
+    out->connections = out->clients = m->connections;
+    out->in_flight = m->in_flight;
+    out->weight = m->weight;
+    out->ejected = mongos_ejected(b);
+    if (b->service->conf->mode == MONGO_POOLED) {
+        pool_describe(b, out);
+    }
+}
+
+static bool other_login(const struct conf_service *a, const struct conf_service *b)
+{
+    return strcmp(a->upstream_user, b->upstream_user) != 0 || strcmp(a->upstream_password, b->upstream_password) != 0 ||
+           strcmp(a->upstream_key, b->upstream_key) != 0 || strcmp(a->upstream_auth_db, b->upstream_auth_db) != 0;
+}
+
+/* Who logs in first, then who is asked, then who is served. */
+static void on_conf(struct service *s, const struct conf_service *before)
+{
+    const struct conf_service *conf = s->conf;
+    bool anew = other_login(conf, before);
+    for (int k = 0; k < conf->listens; k++) {
+        s->listeners[k].sizes = (struct net_sizes){ conf->receive_buffer, conf->send_buffer };
+    }
+    if (anew) {
+        mongo_login_conf(conf);
+    }
+    health_conf(s, anew || conf->deep_probe != before->deep_probe);
+    mongos_conf(s);
+    mongo_choose_conf((int)(s - md.services), conf);
+    if (conf->mode == MONGO_POOLED) {
+        door_users();
+        pool_conf(s, anew);
+        pooled_conf(s, before);
+    } else {
+        relay_conf(s);
+    }
+}
+
+static const struct service_ops mongo_service_ops = {
+    .talk = &mongo_probe_talk,
+    .on_backend = on_backend,
+    .on_hold = on_hold,
+    .in_use = in_use,
+    .on_conf = on_conf,
+    .describe = describe,
+    .on_client = on_client,
+};
 
 void mongo_tables(const struct conf *conf)
 {
@@ -102,10 +159,8 @@ void mongo_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
         health_open(s, cs, &mongo_service_ops);
         for (int k = 0; k < cs->listens; k++) {
             struct listener *l = &s->listeners[k];
-            l->mark = s;
-            l->on_accept = on_accept;
             l->sizes = (struct net_sizes){ cs->receive_buffer, cs->send_buffer };
-            conn_listen(l, listeners[i][k]);
+            gate_listen(l, s, listeners[i][k]);
         }
     }
 }

@@ -10,8 +10,9 @@
  *       mongo_door.c       who may come in
  *       mongo_pool.c       the connections that are lent, and who waits for one
  *       mongo_route.c      where a message's transaction, cursor or session lives
+ *     mongo_puerta.c     puertaStatus
  *     mongo_choose.c     which mongos a client gets, and for how long it keeps it
- *   mongo_trace.c      how long requests take
+ *   mongo_trace.c      how long requests take; what kinds of them, and of errors, there are
  *   mongo_health.c     how each mongos is: asked by hello, on two connections
  *   mongo_login.c      our own greeting and login at a mongos
  */
@@ -41,6 +42,9 @@ void times_sent(struct mongo_times *t);     /* all of it has gone */
 void times_began(struct mongo_times *t, const struct backend *b); /* a byte of the answer has come: counts for that mongos */
 void times_end(struct mongo_times *t, const struct mongo_slow *what); /* it has been answered, or is not to be */
 
+void mongo_asked(const struct wire *request);   /* counts it, by its command */
+void mongo_refused(enum mongo_code code);       /* counts an error made here that a client is sent */
+
 /* ------------------------------------------------- mongo_login.c */
 
 /* Our own greeting and login on one connection to a mongos: hello (client metadata, never compression), then SCRAM with the
@@ -66,6 +70,7 @@ void mongo_login_open(void);
 void mongo_login_begin(struct mongo_login *l, struct backend *b, struct conn *c, void (*on_end)(struct mongo_login *, const char *));
 void mongo_login_bytes(struct mongo_login *l);   /* its connection is readable: may call on_end as the last thing it does */
 void mongo_login_stop(struct mongo_login *l);    /* its connection is gone: on_end will not be called any more */
+void mongo_login_conf(const struct conf_service *conf); /* its user or password is another one: what was salted is of no use */
 
 /* What a mongos has said of itself in its last good hello. A number that it left out is 0. */
 struct mongo_facts {
@@ -102,6 +107,7 @@ struct mongos {
     uint64_t name;              /* a hash of its address: the same in each process */
     uint8_t weight;
     uint32_t connections;       /* of clients; in pooled mode those that are lent */
+    uint32_t in_flight;         /* of those not pooled: requests whose answers are to come */
     uint32_t broken;            /* connections in a row that it refused or broke off */
     uint32_t ejections;
     uint64_t ejected_until_ms;
@@ -112,6 +118,7 @@ extern const struct probe_talk mongo_probe_talk;
 struct mongos *mongos_of(const struct backend *b);
 extern uint32_t mongos_changes;             /* grows whenever facts or the state of some mongos have changed */
 extern void (*mongos_on_facts)(struct backend *b); /* set by mongo.c: its facts have changed */
+void mongos_conf(const struct service *s);  /* their weights may be others */
 void mongos_changed(struct backend *b);     /* its state: also when it is new in the table (NEW), or leaves it (FREE) */
 /* What lives there can be reached: it is up, or shutting down and serving those who are there. */
 static inline bool mongos_works(const struct backend *b)
@@ -173,6 +180,8 @@ struct mongo_asked {
 
 void mongo_choose_tables(const struct conf *conf);
 void mongo_choose_open(int section, const struct conf_service *conf);
+void mongo_choose_conf(int section, const struct conf_service *conf); /* affinity_grace */
+void mongo_choose_forget(int section, const struct backend *b); /* its entry becomes free: clients that were there are nowhere */
 /* Those that take something new, but for the `tried` ones: what is up, if need be also what is left out, if need be what is
  * shutting down. Gives how many. */
 uint32_t mongo_candidates(const struct service *s, struct backend *const *tried, uint32_t count,
@@ -225,6 +234,9 @@ struct routed {
 
 void route_tables(const struct conf *conf);
 void route_open(int section, const struct conf_service *conf);
+/* Whether cursors or transactions live there. Looks at all there are. */
+bool route_lives(int section, const struct backend *b);
+void route_forget(int section, const struct backend *b); /* its entry becomes free */
 /* Where a request goes whose fields are known: its transaction, its cursor, its session (rendezvous), or the least loaded
  * one. `avoid` has just refused a connection; NULL: none. */
 enum route mongo_route(int section, struct service *s, const struct wire *request, const struct backend *avoid, struct routed *out);
@@ -302,7 +314,10 @@ void pool_return(struct pool_link *l);       /* the exchange is over, nothing of
 void pool_end(struct pool_link *l, bool unanswered);
 void pool_drop(struct pool_link *l);         /* something is left on it: closed */
 bool pool_has_room(const struct backend *b); /* a connection is idle, or may be dialled for one more than wait already */
-void pool_backend(struct backend *b);        /* the same */
+/* The section's configuration has changed; renew: another login, so that no connection made before is lent again. */
+void pool_conf(const struct service *s, bool renew);
+void pool_backend(struct backend *b);        /* its state has changed, or what an operator wants of it */
+void pool_describe(const struct backend *b, struct backend_facts *out);
 
 /* --------------------------------------- a client of pooled mode */
 
@@ -328,6 +343,7 @@ struct pooled {
     struct slice packed;        /* all that is held, of a small request that waits */
     struct chain ahead;         /* what came behind the request */
     struct chain small;         /* of an answer that goes on when it is whole */
+    uint64_t born_ms;
     uint64_t came_ms;           /* since when its request comes; before the first one: since when it is here */
     uint64_t until_ms;          /* LATER: greet_again() is called then at the latest; `much`: it is whole by then */
     uint32_t much;              /* bytes of a request of which more than client_window is held; 0: it is not */
@@ -347,6 +363,7 @@ struct pooled {
     bool half;                  /* a stranger in the middle of a message */
     bool queues;                /* READING: to hold more of a request than client_window */
     bool wants_split;           /* WAITING: for a place in mongo_split.c */
+    bool leaves;                /* its user is none any more: it is closed when its exchange is over */
 };
 
 /* -------------------------------------------------- mongo_split.c */
@@ -399,8 +416,9 @@ bool hold_unpack(struct pooled *p);
 
 void pooled_tables(const struct conf *conf);
 void pooled_open(void);
-bool pooled_accept(struct service *s, uint8_t section, int fd, const struct address *peer);
+struct conn *pooled_accept(struct service *s, uint8_t section, int fd, const struct address *peer);
 void pooled_backend(struct backend *b);
+void pooled_conf(struct service *s, const struct conf_service *before); /* the section's configuration has changed */
 void pooled_stop(void);
 void pooled_hand(bool (*give)(const struct handed *h, const int *fds)); /* as in struct hand_mode */
 void pooled_given(uint32_t entry, uint64_t id, enum hand_fate fate);
@@ -408,12 +426,21 @@ bool pooled_adopt(struct service *s, uint8_t section, const struct handed *h, in
 bool pooled_idle(void);
 size_t pooled_in_flight(void);
 
+/* ------------------------------------------------- mongo_puerta.c */
+
+/* Whether a request is puertaStatus, and is answered here. */
+bool mongo_puerta_takes(const struct conf_service *conf, const struct wire *request);
+/* Does what the whole request msg, which w has walked, asks for; writes the answer, with that id. may: its client is one who may. Gives
+ * the length. */
+size_t mongo_puerta_answer(const unsigned char *msg, size_t n, const struct wire *w, bool may, int32_t id, unsigned char *out, size_t cap);
+
 /* -------------------------------------------------- mongo_relay.c */
 
 void relay_tables(const struct conf *conf);
 void relay_open(void);
-/* A new client; false: there is no entry left for it. */
-bool relay_accept(struct service *s, uint8_t section, int fd, const struct address *peer);
+/* A new client's connection; NULL: there is no entry left for it. */
+struct conn *relay_accept(struct service *s, uint8_t section, int fd, const struct address *peer);
+void relay_conf(struct service *s);    /* the section's configuration has changed */
 void relay_backend(struct backend *b); /* its state has changed, or what an operator wants of it */
 void relay_hand(bool (*give)(const struct handed *h, const int *fds)); /* as in struct hand_mode */
 void relay_given(uint32_t entry, uint64_t id, enum hand_fate fate);

@@ -78,6 +78,16 @@ void mongo_choose_open(int number, const struct conf_service *conf)
     }
 }
 
+void mongo_choose_conf(int number, const struct conf_service *conf)
+{
+    ch.all[number].table.config.last_ms[AFFINITY_CLIENT] = conf->affinity_grace_ms;
+}
+
+void mongo_choose_forget(int number, const struct backend *b)
+{
+    affinity_remove_backend(&ch.all[number].table, b->index);
+}
+
 static struct keep *keep_of(const struct mongo_client_id *id)
 {
     return &ch.all[id->section];

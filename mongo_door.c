@@ -45,6 +45,7 @@ static struct {
     unsigned char secret[32];   /* what the salts of nobody are made of */
     struct hmac_key random;
     uint64_t drawn;
+    const struct conf *conf;
 } door;
 
 void door_tables(const struct conf *conf)
@@ -61,8 +62,9 @@ void door_tables(const struct conf *conf)
 
 /* The salt of nobody has to be the same as long as those of the users are: behind a restart, and in another process with the
  * same users. What only those hold who can read the keys is a secret all the same. */
-static void make_secret(const struct conf *conf)
+void door_users(void)
 {
+    const struct conf *conf = door.conf;
     unsigned char tag[HASH_MAX];
     struct hash h;
     hash_start(&h, HASH_SHA_256);
@@ -79,7 +81,8 @@ static void make_secret(const struct conf *conf)
 void door_start(const struct conf *conf)
 {
     unsigned char seed[32];
-    make_secret(conf);
+    door.conf = conf;
+    door_users();
     os_random(seed, sizeof seed);
     hmac_key(&door.random, HASH_SHA_256, seed, sizeof seed);
 }
@@ -109,7 +112,7 @@ void door_begin_answer(struct bson *b, void *out, size_t cap, const struct wire_
 
 size_t door_refuse(const struct wire_header *asked, enum mongo_code code, const char *text, void *out, size_t cap)
 {
-    stats.errors_sent++;
+    mongo_refused(code);
     return mongomsg_refuse(out, cap, asked, next_id(), code, text, NULL);
 }
 
@@ -198,6 +201,9 @@ static void keys_of(const struct pooled *p, const struct door_talk *t, struct sc
     const char *name = t->u.server.name;
     const struct scram_keys *like;
     scram_keys_fake(keys, door.secret, name, strlen(name));
+    if (conf->user_count == 0) { /* since this login began */
+        return;
+    }
     like = &conf->users[keys->stored[0] % conf->user_count].keys;
     keys->rounds = like->rounds;
     keys->salt_len = like->salt_len < keys->salt_len ? like->salt_len : keys->salt_len;
@@ -216,6 +222,25 @@ static uint8_t user_named(const struct conf_service *conf, const char *name)
         }
     }
     return found;
+}
+
+/* Users are known by their place in the configuration. */
+static uint8_t user_now(const struct pooled *p, const struct conf_service *before, uint8_t user)
+{
+    return user == DOOR_NOBODY ? user : user_named(p->service->conf, before->users[user].name);
+}
+
+bool door_stays(struct pooled *p, const struct conf_service *before)
+{
+    const struct conf_service *conf = p->service->conf;
+    struct door_talk *t = p->greeting.talk;
+    uint8_t was = p->user;
+    p->user = user_now(p, before, was);
+    if (t != NULL) {
+        t->user = user_now(p, before, t->user);
+    }
+    p->greeting.barred = p->greeting.barred && !door_guarded(p) && conf->upstream_user[0] != '\0' && conf->protect;
+    return was == DOOR_NOBODY ? before->user_count > 0 || !door_guarded(p) : p->user != DOOR_NOBODY;
 }
 
 /* What a login begins with. */

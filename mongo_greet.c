@@ -17,6 +17,7 @@
 #include <string.h>
 #include <time.h>
 
+#define STREAM_MIN_MS 100       /* who hears answers without asking hears no more of them, as long as nothing changes */
 #define AWAIT_MAX_MS 600000     /* a hello is parked no longer than this; drivers ask for 10 s */
 #define BSON_LIMIT (16 << 20)   /* what a mongos has that does not say: the default of all versions */
 #define BATCH_LIMIT 100000
@@ -31,11 +32,11 @@ static struct section {
     struct mongo_facts said;
 } sections[MAX_SERVICES];
 
-static uint32_t stop_timeout_ms;
+static const struct conf *in_force;
 
 void greet_start(const struct conf *conf)
 {
-    stop_timeout_ms = conf->stop_timeout_ms;
+    in_force = conf;
     for (int i = 0; i < MAX_SERVICES; i++) {
         os_random(sections[i].process_id, sizeof sections[i].process_id);
     }
@@ -108,7 +109,7 @@ static struct section *section_of(const struct service *s)
     }
     if (mongo_stopping != t->stopping) {
         t->stopping = mongo_stopping;
-        t->stop_ms = loop_ms() + stop_timeout_ms;
+        t->stop_ms = loop_ms() + in_force->stop_timeout_ms;
         t->version++;
     }
     return t;
@@ -306,7 +307,7 @@ static size_t stopping_write(const struct pooled *p, const struct section *t, vo
     bson_string(&b, "errmsg", "Puerta is being shut down");
     bson_int32(&b, "code", MONGO_CODE_SHUTDOWN_IN_PROGRESS);
     bson_string(&b, "codeName", "ShutdownInProgress");
-    stats.errors_sent++;
+    mongo_refused(MONGO_CODE_SHUTDOWN_IN_PROGRESS);
     return mongomsg_finish(&b);
 }
 
@@ -319,19 +320,45 @@ static size_t unknown_write(const struct pooled *p, void *out, size_t cap)
     return door_refuse(&p->greeting.asked, MONGO_CODE_HOST_UNREACHABLE, text, out, cap);
 }
 
+/* What was written says moreToCome, and is what the next answer is to: so servers have it, and drivers count on it. */
+static void stream_on(struct pooled *p, const struct section *t, unsigned char *out)
+{
+    struct greeting *g = &p->greeting;
+    out[WIRE_HEADER] |= WIRE_MORE_TO_COME;
+    g->asked.request_id = wire_header_get(out).request_id;
+    g->version = t->version;
+    g->waits = g->awaits = true;
+    p->until_ms = loop_ms() + g->every_ms;
+}
+
 /* The answer to the hello that p->greeting has noted, if it can be given now. */
 static size_t hello_settle(struct pooled *p, const struct bson_element *speculative, void *out, size_t cap)
 {
     struct greeting *g = &p->greeting;
     const struct section *t = section_of(p->service);
     bool over = loop_ms() >= p->until_ms;
+    size_t n;
     g->waits = !over && !t->stopping && (!t->said.known || (g->awaits && g->version == t->version));
     if (g->waits) {
         return 0;
     }
-    return t->stopping ? stopping_write(p, t, out, cap)
-         : t->said.known ? hello_write(p, t, speculative, out, cap)
-                         : unknown_write(p, out, cap);
+    if (t->stopping || !t->said.known) {
+        return t->stopping ? stopping_write(p, t, out, cap) : unknown_write(p, out, cap);
+    }
+    n = hello_write(p, t, speculative, out, cap);
+    if (n > 0 && g->every_ms > 0 && p->ahead.len == 0 && !p->ended) { /* who says something else ends it */
+        stream_on(p, t, out);
+    }
+    return n;
+}
+
+/* How often it is to hear answers without asking: only one that could wait, in a message that says it may. */
+static uint32_t stream_of(const struct pooled *p, const struct hello *h)
+{
+    int64_t ms = number_in(h, AWAIT);
+    bool streams = h->has[VERSION] && h->has[AWAIT] && p->asks.header.opcode == WIRE_OP_MSG &&
+                   (p->asks.flags & WIRE_EXHAUST_ALLOWED) != 0 && !wire_more_to_come(&p->asks);
+    return !streams ? 0 : ms < STREAM_MIN_MS ? STREAM_MIN_MS : ms > AWAIT_MAX_MS ? AWAIT_MAX_MS : (uint32_t)ms;
 }
 
 static size_t hello_answer(struct pooled *p, struct bson_reader r, bool modern, void *out, size_t cap)
@@ -357,6 +384,7 @@ static size_t hello_answer(struct pooled *p, struct bson_reader r, bool modern, 
     g->mechanisms = h.has[MECHANISMS];
     g->has_metadata = g->has_metadata || h.has[METADATA];
     g->version = t->version;
+    g->every_ms = stream_of(p, &h);
     p->until_ms = wire_more_to_come(&p->asks) ? loop_ms() : loop_ms() + (uint64_t)wait_ms;
     return hello_settle(p, h.has[SPECULATIVE] ? &h.of[SPECULATIVE] : NULL, out, cap);
 }
@@ -456,6 +484,7 @@ size_t greet_answer(struct pooled *p, const unsigned char *msg, size_t n, unsign
     const struct command_row *row = row_of(p);
     must(cap >= GREET_CAP);
     g->waits = g->login = g->awaits = false;
+    g->every_ms = 0;
     g->asked = p->asks.header;
     if (r.bad || !mongomsg_intact(msg, n, &p->asks)) {
         return door_refuse(&g->asked, MONGO_CODE_PROTOCOL_ERROR, r.bad ? "not a message" : wire_error_text(WIRE_BAD_CHECKSUM), out, cap);

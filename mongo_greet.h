@@ -32,6 +32,7 @@ struct greeting {
     bool hello_ok, mechanisms; /* what its answer is to tell beside the rest */
     bool awaits;               /* until `version` is not true any more */
     uint32_t version;
+    uint32_t every_ms;         /* it hears of each change, and so often at least, without asking again (exhaustAllowed); 0: once */
     struct door_talk *talk;    /* its login under way; NULL: none */
     uint32_t guesses;          /* wrong ones, since it came or was right */
     bool barred;               /* it may not come in: `protected` */
@@ -41,6 +42,9 @@ struct greeting {
 
 void door_tables(const struct conf *conf);
 void door_start(const struct conf *conf); /* before the first client */
+void door_users(void);                    /* some users are others */
+/* The configuration of p's section has changed. False: p is somebody who may not be here any more. */
+bool door_stays(struct pooled *p, const struct conf_service *before);
 void door_open(struct pooled *p);
 void door_close(struct pooled *p);
 /* Whether p may send its request on to a mongos; else the error to refuse it with and its text, good until the next call. */
@@ -70,7 +74,8 @@ void greet_leave(struct pooled *p);        /* it has gone */
 /* Whether the request's command is answered here: known as soon as asks.command is. */
 bool greet_takes(const struct pooled *p);
 /* The whole request: writes the answer (cap: GREET_CAP at least) and gives its length; 0: not yet, see until_ms. What is
- * needed of the message is kept in p->greeting. A request with moreToCome does not wait, and the caller sends nothing. */
+ * needed of the message is kept in p->greeting. A request with moreToCome does not wait, and the caller sends nothing. When
+ * greeting.waits still stands behind an answer, that one said moreToCome: others follow from greet_again(). */
 size_t greet_answer(struct pooled *p, const unsigned char *msg, size_t n, unsigned char *out, size_t cap);
 /* To be called at until_ms, and when greet_version() has grown: the same for what waits. 0: it still does. */
 size_t greet_again(struct pooled *p, unsigned char *out, size_t cap);

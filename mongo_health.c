@@ -84,6 +84,16 @@ static uint8_t weight_of(const struct backend *b)
     return 1;
 }
 
+void mongos_conf(const struct service *s)
+{
+    for (uint16_t i = 0; i < backend_cap(); i++) {
+        const struct backend *b = backend_at(i);
+        if (b != NULL && b->service == s && b->seed) { /* one that is being drained keeps its own */
+            mongos_of(b)->weight = weight_of(b);
+        }
+    }
+}
+
 static void begin(struct backend *b)
 {
     struct mongos *m = mongos_of(b);
@@ -135,8 +145,8 @@ void mongos_held(struct backend *b)
         return;
     }
     m->away = true;
-    snprintf(b->service->trouble, sizeof b->service->trouble, "%.60s:%u is held by hand (%s)", b->host, (unsigned)b->port,
-             b->hold == HELD_DOWN ? "down" : "drain");
+    snprintf(b->service->trouble, sizeof b->service->trouble, "%.60s:%u is %s", b->host, (unsigned)b->port,
+             b->removed ? "not in the configuration any more" : b->hold == HELD_DOWN ? "held by hand (down)" : "held by hand (drain)");
 }
 
 /* ---------------------------------------------------------------- hello */
@@ -152,7 +162,7 @@ static int32_t next_id(void)
 static bool greet(const struct backend *b, struct conn *c)
 {
     unsigned char header[NET_PROXY_CAP];
-    return !b->service->conf->upstream_proxy || chain_put(&c->out, BUF_REPLY, header, net_proxy_header(-1, NULL, header));
+    return !b->service->conf->upstream_proxy || chain_put(&c->out, BUF_REPLY, header, net_proxy_header(-1, NULL, b->service->conf->upstream_proxy, header));
 }
 
 /* A hello of our own; `await`: to be answered when its topologyVersion is not true any more. */

@@ -329,6 +329,24 @@ static void job_tick(struct timer *t)
     }
 }
 
+void mongo_login_conf(const struct conf_service *conf)
+{
+    for (struct salted *s = ml.all; s < ml.all + ml.count; s++) {
+        if (s->conf == conf) {
+            memset(s, 0, sizeof *s);
+        }
+    }
+    if (ml.job.conf != conf) {
+        return;
+    }
+    ml.job.conf = NULL;
+    memset(&ml.work, 0, sizeof ml.work);
+    loop_timer_stop(&ml.timer);
+    if (ml.first != NULL) {
+        job_begin();
+    }
+}
+
 static void wait_for_job(struct mongo_login *l)
 {
     struct mongo_login **last = &ml.first;

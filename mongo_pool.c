@@ -33,6 +33,7 @@ struct pool {
     uint32_t total, dialing;    /* connections; those of them that are not ready yet */
     uint32_t failures;          /* dials in a row */
     uint64_t again_ms;          /* after a failure: no dial before */
+    uint64_t renewed_ms;        /* what is older has another login than it would have now */
     bool moves;                 /* those who wait are to go elsewhere: told by the timer, never to one who has just come */
 };
 
@@ -40,7 +41,7 @@ static struct {
     const struct pool_ops *ops;
     struct pool *pools;         /* by the index of the mongos */
     struct pool_link *links, *free;
-    size_t count;
+    size_t count, wanted;       /* how many there are; how many all pools together would have by pool_max */
     struct { struct service *service; struct line line; uint32_t waiting; } sections[MAX_SERVICES];
     struct timer care;
 } pl;
@@ -49,7 +50,7 @@ static unsigned char scratch[16384];
 
 void pool_tables(const struct conf *conf)
 {
-    pl.count = conf_pooled(conf);
+    pl.count = pl.wanted = conf_pooled(conf);
     pl.links = arena_take("pooled connections", pl.count, sizeof *pl.links);
     pl.pools = arena_take("pools", pl.count > 0 ? conf->max_backends : 0, sizeof *pl.pools);
 }
@@ -62,6 +63,17 @@ static struct pool *pool_of(const struct backend *b)
 static const struct conf_service *conf_of(const struct backend *b)
 {
     return b->service->conf;
+}
+
+/* How many connections it may have. A reload may ask for more, or for more mongos, than there were tables for at the start: then all get
+ * their share. */
+static uint32_t most_of(const struct backend *b)
+{
+    uint64_t most = conf_of(b)->pool_max;
+    if (pl.wanted > pl.count) {
+        most = most * pl.count / pl.wanted;
+    }
+    return most > 0 ? (uint32_t)most : 1;
 }
 
 /* ------------------------------------------------------------- who waits */
@@ -97,7 +109,7 @@ static int section_of(struct service *s)
 bool pool_has_room(const struct backend *b)
 {
     const struct pool *p = pool_of(b);
-    uint32_t more = conf_of(b)->pool_max - p->total + p->dialing;
+    uint32_t most = most_of(b), there = p->total - p->dialing, more = most > there ? most - there : 0;
     return p->idle != NULL || (loop_ms() >= p->again_ms && p->line.length < more);
 }
 
@@ -223,7 +235,8 @@ static bool may_age(const struct backend *b)
 static bool is_old(const struct pool_link *l)
 {
     uint32_t life = conf_of(l->backend)->pool_life_ms;
-    return life > 0 && loop_ms() - l->born_ms >= life && may_age(l->backend);
+    bool old = (life > 0 && loop_ms() - l->born_ms >= life) || l->born_ms < pool_of(l->backend)->renewed_ms;
+    return old && may_age(l->backend);
 }
 
 static void dial_more(struct backend *b);
@@ -237,6 +250,9 @@ static void link_ready(struct pool_link *l)
     if (is_old(l) || !mongos_works(b)) {
         link_close(l);
         dial_more(b);
+    } else if (p->total > most_of(b)) {
+        link_close(l); /* another one's from the next turn on */
+        loop_timer(&pl.care, loop_ms() + 1);
     } else if (w != NULL) {
         pool_leave(w);
         lend(l, w);
@@ -374,13 +390,28 @@ static const struct conn_ops link_ops = {
 
 /* ---------------------------------------------------------------- dialling */
 
+/* None is left only where there are more pools than at the start: then another one that has more gives an idle one away. */
+static struct pool_link *free_link(const struct backend *b)
+{
+    struct pool *from = pool_of(b);
+    for (uint16_t i = 0; i < backend_cap() && pl.free == NULL; i++) {
+        struct pool *p = &pl.pools[i];
+        from = p->idle != NULL && p->total > from->total ? p : from;
+    }
+    if (pl.free == NULL && from->idle != NULL) {
+        link_close(from->idle);
+        loop_timer(&pl.care, loop_ms() + 1); /* its connection is free from the next turn on */
+    }
+    return pl.free;
+}
+
 static bool dial(struct backend *b)
 {
     const struct conf_service *conf = conf_of(b);
     struct net_sizes sizes = { conf->receive_buffer, conf->send_buffer };
     const struct address *a = backend_address(b);
     struct pool *p = pool_of(b);
-    struct pool_link *l = pl.free;
+    struct pool_link *l = free_link(b);
     struct conn *c = a != NULL && l != NULL ? conn_take(CONN_UPSTREAM, &link_ops, l) : NULL;
     if (c == NULL) {
         return false; /* those of this turn become free when it ends */
@@ -424,7 +455,7 @@ static void dial_more(struct backend *b)
     if (b->state != BACKEND_UP || b->hold == HELD_DOWN || loop_ms() < p->again_ms) {
         return;
     }
-    while (p->dialing < wanted && p->dialing < conf->pool_dials && p->total < conf->pool_max && dial(b)) {
+    while (p->dialing < wanted && p->dialing < conf->pool_dials && p->total < most_of(b) && dial(b)) {
     }
 }
 
@@ -518,6 +549,16 @@ static void on_care(struct timer *t)
     loop_timer(t, loop_ms() + (waiting ? AGAIN_MS : CARE_MS));
 }
 
+void pool_describe(const struct backend *b, struct backend_facts *out)
+{
+    const struct pool *p = pool_of(b);
+    out->connections = p->total - p->dialing;
+    out->in_flight = out->clients;
+    out->idle = out->connections - out->in_flight;
+    out->waiting = p->line.length;
+    out->pool_max = conf_of(b)->pool_max;
+}
+
 void pool_open(const struct pool_ops *ops)
 {
     pl.ops = ops;
@@ -556,6 +597,28 @@ static void all_move(const struct service *s)
             line_moves(&pool_of(b)->line, false, b);
         }
     }
+}
+
+void pool_conf(const struct service *s, bool renew)
+{
+    const struct service *each;
+    pl.wanted = 0;
+    for (int i = 0; (each = service_at(i)) != NULL; i++) {
+        const struct conf_service *conf = each->conf;
+        bool pooled = conf->kind == SERVICE_MONGO && conf->mode == MONGO_POOLED;
+        pl.wanted += pooled ? (size_t)conf->pool_max * (size_t)conf->node_count : 0;
+    }
+    for (uint16_t i = 0; i < backend_cap() && renew; i++) {
+        const struct backend *b = backend_at(i);
+        if (b != NULL && b->service == s) {
+            pool_of(b)->renewed_ms = loop_ms();
+        }
+    }
+    if (pl.wanted > pl.count) {
+        log_warn("more pooled connections than there were at the start need a restart: until then all pools get less (pool_max)",
+                 "wanted=%lu have=%lu", (unsigned long)pl.wanted, (unsigned long)pl.count);
+    }
+    loop_timer(&pl.care, loop_ms());
 }
 
 void pool_backend(struct backend *b)

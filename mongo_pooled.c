@@ -175,6 +175,7 @@ static void link_let_go(struct pooled *p)
 static void client_gone(struct pooled *p)
 {
     stats.clients_closed++;
+    p->service->clients--;
     no_longer(p);
     if (p->link != NULL) {
         link_let_go(p);
@@ -234,16 +235,17 @@ static void next(struct pooled *p)
     p->spoke = true;
     p->begun = false;
     p->wait_ms = 0;
+    gate_done(p->conn);
     wire_start(&p->asks, false);
     set_state(p, POOLED_READING);
-    if ((p->ended && p->ahead.len == 0) || mongo_stopping) {
+    if ((p->ended && p->ahead.len == 0) || mongo_stopping || p->leaves) {
         client_finish(p);
     } else if (p->ahead.len == 0) {
         conn_read(p->conn, true);
     }
 }
 
-/* An answer of our own; nothing may be said to a request that wants no answer. */
+/* An answer of our own; nothing may be said to a request that wants no answer. One to a hello may be the first of several. */
 static void give(struct pooled *p, const void *bytes, size_t n)
 {
     if (!wire_more_to_come(&p->asks)) {
@@ -254,7 +256,11 @@ static void give(struct pooled *p, const void *bytes, size_t n)
         stats.replies++;
         conn_dirty(p->conn);
     }
-    next(p);
+    if (p->greeting.waits) {
+        set_state(p, POOLED_LATER);
+    } else {
+        next(p);
+    }
 }
 
 static void tell(struct pooled *p)
@@ -264,7 +270,7 @@ static void tell(struct pooled *p)
         door_admits(p, &p->code, &p->text); /* the text holds until somebody else is refused */
     }
     snprintf(text, sizeof text, p->text == nobody ? "%s: %s" : "%s", p->text, p->service->trouble);
-    stats.errors_sent++;
+    mongo_refused(p->code);
     give(p, said, mongomsg_refuse(said, sizeof said, &p->asks.header, ++mp.last_id, p->code, text, p->label));
 }
 
@@ -327,7 +333,7 @@ static void use(struct pooled *p, struct pool_link *l)
     p->link = l;
     p->asked = (uint16_t)(l->backend->index + 1);
     times_begin(&p->times);
-    stats.requests++;
+    mongo_asked(&p->asks);
     route_sent(p->section, &p->asks, l->backend);
     if (!good) {
         conn_fail(p->conn, "no chunk left for a request (chunks)");
@@ -410,8 +416,9 @@ static void here(struct pooled *p)
 {
     size_t n;
     chain_copy(&p->held, whole, p->held.len);
-    n = greet_answer(p, whole, p->held.len, said, sizeof said);
-    stats.requests++;
+    n = mongo_puerta_takes(p->service->conf, &p->asks) ? mongo_puerta_answer(whole, p->held.len, &p->asks, true, ++mp.last_id, said, sizeof said)
+                                                       : greet_answer(p, whole, p->held.len, said, sizeof said);
+    mongo_asked(&p->asks);
     chain_clear(&p->held);
     if (n > 0) {
         give(p, said, n);
@@ -466,22 +473,39 @@ static bool is_soon_whole(const struct pooled *p)
     return p->asks.header.length <= buf_chunk_size() && p->asks.header.length <= p->service->conf->client_window;
 }
 
+/* Whether its address asks more than it may: then its request waits here, or is refused. Its hellos are let through, or its driver
+ * would take Puerta for dead. */
+static bool is_limited(struct pooled *p)
+{
+    switch (p->asks.hello ? GATE_GO : gate_ask(p->conn)) {
+    case GATE_GO: return false;
+    case GATE_HELD: break;
+    case GATE_REFUSED:
+        refuse(p, MONGO_CODE_RATE_LIMIT_EXCEEDED, "SystemOverloadedError", "too many requests from this address (request_rate, byte_rate)");
+        break;
+    }
+    return true;
+}
+
 /* Of a request in READING it may be known by now what is to be done with it. */
 static void consider(struct pooled *p)
 {
     const struct wire *w = &p->asks;
-    bool is_all = is_whole(w), is_here = greet_takes(p), splits = split_takes(w);
+    bool is_all = is_whole(w), greets = greet_takes(p), is_here = greets || mongo_puerta_takes(p->service->conf, w), splits = split_takes(w);
     bool short_one = is_here || splits || (w->flags & WIRE_EXHAUST_ALLOWED) != 0;
     bool has_checksum = (w->flags & WIRE_CHECKSUM_PRESENT) != 0 && w->header.length <= HELD_MAX;
     enum mongo_code code;
     const char *text;
+    if (p->conn->source != NULL && (w->command[0] != '\0' || is_all) && is_limited(p)) {
+        return;
+    }
     if (w->command[0] == '\0' && !is_all) {
         if (w->header.length > HELD_MAX && !door_admits(p, &code, &text)) {
             refuse(p, code, NULL, text); /* nothing that a stranger may say is so long: no room is kept for it */
         } else {
             hold_on(p);
         }
-    } else if (!is_here && !door_admits(p, &code, &text)) {
+    } else if (!greets && !door_admits(p, &code, &text)) {
         refuse(p, code, NULL, text);
     } else if (short_one && w->header.length > HELD_MAX) {
         refuse(p, MONGO_CODE_PROTOCOL_ERROR, NULL, "a message of this kind has at most 64 KiB");
@@ -500,24 +524,23 @@ static void consider(struct pooled *p)
     }
 }
 
-static void request_bad(struct pooled *p)
+static void request_bad(struct pooled *p, enum mongo_code code, const char *why)
 {
     char peer[ADDRESS_TEXT];
     const struct wire *w = &p->asks;
-    const char *why = wire_error_text(w->error);
-    size_t n = mongomsg_refuse(said, sizeof said, &w->header, ++mp.last_id, MONGO_CODE_PROTOCOL_ERROR, why, NULL);
+    size_t n = mongomsg_refuse(said, sizeof said, &w->header, ++mp.last_id, code, why, NULL);
     bool mute = w->header.length == 0 || wire_more_to_come(w);
     stats.protocol_errors++;
     log_warn("client refused", "client=%s why=\"%s\"", address_text(&p->conn->peer, peer), why);
     if (!mute && chain_put(&p->conn->out, BUF_REPLY, said, n)) {
-        stats.errors_sent++;
+        mongo_refused(MONGO_CODE_PROTOCOL_ERROR);
     }
     client_finish(p);
 }
 
 static bool takes_bytes(const struct pooled *p)
 {
-    return (p->state == POOLED_READING && !p->queues) || p->state == POOLED_SENDING || p->state == POOLED_REFUSING;
+    return (p->state == POOLED_READING && !p->queues && !p->conn->held) || p->state == POOLED_SENDING || p->state == POOLED_REFUSING;
 }
 
 /* Bytes of its request: gives how many belong to it. Its client may be gone behind this. */
@@ -526,9 +549,13 @@ static size_t take(struct pooled *p, const unsigned char *bytes, size_t n)
     enum wire_status status;
     p->came_ms = p->spoke && p->asks.used == 0 ? loop_ms() : p->came_ms;
     size_t used = wire_feed(&p->asks, bytes, n, &status);
+    size_t limit = p->service->conf->request_limit;
     struct chain *to = p->state == POOLED_SENDING ? &p->link->conn->out : &p->held;
     if (status == WIRE_BAD) {
-        request_bad(p);
+        request_bad(p, MONGO_CODE_PROTOCOL_ERROR, wire_error_text(p->asks.error));
+    } else if (limit != 0 && p->asks.header.length > limit) {
+        stats.requests_too_long++;
+        request_bad(p, MONGO_CODE_OBJECT_TOO_LARGE, "a message longer than request_limit");
     } else if (p->state != POOLED_REFUSING && !chain_put(to, BUF_REPLY, bytes, used)) {
         conn_fail(p->conn, "no chunk left for a request (chunks)");
     } else if (p->state == POOLED_READING) {
@@ -649,6 +676,10 @@ static void client_tick(struct conn *conn)
     struct pooled *p = conn->owner;
     switch ((enum pooled_state)p->state) {
     case POOLED_READING:
+        if (conn->held) {
+            conn_deadline(conn, loop_ms() + p->service->conf->handshake_timeout_ms); /* it is not its fault that nothing comes */
+            break;
+        }
         if (p->starved && !is_hurried(p)) {
             p->until_ms = loop_ms() + p->service->conf->client_stall_ms; /* or it would be over in every turn from now on */
             arm(p); /* what it has sent may be here, and nobody could read it */
@@ -677,20 +708,47 @@ static void client_tick(struct conn *conn)
     }
 }
 
+static void describe(const struct conn *conn, struct conn_facts *out)
+{
+    static const char *const doing[] = { "idle", "waiting", "sending", "asking", "refused", "greeting" };
+    const struct pooled *p = conn->owner;
+    const struct conf_service *conf = p->service->conf;
+    bool half = p->state == POOLED_READING && p->asks.used > 0;
+    out->section = conf->name;
+    out->user = p->user < conf->user_count ? conf->users[p->user].name : NULL;
+    out->doing = conn->state != CONN_OPEN ? "leaving" : half ? "sending" : doing[p->state];
+    out->in_flight = p->state != POOLED_READING;
+    out->born_ms = p->born_ms;
+    out->asked_ms = conn->watch.active_ms;
+    out->backend = p->link != NULL ? p->link->backend : NULL;
+}
+
+/* Its request that waited for its address's turn, or what came behind it, goes on. */
+static void client_let_go(struct conn *conn)
+{
+    struct pooled *p = conn->owner;
+    if (is_open(p) && p->state == POOLED_READING && p->asks.used > 0) {
+        consider(p);
+    }
+    pump(p);
+}
+
 static const struct conn_ops client_ops = {
     .kind = "client",
+    .on_let_go = client_let_go,
     .on_bytes = client_bytes,
     .on_room = client_room,
     .on_close = on_client_close,
     .on_tick = client_tick,
+    .describe = describe,
 };
 
-bool pooled_accept(struct service *s, uint8_t section, int fd, const struct address *peer)
+struct conn *pooled_accept(struct service *s, uint8_t section, int fd, const struct address *peer)
 {
     struct pooled *p = mp.free;
     struct conn *conn = p == NULL ? NULL : conn_take(CONN_CLIENT, &client_ops, p);
     if (conn == NULL) {
-        return false;
+        return NULL;
     }
     mp.free = p->next_free;
     memset(p, 0, sizeof *p);
@@ -704,14 +762,15 @@ bool pooled_accept(struct service *s, uint8_t section, int fd, const struct addr
         p->conn = NULL;
         p->next_free = mp.free;
         mp.free = p;
-        return true;
+        return conn;
     }
-    conn->watch.active_ms = p->came_ms = loop_ms();
+    conn->watch.active_ms = p->came_ms = p->born_ms = loop_ms();
     greet_arrive(p);
     arm(p);
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
+    s->clients++;
     stats.clients_accepted++;
-    return true;
+    return conn;
 }
 
 /* ------------------------------------------------------------- an upgrade */
@@ -745,6 +804,7 @@ static bool give_one(struct pooled *p, bool (*offer)(const struct handed *, cons
     if (p->user < conf->user_count) {
         memcpy(s.user, conf->users[p->user].name, sizeof s.user);
     }
+    h.age_ms = loop_ms() - p->born_ms;
     h.state_len = (uint16_t)sizeof s;
     memcpy(h.state, &s, sizeof s);
     if (!offer(&h, &p->conn->fd)) {
@@ -831,7 +891,9 @@ bool pooled_adopt(struct service *s, uint8_t section, const struct handed *h, in
     if (p->conn == NULL) {
         return true; /* it could not be watched, and is closed */
     }
+    gate_adopt(s, p->conn);
     p->conn->id = h->id;
+    p->born_ms = loop_ms() > h->age_ms ? loop_ms() - h->age_ms : 0;
     p->user = user;
     p->spoke = state.spoke;
     p->greeting.has_metadata = state.has_metadata;
@@ -1169,6 +1231,23 @@ void pooled_backend(struct backend *b)
         struct pooled *p = &mp.all[i];
         if (is_open(p) && p->service == b->service && p->state == POOLED_LATER) {
             later(p);
+        }
+    }
+}
+
+void pooled_conf(struct service *s, const struct conf_service *before)
+{
+    for (uint32_t i = 0; i < mp.total; i++) {
+        struct pooled *p = &mp.all[i];
+        if (!is_open(p) || p->service != s) {
+            continue;
+        }
+        p->leaves = !door_stays(p, before) || p->leaves;
+        conn_stall_limit(p->conn, s->conf->client_stall_ms);
+        if (p->leaves && p->state == POOLED_READING && p->asks.used == 0) {
+            client_finish(p);
+        } else {
+            arm(p);
         }
     }
 }

@@ -36,7 +36,7 @@ enum client_state {
     RELAYING
 };
 
-enum fate { UNKNOWN, PASS, HOLD }; /* of the message under way */
+enum fate { UNKNOWN, PASS, HOLD, HERE, DROP }; /* of the message under way; HERE: it is answered here */
 
 /* One direction. */
 struct flow {
@@ -49,10 +49,12 @@ struct flow {
 struct client {
     struct conn *conn, *up;     /* up NULL: none yet, or not any more */
     struct service *service;
+    uint64_t born_ms;
     struct mongo_client_id id;
     struct backend *backend;    /* its mongos; NULL: none yet */
     struct client *next;        /* free list */
     struct flow asks, answers;
+    struct chain late;          /* what was said here while its mongos was in the middle of an answer */
     uint8_t state;
     bool ended;                 /* it sends no more; its mongos is told so */
     bool rewrites;              /* the answer to its hello gains a serviceId */
@@ -127,6 +129,7 @@ static void up_let_go(struct client *c)
     }
     if (c->backend != NULL) {
         mongos_of(c->backend)->connections--;
+        mongos_of(c->backend)->in_flight -= c->unanswered;
         c->backend = NULL;
     }
 }
@@ -146,12 +149,14 @@ static void set_starved(struct flow *f, bool starved)
 static void client_gone(struct client *c)
 {
     stats.clients_closed++;
+    c->service->clients--;
     md.waiting -= c->state == WAITING ? 1u : 0;
     up_let_go(c);
     set_starved(&c->asks, false);
     set_starved(&c->answers, false);
     chain_clear(&c->asks.held);
     chain_clear(&c->answers.held);
+    chain_clear(&c->late);
     mongo_let_go(&c->id);
     c->conn = NULL;
     c->next = md.free;
@@ -177,6 +182,7 @@ static void client_finish(struct client *c)
     set_starved(&c->answers, false);
     chain_clear(&c->asks.held);
     chain_clear(&c->answers.held);
+    chain_clear(&c->late);
     conn_finish(c->conn, FINISH_MS);
 }
 
@@ -189,7 +195,9 @@ static void client_refuse(struct client *c, enum mongo_code code, const char *te
     char peer[ADDRESS_TEXT];
     log_warn("client refused", "client=%s why=\"%s\"", address_text(&c->conn->peer, peer), text);
     time_is_over(c, c->backend);
-    stats.errors_sent += !mute;
+    if (!mute) {
+        mongo_refused(code);
+    }
     if (!mute && !chain_put(&c->conn->out, BUF_REPLY, edited, n)) {
         conn_fail(c->conn, "no chunk left to tell it what is wrong (chunks)");
         return;
@@ -268,20 +276,84 @@ static bool hello_gains(struct client *c, size_t n)
     return true;
 }
 
+/* Its address asks more than it may, and is to hear so. What is under way has to be over first: an answer cannot be put into another. */
+static bool is_refused(const struct client *c)
+{
+    bool can = c->service->conf->limit_error && c->unanswered == 0 && c->answers.wire.used == 0;
+    if (can && gate_ask(c->conn) == GATE_REFUSED) {
+        return true;
+    }
+    if (!can) {
+        gate_count(c->conn);
+    }
+    return false;
+}
+
+/* It was dropped on its way. False: its client is gone. */
+static bool refuse_one(struct client *c)
+{
+    const struct wire *w = &c->asks.wire;
+    size_t n = mongomsg_refuse(edited, sizeof edited, &w->header, ++md.last_id, MONGO_CODE_RATE_LIMIT_EXCEEDED,
+                               "too many requests from this address (request_rate, byte_rate)", "SystemOverloadedError");
+    stats.errors_sent += !wire_more_to_come(w);
+    if (!wire_more_to_come(w) && !chain_put(&c->conn->out, BUF_REPLY, edited, n)) {
+        conn_fail(c->conn, "no chunk left to tell it what is wrong (chunks)");
+        return false;
+    }
+    conn_dirty(c->conn);
+    return true;
+}
+
 /* What becomes of the message under way, once enough of it is here to tell. */
 static enum fate fate_of(const struct client *c, const struct flow *f, bool is_whole)
 {
     const struct wire *w = &f->wire;
     if (f == &c->asks) {
-        return w->hello ? HOLD : w->command[0] != '\0' || is_whole ? PASS : UNKNOWN;
+        bool known = w->command[0] != '\0' || is_whole;
+        return w->hello ? HOLD : mongo_puerta_takes(c->service->conf, w) ? HERE : !known ? UNKNOWN
+             : c->conn->source != NULL && is_refused(c) ? DROP : PASS;
     }
     return w->header.length == 0 ? UNKNOWN : c->rewrites && w->header.response_to == c->hello_id ? HOLD : PASS;
+}
+
+static void count_unanswered(struct client *c, bool asked, bool answered)
+{
+    answered = answered && c->unanswered > 0;
+    c->unanswered += asked;
+    c->unanswered -= answered;
+    mongos_of(c->backend)->in_flight += asked;
+    mongos_of(c->backend)->in_flight -= answered;
+}
+
+/* What is said here goes between two answers of the mongos: at once, or when the one under way is over. Who asked is told whose answer it
+ * is by its number, as with any other. Who has logged in here is known to the mongos alone, so only clients of this machine may ask. */
+static bool answer_here(struct client *c)
+{
+    const struct wire *w = &c->asks.wire;
+    size_t n = w->used;
+    chain_copy(&c->asks.held, whole, n);
+    chain_clear(&c->asks.held);
+    stats.requests++;
+    if (!wire_more_to_come(w)) {
+        n = mongo_puerta_answer(whole, n, w, guesses_near(&c->conn->peer), ++md.last_id, edited, sizeof edited);
+        if (n == 0 || c->late.len > c->service->conf->client_window || !chain_put(&c->late, BUF_REPLY, edited, n)) {
+            conn_fail(c->conn, "no room for what it asked of Puerta (chunks)");
+            return false;
+        }
+        stats.replies++;
+    }
+    wire_start(&c->asks.wire, false);
+    c->asks.fate = UNKNOWN;
+    return true;
 }
 
 /* A message is whole. False: its client is gone. */
 static bool message_end(struct client *c, struct flow *f)
 {
     const struct wire *w = &f->wire;
+    if (f->fate == HERE) {
+        return answer_here(c);
+    }
     if (f->fate == HOLD) {
         bool good = f == &c->asks ? hello_goes(c, w->used) : hello_gains(c, w->used);
         chain_clear(&f->held);
@@ -289,14 +361,22 @@ static bool message_end(struct client *c, struct flow *f)
             return false;
         }
     }
-    if (f == &c->asks) {
+    if (f->fate == DROP) {
+        bool good = refuse_one(c);
         stats.requests++;
-        c->unanswered += !wire_more_to_come(w);
+        wire_start(&f->wire, false);
+        f->fate = UNKNOWN;
+        return good;
+    }
+    if (f == &c->asks) {
+        mongo_asked(w);
+        gate_done(c->conn);
+        count_unanswered(c, !wire_more_to_come(w), false);
         pins_ask(&c->id, &c->asked, w);
         time_begins(c, w);
     } else {
         stats.replies++;
-        c->unanswered -= !wire_more_to_come(w) && c->unanswered > 0;
+        count_unanswered(c, false, !wire_more_to_come(w));
         pins_answer(&c->id, &c->asked, w);
         if (!c->asked.greets) {
             mongos_served(c->backend);
@@ -321,6 +401,35 @@ static void message_bad(struct client *c, const struct flow *f)
         mongos_broke(c->backend);
         client_finish(c);
     }
+}
+
+/* What was said here goes out, unless the mongos is in the middle of an answer. False: its client is gone. */
+static bool tell_late(struct client *c)
+{
+    size_t n;
+    const unsigned char *p;
+    while (c->late.len > 0 && c->answers.wire.used == 0 && c->answers.held.len == 0) {
+        p = chain_at(&c->late, 0, &n);
+        if (!chain_put(&c->conn->out, BUF_REPLY, p, n)) {
+            conn_fail(c->conn, "no room for what it asked of Puerta (chunks)");
+            return false;
+        }
+        chain_drop(&c->late, n);
+        conn_dirty(c->conn);
+    }
+    return true;
+}
+
+/* Whether its message is longer than its section lets clients' be: then it is told so, and closed. */
+static bool is_too_long(struct client *c)
+{
+    size_t limit = c->service->conf->request_limit;
+    if (limit == 0 || c->asks.wire.header.length <= limit) {
+        return false;
+    }
+    stats.requests_too_long++;
+    client_refuse(c, MONGO_CODE_OBJECT_TOO_LARGE, "a message longer than request_limit");
+    return true;
 }
 
 /* A chain that is empty gives back the chunk whose room was to be received into. */
@@ -355,6 +464,9 @@ static bool flow_take(struct client *c, struct flow *f, struct chain *to, const 
             message_bad(c, f);
             return false;
         }
+        if (f == &c->asks && is_too_long(c)) {
+            return false;
+        }
         if (f->fate == UNKNOWN) {
             f->fate = (uint8_t)fate_of(c, f, status == WIRE_WHOLE || f->held.len + used > HELD_MAX / 2);
         }
@@ -366,8 +478,10 @@ static bool flow_take(struct client *c, struct flow *f, struct chain *to, const 
         }
         if (in_place) {
             chain_commit(to, used);
+        } else if (f->fate == DROP) {
+            chain_clear(&f->held);
         } else if (f->fate != PASS && f->held.len + used > HELD_MAX) {
-            conn_fail(c->conn, "a hello of more than 64 KiB");
+            conn_fail(c->conn, "a hello, or a puertaStatus, of more than 64 KiB");
             return false;
         } else if ((f->fate == PASS && !release(f, to)) || !chain_put(f->fate == PASS ? to : &f->held, BUF_REPLY, p, used)) {
             conn_fail(c->conn, "no chunk left for a message (chunks)");
@@ -418,7 +532,7 @@ static void up_bytes(struct conn *conn)
         room_unused(to);
     } else if (n > 0) {
         times_began(&c->times, c->backend);
-        if (flow_take(c, &c->answers, to, room, (size_t)n, true)) {
+        if (flow_take(c, &c->answers, to, room, (size_t)n, true) && tell_late(c)) {
             conn_dirty(c->conn);
             settle(c);
         }
@@ -577,7 +691,8 @@ static void relay_begin(struct client *c)
     unsigned char head[NET_PROXY_CAP];
     size_t n;
     const unsigned char *p;
-    bool good = !c->service->conf->upstream_proxy || chain_put(&c->up->out, BUF_REPLY, head, net_proxy_header(c->conn->fd, &c->conn->peer, head));
+    int version = c->service->conf->upstream_proxy;
+    bool good = version == 0 || chain_put(&c->up->out, BUF_REPLY, head, net_proxy_header(c->conn->fd, &c->conn->peer, version, head));
     memset(&c->asks.held, 0, sizeof c->asks.held);
     wire_start(&c->asks.wire, false);
     c->asks.fate = UNKNOWN;
@@ -589,7 +704,7 @@ static void relay_begin(struct client *c)
         chain_drop(&first, n);
     }
     chain_clear(&first);
-    if (good) {
+    if (good && tell_late(c)) {
         conn_dirty(c->up);
         conn_read(c->conn, !c->ended);
         conn_deadline(c->conn, c->service->conf->client_idle_ms > 0 ? loop_ms() + c->service->conf->client_idle_ms : 0);
@@ -667,7 +782,7 @@ static void client_bytes(struct conn *conn)
         client_ended(c);
     } else if (n > 0 && c->state != RELAYING) {
         greet(c, room, (size_t)n);
-    } else if (n > 0 && flow_take(c, &c->asks, to, room, (size_t)n, true)) {
+    } else if (n > 0 && flow_take(c, &c->asks, to, room, (size_t)n, true) && tell_late(c)) {
         conn_dirty(c->up);
     }
 }
@@ -689,7 +804,9 @@ static void client_tick(struct conn *conn)
         last = c->up->watch.active_ms;
     }
     idle = loop_ms() - last;
-    if (c->state == GREETING) {
+    if (conn->held) {
+        conn_deadline(conn, loop_ms() + c->service->conf->handshake_timeout_ms); /* it is not its fault that nothing comes */
+    } else if (c->state == GREETING) {
         conn_fail(conn, "no hello within handshake_timeout");
     } else if (c->state != RELAYING) {
         client_unreachable(c);
@@ -700,20 +817,34 @@ static void client_tick(struct conn *conn)
     }
 }
 
+static void describe(const struct conn *conn, struct conn_facts *out)
+{
+    static const char *const doing[] = { "greeting", "waiting", "dialing", "waiting" };
+    const struct client *c = conn->owner;
+    out->section = c->service->conf->name;
+    out->doing = conn->state != CONN_OPEN || c->ended ? "leaving" : pins_hold(&c->id) ? "pinned"
+               : c->state == RELAYING && client_rests(c) ? "idle" : doing[c->state];
+    out->in_flight = c->unanswered;
+    out->born_ms = c->born_ms;
+    out->asked_ms = conn->watch.active_ms;
+    out->backend = c->backend;
+}
+
 static const struct conn_ops client_ops = {
     .kind = "client",
     .on_bytes = client_bytes,
     .on_room = client_room,
     .on_close = on_client_close,
     .on_tick = client_tick,
+    .describe = describe,
 };
 
-bool relay_accept(struct service *s, uint8_t section, int fd, const struct address *peer)
+struct conn *relay_accept(struct service *s, uint8_t section, int fd, const struct address *peer)
 {
     struct client *c = md.free;
     struct conn *conn = c == NULL ? NULL : conn_take(CONN_CLIENT, &client_ops, c);
     if (conn == NULL) {
-        return false;
+        return NULL;
     }
     md.free = c->next;
     memset(c, 0, sizeof *c);
@@ -729,13 +860,14 @@ bool relay_accept(struct service *s, uint8_t section, int fd, const struct addre
         c->conn = NULL;
         c->next = md.free;
         md.free = c;
-        return true;
+        return conn;
     }
-    conn->watch.active_ms = loop_ms();
+    conn->watch.active_ms = c->born_ms = loop_ms();
     conn_deadline(conn, loop_ms() + s->conf->handshake_timeout_ms);
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
+    s->clients++;
     stats.clients_accepted++;
-    return true;
+    return conn;
 }
 
 /* ------------------------------------------------------------- an upgrade */
@@ -776,6 +908,7 @@ static bool give_one(struct client *c, bool (*give)(const struct handed *, const
     s.len = c->id.len;
     memcpy(s.key, c->id.key, sizeof s.key);
     h.fd_count = c->up != NULL ? 2 : 1;
+    h.age_ms = loop_ms() - c->born_ms;
     h.state_len = (uint16_t)sizeof s;
     memcpy(h.state, &s, sizeof s);
     h.input_len = (uint16_t)c->asks.held.len;
@@ -897,7 +1030,9 @@ bool relay_adopt(struct service *s, uint8_t section, const struct handed *h, con
     if (c->conn == NULL) {
         return true; /* it could not be watched, and is closed */
     }
+    gate_adopt(s, c->conn);
     c->conn->id = h->id;
+    c->born_ms = loop_ms() > h->age_ms ? loop_ms() - h->age_ms : 0;
     if (b == NULL) {
         adopt_greeting(c, h);
     } else if (!adopt_relaying(c, b, &state, fds[1])) {
@@ -1024,6 +1159,23 @@ void relay_backend(struct backend *b)
     }
     if (md.waiting > 0 || mongos_drains(b)) {
         loop_timer(&md.care, loop_ms());
+    }
+}
+
+void relay_conf(struct service *s)
+{
+    for (uint32_t i = 0; i < md.total; i++) {
+        struct client *c = &md.all[i];
+        if (c->conn == NULL || c->conn->state != CONN_OPEN || c->service != s) {
+            continue;
+        }
+        conn_stall_limit(c->conn, s->conf->client_stall_ms);
+        if (c->up != NULL) {
+            conn_stall_limit(c->up, s->conf->client_stall_ms);
+        }
+        if (c->state == RELAYING) {
+            conn_deadline(c->conn, s->conf->client_idle_ms > 0 ? loop_ms() : 0);
+        }
     }
 }
 

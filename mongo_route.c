@@ -100,6 +100,17 @@ void route_take_note(int section, const struct service *s, const struct hand_not
     mongo_take_note(&rt.all[section].table, rt.all[section].entries, s, n);
 }
 
+bool route_lives(int section, const struct backend *b)
+{
+    const struct affinity *a = &rt.all[section].table;
+    return affinity_count(a, AFFINITY_CURSOR, b->index, loop_ms()) + affinity_count(a, AFFINITY_TRANSACTION, b->index, loop_ms()) > 0;
+}
+
+void route_forget(int section, const struct backend *b)
+{
+    affinity_remove_backend(&rt.all[section].table, b->index);
+}
+
 /* ----------------------------------------------------------------- tables */
 
 /* A cursor's key: two mongos may number their cursors alike, a session's own id is no other's. */

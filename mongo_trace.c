@@ -1,5 +1,5 @@
 /*
- * mongo_trace.c - how long a request of MongoDB mode takes: its times, and what the slow log is told of it.
+ * mongo_trace.c - what is counted of a request of MongoDB mode: its kind, its errors, its times, and what the slow log is told of it.
  *
  *   begun ------> sent: its last byte has gone ----> began: the first byte of the answer ----> told: it has been answered
  *
@@ -57,4 +57,36 @@ void times_end(struct mongo_times *t, const struct mongo_slow *what)
         tell(t, now, what);
     }
     memset(t, 0, sizeof *t);
+}
+
+void mongo_asked(const struct wire *request)
+{
+    static const char *const reads[] = {
+        "aggregate", "collStats", "count", "dataSize", "dbStats", "distinct", "explain", "find", "getMore", "listCollections",
+        "listDatabases", "listIndexes", NULL
+    };
+    static const char *const writes[] = {
+        "bulkWrite", "collMod", "create", "createIndexes", "delete", "deleteIndexes", "drop", "dropDatabase", "dropIndexes",
+        "findAndModify", "findandmodify", "insert", "mapReduce", "renameCollection", "update", NULL
+    };
+    const char *const *const lists[] = { reads, writes };
+    enum stats_class class = STATS_READ;
+    for (; class < STATS_OTHER; class++) {
+        const char *const *name = lists[class];
+        while (*name != NULL && (**name != request->command[0] || strcmp(*name, request->command) != 0)) {
+            name++;
+        }
+        if (*name != NULL) {
+            break;
+        }
+    }
+    stats.requests++;
+    stats_mongo[class]++;
+}
+
+void mongo_refused(enum mongo_code code)
+{
+    char word[32];
+    int n = snprintf(word, sizeof word, "-%s", mongomsg_code_name(code));
+    stats_error(word, (size_t)n < sizeof word ? (size_t)n : sizeof word - 1);
 }

@@ -128,7 +128,7 @@ size_t mongomsg_finish(struct bson *b)
     return b->len;
 }
 
-static const char *code_name(enum mongo_code code)
+const char *mongomsg_code_name(enum mongo_code code)
 {
     switch (code) {
 #define X(name, number, text) case MONGO_CODE_##name: return text;
@@ -148,7 +148,7 @@ size_t mongomsg_refuse(void *out, size_t cap, const struct wire_header *request,
     bson_double(&b, "ok", 0.0);
     bson_string(&b, "errmsg", errmsg);
     bson_int32(&b, "code", (int32_t)code);
-    bson_string(&b, "codeName", code_name(code));
+    bson_string(&b, "codeName", mongomsg_code_name(code));
     if (label != NULL) {
         bson_array(&b, "errorLabels");
         bson_string(&b, NULL, label);

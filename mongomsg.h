@@ -43,6 +43,7 @@ size_t mongomsg_finish(struct bson *b);
 
 /* Errors that Puerta itself may have to answer with: the server's own numbers and names. */
 #define MONGO_CODES(X) \
+    X(BAD_VALUE, 2, "BadValue") \
     X(HOST_UNREACHABLE, 6, "HostUnreachable") \
     X(FAILED_TO_PARSE, 9, "FailedToParse") \
     X(UNAUTHORIZED, 13, "Unauthorized") \
@@ -59,6 +60,8 @@ size_t mongomsg_finish(struct bson *b);
     X(UNSUPPORTED_OP_QUERY, 352, "UnsupportedOpQueryCommand") \
     X(LOAD_BALANCER_MISMATCH, 354, "LoadBalancerSupportMismatch") \
     X(INTERRUPTED_AT_SHUTDOWN, 11600, "InterruptedAtShutdown") \
+    X(RATE_LIMIT_EXCEEDED, 462, "IngressRequestRateLimitExceeded") \
+    X(OBJECT_TOO_LARGE, 10334, "BSONObjectTooLarge") \
     X(TOPOLOGY_COUNTER, 51758, "Location51758") \
     X(AWAIT_TIME, 51759, "Location51759") \
     X(AWAIT_HALF, 51760, "Location51760") \
@@ -71,6 +74,7 @@ enum mongo_code {
     MONGO_CODE_NONE = 0
 };
 
+const char *mongomsg_code_name(enum mongo_code code); /* "HostUnreachable"; a constant */
 /* Writes {ok: 0.0, errmsg, code, codeName, errorLabels} as the answer to that request. label: NULL, or one label that
  * drivers retry on ("TransientTransactionError", "RetryableWriteError"). Gives the length, 0 if it had no room. Nothing
  * may be sent for a request with moreToCome: the caller sees to that. */

@@ -242,6 +242,37 @@ const char *address_text(const struct address *a, char out[ADDRESS_TEXT])
     return out;
 }
 
+static bool is_mapped(const struct address *a)
+{
+    return a->u.sa.sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&a->u.in6.sin6_addr);
+}
+
+bool address_near(const struct address *a)
+{
+    static const unsigned char local4 = 127;
+    const unsigned char *p = a->u.in6.sin6_addr.s6_addr;
+    if (a->foreign)
+        return false;
+    if (a->u.sa.sa_family == AF_INET)
+        return memcmp(&a->u.in4.sin_addr, &local4, 1) == 0;
+    return a->u.sa.sa_family != AF_INET6 || IN6_IS_ADDR_LOOPBACK(&a->u.in6.sin6_addr) || (is_mapped(a) && p[12] == 127);
+}
+
+bool address_source(const struct address *a, uint64_t *source)
+{
+    const unsigned char *p = a->u.in6.sin6_addr.s6_addr;
+    *source = 0;
+    if (a->u.sa.sa_family == AF_INET || is_mapped(a)) {
+        uint32_t four;
+        memcpy(&four, a->u.sa.sa_family == AF_INET ? (const void *)&a->u.in4.sin_addr : p + 12, 4);
+        *source = UINT64_C(0xffff00000000) | ntohl(four); /* no network in use begins with this */
+        return true;
+    }
+    for (int i = 0; i < 8 && a->u.sa.sa_family == AF_INET6; i++)
+        *source = *source << 8 | p[i];
+    return a->u.sa.sa_family == AF_INET6;
+}
+
 /* -------------------------------------------------------------- sockets */
 
 static void set_option(int fd, int level, int name, int value)
@@ -434,6 +465,20 @@ ssize_t net_receive(int fd, struct iovec *iov, int count)
     return n;
 }
 
+ssize_t net_peek(int fd, void *out, size_t cap)
+{
+    ssize_t n;
+    int failure;
+    do {
+        failure = fault(CALL_RECEIVE);
+        n = failure > 0 ? -1 : recv(fd, out, failure == SHORT_COUNT && cap > 0 ? 1 : cap, MSG_PEEK);
+        errno = failure > 0 ? failure : errno;
+    } while (n < 0 && errno == EINTR);
+    if (n < 0)
+        short_is_later();
+    return n;
+}
+
 ssize_t net_send(int fd, struct iovec *iov, int count)
 {
     ssize_t n;
@@ -507,23 +552,57 @@ bool net_local(int fd, struct address *out)
     return getsockname(fd, &out->u.sa, &out->len) == 0;
 }
 
-size_t net_proxy_header(int fd, const struct address *from, unsigned char out[NET_PROXY_CAP])
+/* The end at which fd's peer arrived, in the family of `from`: an IPv4 address among IPv6 ones is written as IPv6 has it. False:
+ * there is nobody to name. */
+static bool proxy_ends(int fd, struct address *from, struct address *to)
 {
-    static const unsigned char local[16] = "\r\n\r\n\0\r\nQUIT\n\x20";
-    struct address to;
-    bool six = from != NULL && from->u.sa.sa_family == AF_INET6;
-    size_t n = sizeof local, each = six ? 16 : 4;
-    memcpy(out, local, sizeof local);
-    if (from == NULL || (!six && from->u.sa.sa_family != AF_INET) || !net_local(fd, &to) ||
-        to.u.sa.sa_family != from->u.sa.sa_family) {
-        return n;
+    struct address *both[2] = { from, to };
+    if (from->u.sa.sa_family == AF_UNIX || !net_local(fd, to))
+        return false;
+    if (to->u.sa.sa_family == AF_UNIX) /* it came by a unix socket, and a header told who it is: where it went nobody has said */
+        (void)address_numeric(from->u.sa.sa_family == AF_INET6 ? "::" : "0.0.0.0", 0, to);
+    for (int i = 0; i < 2 && from->u.sa.sa_family != to->u.sa.sa_family; i++) {
+        char text[INET6_ADDRSTRLEN + sizeof "::ffff:"] = "::ffff:";
+        if (both[i]->u.sa.sa_family != AF_INET)
+            continue;
+        inet_ntop(AF_INET, &both[i]->u.in4.sin_addr, text + 7, INET6_ADDRSTRLEN);
+        (void)address_numeric(text, ntohs(both[i]->u.in4.sin_port), both[i]);
     }
+    return true;
+}
+
+static size_t proxy_line(const struct address *from, const struct address *to, unsigned char out[NET_PROXY_CAP])
+{
+    char a[INET6_ADDRSTRLEN], b[INET6_ADDRSTRLEN];
+    bool six = from->u.sa.sa_family == AF_INET6;
+    inet_ntop(from->u.sa.sa_family, six ? (const void *)&from->u.in6.sin6_addr : (const void *)&from->u.in4.sin_addr, a, sizeof a);
+    inet_ntop(from->u.sa.sa_family, six ? (const void *)&to->u.in6.sin6_addr : (const void *)&to->u.in4.sin_addr, b, sizeof b);
+    return (size_t)snprintf((char *)out, NET_PROXY_CAP, "PROXY TCP%d %s %s %u %u\r\n", six ? 6 : 4, a, b,
+                            ntohs(six ? from->u.in6.sin6_port : from->u.in4.sin_port), ntohs(six ? to->u.in6.sin6_port : to->u.in4.sin_port));
+}
+
+size_t net_proxy_header(int fd, const struct address *peer, int version, unsigned char out[NET_PROXY_CAP])
+{
+    static const unsigned char local[16] = "\r\n\r\n\0\r\nQUIT\n\x20", unknown[15] = "PROXY UNKNOWN\r\n";
+    struct address from, to;
+    size_t n = version == 1 ? sizeof unknown : sizeof local, each;
+    bool six;
+    memcpy(out, version == 1 ? unknown : local, n);
+    if (peer == NULL)
+        return n;
+    from = *peer;
+    if (!proxy_ends(fd, &from, &to))
+        return n;
+    if (version == 1)
+        return proxy_line(&from, &to, out);
+    six = from.u.sa.sa_family == AF_INET6;
+    each = six ? 16 : 4;
     out[12] = 0x21;
     out[13] = six ? 0x21 : 0x11;
     out[15] = (unsigned char)(2 * each + 4);
-    memcpy(out + n, six ? (const void *)&from->u.in6.sin6_addr : (const void *)&from->u.in4.sin_addr, each);
+    memcpy(out + n, six ? (const void *)&from.u.in6.sin6_addr : (const void *)&from.u.in4.sin_addr, each);
     memcpy(out + n + each, six ? (const void *)&to.u.in6.sin6_addr : (const void *)&to.u.in4.sin_addr, each);
-    memcpy(out + n + 2 * each, six ? &from->u.in6.sin6_port : &from->u.in4.sin_port, 2);
+    memcpy(out + n + 2 * each, six ? &from.u.in6.sin6_port : &from.u.in4.sin_port, 2);
     memcpy(out + n + 2 * each + 2, six ? &to.u.in6.sin6_port : &to.u.in4.sin_port, 2);
     return n + 2 * each + 4;
 }

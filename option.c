@@ -11,6 +11,7 @@
 #include "option.h"
 
 #include <ctype.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -21,9 +22,14 @@
 #define SECONDS(n) ((uint64_t)(n) * 1000)
 #define DAY SECONDS(86400)
 
-#define P(field) PROCESS, offsetof(struct conf, field), sizeof ((struct conf *)0)->field
-#define M(field) MONGO, offsetof(struct conf_service, field), sizeof ((struct conf_service *)0)->field
-#define R(field) REDIS, offsetof(struct conf_service, field), sizeof ((struct conf_service *)0)->field
+/* Those with an L are heeded by a reload: whoever uses the field asks it each time, or is told by on_conf (puerta.h). */
+#define ROW(scope, type, field, live) scope, offsetof(type, field), sizeof ((type *)0)->field, live
+#define P(field)  ROW(PROCESS, struct conf, field, false)
+#define PL(field) ROW(PROCESS, struct conf, field, true)
+#define M(field)  ROW(MONGO, struct conf_service, field, false)
+#define ML(field) ROW(MONGO, struct conf_service, field, true)
+#define R(field)  ROW(REDIS, struct conf_service, field, false)
+#define RL(field) ROW(REDIS, struct conf_service, field, true)
 
 const struct option options[] = {
     { P(chunk_size), "chunk_size", SIZE, KIB(1), KIB(256), "16k", NULL,
@@ -62,173 +68,237 @@ const struct option options[] = {
       "published messages not yet read by all their subscribers; each is kept once" },
     { P(max_affinities), "max_affinities", COUNT, 64, 4194304, "16384", NULL,
       "MongoDB: cursors, transactions and clients of which it is known at the same time which mongos has them" },
-    { P(log_level), "log_level", ENUM, 0, 3, "info", "error|warn|info|debug",
+    { P(admin), "admin", LISTEN, 1, MAX_LISTENS, "", NULL,
+      "where operators ask by HTTP: 127.0.0.1:9180, [::1]:9180 or unix:/path; none: nowhere" },
+    { PL(admin_token), "admin_token_file", SECRET_FILE, 0, 0, "", NULL,
+      "a file whose first line is the token that they bear; none: this machine may look, and nobody may change anything" },
+    { PL(admin_hosts), "admin_hosts", TEXT, 0, 0, "", NULL,
+      "names by which they may ask, besides localhost and numeric addresses; others are refused, as pages of strangers use them" },
+    { P(admin_clients), "admin_clients", COUNT, 1, 1024, "8", NULL,
+      "connections of operators at the same time; beyond, the one that is silent longest gives way" },
+    { PL(log_level), "log_level", ENUM, 0, 3, "info", "error|warn|info|debug",
       "the least important lines that are still written to stderr" },
-    { P(slow_log_min_ms), "slow_log_min", TIME, 1, SECONDS(3600), "10ms", "nothing is slow",
+    { PL(slow_log_min_ms), "slow_log_min", TIME, 1, SECONDS(3600), "10ms", "nothing is slow",
       "a request that took so long, from when it was looked at to its answer, stands in the slow log" },
     { P(slow_log), "slow_log", COUNT, 0, 65536, "128", NULL,
       "requests that the slow log keeps, the last ones" },
     { P(hot_keys), "hot_keys", COUNT, 0, 16384, "64", NULL,
       "Redis: keys, and slots, that are counted to find those that are asked for most; 0: none" },
+    { P(syslog), "syslog", ENUM, 0, 9, "no", "no|daemon|local0|local1|local2|local3|local4|local5|local6|local7",
+      "log lines go to the system's log under this facility, in the place of stderr" },
     { P(prefault), "prefault", BOOL, 0, 1, "no", "no|yes",
       "touch and lock all memory at the start, so that it can neither be missing nor be paged out later" },
     { P(supervise), "supervise", BOOL, 0, 1, "yes", "no|yes",
       "a parent process restarts the worker when it dies and keeps the addresses open meanwhile" },
     { P(backlog), "backlog", COUNT, 1, 65535, "1024", NULL,
       "connections that the system holds for each address until they are accepted" },
-    { P(stop_timeout_ms), "stop_timeout", TIME, 100, SECONDS(600), "5s", NULL,
+    { PL(stop_timeout_ms), "stop_timeout", TIME, 100, SECONDS(600), "5s", NULL,
       "at SIGTERM or SIGINT: how long requests in flight may still take" },
     { P(drain_timeout_ms), "drain_timeout", TIME, 100, SECONDS(86400), "30s", NULL,
       "at SIGUSR2: how long the old program may still serve those that it cannot hand over to the new one" },
+    { P(pid_file), "pid_file", TEXT, 0, 0, "", NULL,
+      "a file that holds the number of the process first started; gone when that has ended" },
+    { P(ready_fd), "ready_fd", COUNT, 3, 255, "0", "none",
+      "an open descriptor that gets a newline, and is closed, once clients are served (s6)" },
+    { P(user), "user", TEXT, 0, 0, "", NULL,
+      "who both processes become once all addresses are bound and all secrets read; a name or a number" },
+    { P(group), "group", TEXT, 0, 0, "", NULL,
+      "the group, where it is not the user's own; other groups are given up" },
+    { P(chroot), "chroot", TEXT, 0, 0, "", NULL,
+      "a folder that becomes / of both processes, after that; needs user" },
+    { P(seccomp), "seccomp", BOOL, 0, 1, "no", "no|yes",
+      "Linux: the worker may make no system call but those that it needs; another one ends it" },
     { P(commands), "command", COMMAND, 0, COMMAND_DECLARED_MAX, "", NULL,
       "a module's or newer command: where its keys stand, and whether it only reads (else: write)" },
 
     { R(listen), "listen", LISTEN, 1, MAX_LISTENS, "127.0.0.1:6379", NULL,
       "where clients connect: 1.2.3.4:6379, [::1]:6379 or unix:/path" },
-    { R(nodes), "nodes", NODES, 1, MAX_SEEDS, "", NULL,
+    { RL(nodes), "nodes", NODES, 1, MAX_SEEDS, "", NULL,
       "servers to learn the cluster from: HOST or HOST:PORT (6379); any one of them alive is enough" },
-    { R(announce), "announce", TEXT, 0, 0, "", NULL,
+    { RL(announce), "announce", TEXT, 0, 0, "", NULL,
       "HOST:PORT that CLUSTER SLOTS and the like tell clients; none: the address by which the client came" },
-    { R(redis_version), "redis_version", TEXT, 0, 0, "7.0.15", NULL,
+    { RL(redis_version), "redis_version", TEXT, 0, 0, "7.0.15", NULL,
       "the version of Redis that HELLO and INFO tell clients, some of which do or refuse something by it" },
     { R(single), "topology", ENUM, 0, 1, "cluster", "cluster|single",
       "whether the nodes form a Redis Cluster or are one plain server (HOST:PORT or unix:/path)" },
-    { R(upstream_user), "upstream_user", TEXT, 0, 0, "", NULL,
+    { RL(upstream_user), "upstream_user", TEXT, 0, 0, "", NULL,
       "ACL user to authenticate as at the servers; none: the default user" },
-    { R(upstream_password), "upstream_password", SECRET, 0, 0, "", NULL,
+    { RL(upstream_password), "upstream_password", SECRET, 0, 0, "", NULL,
       "password to authenticate with at the servers" },
-    { R(upstream_password), "upstream_password_file", SECRET_FILE, 0, 0, "", NULL,
+    { RL(upstream_password), "upstream_password_file", SECRET_FILE, 0, 0, "", NULL,
       "a file whose first line is that password" },
-    { R(password), "password", SECRET, 0, 0, "", NULL,
+    { RL(password), "password", SECRET, 0, 0, "", NULL,
       "password that clients must give (AUTH, HELLO); none: they need none" },
-    { R(password), "password_file", SECRET_FILE, 0, 0, "", NULL,
+    { RL(password), "password_file", SECRET_FILE, 0, 0, "", NULL,
       "a file whose first line is that password" },
-    { R(protect), "protected", BOOL, 0, 1, "yes", "no|yes",
+    { RL(protect), "protected", BOOL, 0, 1, "yes", "no|yes",
       "without a password, only clients of this machine are served (loopback and unix sockets)" },
-    { R(client_logins), "client_logins", BOOL, 0, 1, "yes", "no|yes",
+    { RL(client_logins), "client_logins", BOOL, 0, 1, "yes", "no|yes",
       "whether clients may log in as users of the servers, with the rights that they have there (connections of max_own)" },
-    { R(allow_admin), "allow_admin", BOOL, 0, 1, "no", "no|yes",
+    { RL(allow_admin), "allow_admin", BOOL, 0, 1, "no", "no|yes",
       "whether clients may send commands that change servers or the cluster (SHUTDOWN, CONFIG SET, MIGRATE...)" },
+    { R(accept_proxy), "accept_proxy", BOOL, 0, 1, "no", "no|yes",
+      "whether the addresses in `trusted` send a PROXY header (v1 or v2) ahead, as a load balancer does" },
+    { RL(trusted), "trusted", NETS, 0, MAX_SUBNETS, "127.0.0.0/8, ::1, unix", NULL,
+      "accept_proxy: whose header is taken, and must come within 5 s; from anybody else it is refused" },
+    { RL(allow), "allow", NETS, 0, MAX_SUBNETS, "", NULL,
+      "only clients from there may come in: addresses, networks, or unix; none: all" },
+    { RL(deny), "deny", NETS, 0, MAX_SUBNETS, "", NULL,
+      "clients from there may not, be they in allow or not" },
+    { R(socket_mode), "socket_mode", TEXT, 0, 0, "", NULL,
+      "permissions of the unix sockets of listen, in octal (660); none: as the umask leaves them" },
+    { R(max_per_address), "max_per_address", COUNT, 1, 1000000, "0", "any number",
+      "connections of one client address" },
+    { R(request_rate), "request_rate", COUNT, 1, 10000000, "0", "any number",
+      "requests that one client address may make a second, those of one second at once" },
+    { R(byte_rate), "byte_rate", SIZE, KIB(1), MIB(1024), "0", "any number",
+      "bytes that one client address may send and be sent a second" },
+    { R(limit_error), "limit_action", ENUM, 0, 1, "delay", "delay|error",
+      "what becomes of its requests beyond those rates: they wait, or get an error" },
+    { R(request_limit), "request_limit", SIZE, KIB(1), MIB(1024), "0", "what the protocol allows",
+      "a request longer than this gets an error, and its client is closed" },
     { R(retain_bytes), "retain_bytes", SIZE, KIB(4), MIB(16), "256k", NULL,
       "a request up to this size is kept until it is answered, so that it can follow a slot that moves" },
     { R(shared_reply_limit), "shared_reply_limit", SIZE, KIB(4), MIB(1), "64k", NULL,
       "an answer longer than this gets a connection of its own; at most upstream_buffer" },
-    { R(client_window), "client_window", SIZE, KIB(64), MIB(256), "1m", NULL,
+    { RL(client_window), "client_window", SIZE, KIB(64), MIB(256), "1m", NULL,
       "answers waiting for one client before its requests are no longer read" },
-    { R(client_pipeline), "client_pipeline", COUNT, 1, 65536, "1024", NULL,
+    { RL(client_pipeline), "client_pipeline", COUNT, 1, 65536, "1024", NULL,
       "requests of one client in flight before further ones are no longer read" },
-    { R(transaction_limit), "transaction_limit", SIZE, KIB(4), MIB(16), "1m", NULL,
+    { RL(transaction_limit), "transaction_limit", SIZE, KIB(4), MIB(16), "1m", NULL,
       "bytes of the commands of one transaction (MULTI ... EXEC), which are kept until it is answered" },
-    { R(merge_limit), "merge_limit", SIZE, KIB(64), MIB(1024), "16m", NULL,
+    { RL(merge_limit), "merge_limit", SIZE, KIB(64), MIB(1024), "16m", NULL,
       "bytes of one answer that is merged from several nodes" },
-    { R(dial_timeout_ms), "dial_timeout", TIME, 1, DAY, "1s", NULL,
+    { RL(dial_timeout_ms), "dial_timeout", TIME, 1, DAY, "1s", NULL,
       "how long a connection to a server may take to open" },
-    { R(request_timeout_ms), "request_timeout", TIME, 1, DAY, "30s", NULL,
+    { RL(request_timeout_ms), "request_timeout", TIME, 1, DAY, "30s", NULL,
       "a request not answered by then gets an error" },
-    { R(failover_wait_ms), "failover_wait", TIME, 1, DAY, "5s", NULL,
+    { RL(failover_wait_ms), "failover_wait", TIME, 1, DAY, "5s", NULL,
       "how long a request of which nothing was sent waits for its node to come back or be replaced" },
-    { R(failover_queue), "failover_queue", COUNT, 0, 1048576, "10000", NULL,
+    { RL(failover_queue), "failover_queue", COUNT, 0, 1048576, "10000", NULL,
       "how many requests may wait for a node that is down; 0: none, they fail at once" },
-    { R(client_stall_ms), "client_stall", TIME, 1, DAY, "10s", NULL,
+    { RL(client_stall_ms), "client_stall", TIME, 1, DAY, "10s", NULL,
       "a client that reads nothing of its waiting answers this long is closed" },
-    { R(client_idle_ms), "client_idle", TIME, 1, DAY, "0", "never",
+    { RL(client_idle_ms), "client_idle", TIME, 1, DAY, "0", "never",
       "a client that asks nothing this long is closed" },
-    { R(refresh_interval_ms), "refresh_interval", TIME, 1, DAY, "15s", NULL,
+    { RL(refresh_interval_ms), "refresh_interval", TIME, 1, DAY, "15s", NULL,
       "how often the slot map is asked for without any cause" },
-    { R(probe_interval_ms), "probe_interval", TIME, 1, DAY, "1s", NULL,
+    { RL(probe_interval_ms), "probe_interval", TIME, 1, DAY, "1s", NULL,
       "how often each server is probed" },
-    { R(probe_timeout_ms), "probe_timeout", TIME, 1, DAY, "1s", NULL,
+    { RL(probe_timeout_ms), "probe_timeout", TIME, 1, DAY, "1s", NULL,
       "a probe not answered by then has failed" },
-    { R(suspect_after_ms), "suspect_after", TIME, 1, DAY, "300ms", NULL,
+    { RL(suspect_after_ms), "suspect_after", TIME, 1, DAY, "300ms", NULL,
       "no progress on a connection with requests in flight this long: nothing more is sent until it answers" },
-    { R(lease_wait_ms), "lease_wait", TIME, 1, DAY, "5s", NULL,
+    { RL(lease_wait_ms), "lease_wait", TIME, 1, DAY, "5s", NULL,
       "how long a large transfer, a blocking command or a WATCH waits for a connection of its own" },
-    { R(rise), "rise", COUNT, 1, 100, "1", NULL,
+    { RL(rise), "rise", COUNT, 1, 100, "1", NULL,
       "probes in a row that must succeed before a server counts as up" },
-    { R(fall), "fall", COUNT, 1, 100, "2", NULL,
+    { RL(fall), "fall", COUNT, 1, 100, "2", NULL,
       "failed probes in a row until a server counts as down; refused, lost or timed out counts twice" },
-    { R(unknown_commands), "unknown_commands", ENUM, 0, 1, "key", "refuse|key",
+    { RL(unknown_commands), "unknown_commands", ENUM, 0, 1, "key", "refuse|key",
       "commands that are neither known nor declared: refuse them, or route them by their first argument" },
-    { R(receive_buffer), "receive_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
+    { RL(receive_buffer), "receive_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
       "the kernel's receive buffer of each connection (SO_RCVBUF)" },
-    { R(send_buffer), "send_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
+    { RL(send_buffer), "send_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
       "the kernel's send buffer of each connection (SO_SNDBUF)" },
 
     { M(listen), "listen", LISTEN, 1, MAX_LISTENS, "127.0.0.1:27017", NULL,
       "where clients connect: 1.2.3.4:27017, [::1]:27017 or unix:/path" },
-    { M(nodes), "mongos", NODES, 1, MAX_SEEDS, "", NULL,
+    { ML(nodes), "mongos", NODES, 1, MAX_SEEDS, "", NULL,
       "the mongos: HOST or HOST:PORT (27017), each with *WEIGHT behind it if need be (1 to 100)" },
-    { M(expect_any), "expect", ENUM, 0, 1, "mongos", "mongos|any",
+    { ML(expect_any), "expect", ENUM, 0, 1, "mongos", "mongos|any",
       "whether a server must say that it is a mongos before it gets clients" },
     { M(mode), "mode", ENUM, 0, 2, "passthrough", "passthrough|loadbalanced|pooled",
       "each client kept at one mongos; for drivers with loadBalanced=true; or all clients over few connections" },
-    { M(upstream_user), "upstream_user", TEXT, 0, 0, "", NULL,
+    { ML(upstream_user), "upstream_user", TEXT, 0, 0, "", NULL,
       "user to log in as at the mongos (SCRAM): in pooled mode for all clients, and for deep_probe" },
-    { M(upstream_password), "upstream_password", SECRET, 0, 0, "", NULL,
+    { ML(upstream_password), "upstream_password", SECRET, 0, 0, "", NULL,
       "password to log in with at the mongos" },
-    { M(upstream_password), "upstream_password_file", SECRET_FILE, 0, 0, "", NULL,
+    { ML(upstream_password), "upstream_password_file", SECRET_FILE, 0, 0, "", NULL,
       "a file whose first line is that password" },
-    { M(upstream_key), "upstream_keyfile", KEYFILE, 0, 0, "", NULL,
+    { ML(upstream_key), "upstream_keyfile", KEYFILE, 0, 0, "", NULL,
       "the servers' own keyfile, in the place of a password: as __system of local, unless said otherwise" },
-    { M(upstream_auth_db), "upstream_auth_db", TEXT, 0, 0, "admin", NULL,
+    { ML(upstream_auth_db), "upstream_auth_db", TEXT, 0, 0, "admin", NULL,
       "database in which that user is kept (authSource)" },
-    { M(users), "user", USER, 0, MAX_USERS, "", NULL,
+    { ML(users), "user", USER, 0, MAX_USERS, "", NULL,
       "pooled: a user whom clients log in as; puerta hash-password makes KEYS of a password; none: all may come in" },
-    { M(affinity), "affinity", ENUM, 0, 2, "fingerprint", "fingerprint|source|connection",
+    { M(accept_proxy), "accept_proxy", BOOL, 0, 1, "no", "no|yes",
+      "whether the addresses in `trusted` send a PROXY header (v1 or v2) ahead, as a load balancer does" },
+    { ML(trusted), "trusted", NETS, 0, MAX_SUBNETS, "127.0.0.0/8, ::1, unix", NULL,
+      "accept_proxy: whose header is taken, and must come within 5 s; from anybody else it is refused" },
+    { ML(allow), "allow", NETS, 0, MAX_SUBNETS, "", NULL,
+      "only clients from there may come in: addresses, networks, or unix; none: all" },
+    { ML(deny), "deny", NETS, 0, MAX_SUBNETS, "", NULL,
+      "clients from there may not, be they in allow or not" },
+    { M(socket_mode), "socket_mode", TEXT, 0, 0, "", NULL,
+      "permissions of the unix sockets of listen, in octal (660); none: as the umask leaves them" },
+    { M(max_per_address), "max_per_address", COUNT, 1, 1000000, "0", "any number",
+      "connections of one client address" },
+    { M(request_rate), "request_rate", COUNT, 1, 10000000, "0", "any number",
+      "requests that one client address may make a second, those of one second at once" },
+    { M(byte_rate), "byte_rate", SIZE, KIB(1), MIB(1024), "0", "any number",
+      "bytes that one client address may send and be sent a second" },
+    { M(limit_error), "limit_action", ENUM, 0, 1, "delay", "delay|error",
+      "what becomes of its requests beyond those rates: they wait, or get an error" },
+    { M(request_limit), "request_limit", SIZE, KIB(1), MIB(1024), "0", "what the protocol allows",
+      "a request longer than this gets an error, and its client is closed" },
+    { ML(affinity), "affinity", ENUM, 0, 2, "fingerprint", "fingerprint|source|connection",
       "passthrough: what one client is: its address, appName and system; its address; or each connection by itself" },
-    { M(affinity_grace_ms), "affinity_grace", TIME, 0, DAY, "10m", NULL,
+    { ML(affinity_grace_ms), "affinity_grace", TIME, 0, DAY, "10m", NULL,
       "how long a client is still sent to the same mongos once its last connection has closed" },
-    { M(balance), "balance", ENUM, 0, 3, "least-connections", "least-connections|round-robin|random-two|weighted",
+    { ML(balance), "balance", ENUM, 0, 3, "least-connections", "least-connections|round-robin|random-two|weighted",
       "which mongos a new client gets; all but round-robin heed the weights" },
-    { M(protect), "protected", BOOL, 0, 1, "yes", "no|yes",
+    { ML(protect), "protected", BOOL, 0, 1, "yes", "no|yes",
       "pooled, with upstream_user but without users: only clients of this machine are served (loopback and unix sockets)" },
-    { M(pool_max), "pool_max", COUNT, 1, 65536, "50", NULL,
+    { ML(pool_max), "pool_max", COUNT, 1, 65536, "50", NULL,
       "pooled: connections to each mongos, all clients together" },
-    { M(pool_min), "pool_min", COUNT, 0, 65536, "0", NULL,
+    { ML(pool_min), "pool_min", COUNT, 0, 65536, "0", NULL,
       "pooled: connections to each mongos that are kept open while nobody needs them" },
-    { M(pool_dials), "pool_dials", COUNT, 1, 65536, "4", NULL,
+    { ML(pool_dials), "pool_dials", COUNT, 1, 65536, "4", NULL,
       "pooled: connections to one mongos that are opened at the same time" },
-    { M(pool_idle_ms), "pool_idle", TIME, 1, DAY, "10m", "for ever",
+    { ML(pool_idle_ms), "pool_idle", TIME, 1, DAY, "10m", "for ever",
       "pooled: a connection that nobody has needed this long is closed" },
-    { M(pool_life_ms), "pool_life", TIME, 1, DAY, "1h", "for ever",
+    { ML(pool_life_ms), "pool_life", TIME, 1, DAY, "1h", "for ever",
       "pooled: a connection this old is closed when its exchange is over" },
-    { M(pool_wait_ms), "pool_wait", TIME, 1, DAY, "5s", NULL,
+    { ML(pool_wait_ms), "pool_wait", TIME, 1, DAY, "5s", NULL,
       "pooled: how long a request waits for a connection, or for a mongos to come back; then it gets an error" },
-    { M(pool_queue), "pool_queue", COUNT, 0, 1000000, "10000", NULL,
+    { ML(pool_queue), "pool_queue", COUNT, 0, 1000000, "10000", NULL,
       "pooled: how many requests may wait at once, but for a dial of their own; beyond: an error at once" },
-    { M(upstream_proxy), "upstream_proxy", ENUM, 0, 1, "none", "none|v2",
-      "v2: a PROXY header goes ahead of each connection, as the loadBalancerPort of a mongos wants it" },
-    { M(client_window), "client_window", SIZE, KIB(16), MIB(256), "256k", NULL,
+    { M(upstream_proxy), "upstream_proxy", ENUM, 0, 2, "none", "none|v1|v2",
+      "a PROXY header of that version goes ahead of each connection, as the loadBalancerPort of a mongos wants it" },
+    { ML(client_window), "client_window", SIZE, KIB(16), MIB(256), "256k", NULL,
       "bytes waiting for one side of a connection before the other is no longer read" },
-    { M(dial_timeout_ms), "dial_timeout", TIME, 1, DAY, "1s", NULL,
+    { ML(allow_admin), "allow_admin", BOOL, 0, 1, "no", "no|yes",
+      "whether puertaStatus is answered here, and not by a mongos; but in pooled mode only to clients of this machine" },
+    { ML(dial_timeout_ms), "dial_timeout", TIME, 1, DAY, "1s", NULL,
       "how long a connection to a mongos may take to open" },
-    { M(handshake_timeout_ms), "handshake_timeout", TIME, 1, DAY, "10s", NULL,
+    { ML(handshake_timeout_ms), "handshake_timeout", TIME, 1, DAY, "10s", NULL,
       "how long a client may take to say hello, and a login at a mongos" },
-    { M(client_stall_ms), "client_stall", TIME, 1, DAY, "1m", NULL,
+    { ML(client_stall_ms), "client_stall", TIME, 1, DAY, "1m", NULL,
       "a client or a mongos that takes nothing of what waits for it this long is closed" },
-    { M(client_idle_ms), "client_idle", TIME, 1, DAY, "0", "never",
+    { ML(client_idle_ms), "client_idle", TIME, 1, DAY, "0", "never",
       "a client that asks nothing this long is closed" },
-    { M(probe_interval_ms), "probe_interval", TIME, 1, DAY, "2s", NULL,
+    { ML(probe_interval_ms), "probe_interval", TIME, 1, DAY, "2s", NULL,
       "how often each mongos is asked for its hello" },
-    { M(probe_timeout_ms), "probe_timeout", TIME, 1, DAY, "2s", NULL,
+    { ML(probe_timeout_ms), "probe_timeout", TIME, 1, DAY, "2s", NULL,
       "a hello not answered by then has failed" },
-    { M(deep_probe), "deep_probe", BOOL, 0, 1, "no", "no|yes",
+    { ML(deep_probe), "deep_probe", BOOL, 0, 1, "no", "no|yes",
       "whether a mongos is also asked for listDatabases, which needs its config servers (as upstream_user)" },
-    { M(rise), "rise", COUNT, 1, 100, "2", NULL,
+    { ML(rise), "rise", COUNT, 1, 100, "2", NULL,
       "hellos in a row that must succeed before a mongos that was down counts as up" },
-    { M(fall), "fall", COUNT, 1, 100, "3", NULL,
+    { ML(fall), "fall", COUNT, 1, 100, "3", NULL,
       "failed hellos in a row until a mongos counts as down; refused, lost or timed out counts twice" },
-    { M(slow_start_ms), "slow_start", TIME, 0, DAY, "30s", NULL,
+    { ML(slow_start_ms), "slow_start", TIME, 0, DAY, "30s", NULL,
       "over this time the share of a mongos that has come back grows to its whole" },
-    { M(drain_timeout_ms), "drain_timeout", TIME, 0, DAY, "15s", NULL,
+    { ML(drain_timeout_ms), "drain_timeout", TIME, 0, DAY, "15s", NULL,
       "how long clients with open cursors or transactions may stay at a mongos that is shutting down" },
-    { M(eject_after), "eject_after", COUNT, 1, 1000, "5", "never",
+    { ML(eject_after), "eject_after", COUNT, 1, 1000, "5", "never",
       "connections in a row that a mongos refuses or breaks off until it gets no new clients for a while" },
-    { M(eject_time_ms), "eject_time", TIME, 100, DAY, "10s", NULL,
+    { ML(eject_time_ms), "eject_time", TIME, 100, DAY, "10s", NULL,
       "how long, the first time; each further time is as much longer. The last mongos is never left out" },
-    { M(receive_buffer), "receive_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
+    { ML(receive_buffer), "receive_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
       "the kernel's receive buffer of each connection (SO_RCVBUF)" },
-    { M(send_buffer), "send_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
+    { ML(send_buffer), "send_buffer", SIZE, KIB(4), MIB(16), "0", "the system's own",
       "the kernel's send buffer of each connection (SO_SNDBUF)" },
 };
 
@@ -354,12 +424,177 @@ const char *option_range(const struct option *o, char out[OPTION_TEXT])
     case BOOL:   snprintf(out, OPTION_TEXT, "yes or no"); break;
     case ENUM:   snprintf(out, OPTION_TEXT, "%s", o->words); break;
     case LISTEN: snprintf(out, OPTION_TEXT, "1 to %llu numeric addresses", most); break;
+    case NETS:   snprintf(out, OPTION_TEXT, "up to %llu", most); break;
     case NODES:  snprintf(out, OPTION_TEXT, "1 to %llu names or addresses, required", most); break;
     case COMMAND: snprintf(out, OPTION_TEXT, "NAME SHAPE [read|write], one a line, up to %llu", most); break;
     case USER: snprintf(out, OPTION_TEXT, "NAME KEYS, one a line, up to %llu", most); break;
     case TEXT: case SECRET: snprintf(out, OPTION_TEXT, "up to %zu bytes", o->width - 1); break;
     case SECRET_FILE: case KEYFILE: snprintf(out, OPTION_TEXT, "the path of a readable file"); break;
     }
+    return out;
+}
+
+/* ------------------------------------------------------------- two values */
+
+/* The addresses of a LISTEN row. */
+static const struct address *addresses(const struct option *o, const void *base, int *count)
+{
+    const struct conf *conf = base;
+    const struct conf_service *s = base;
+
+    *count = o->scope == PROCESS ? conf->admins : s->listens;
+    return o->scope == PROCESS ? conf->admin : s->listen;
+}
+
+static bool same_addresses(const struct option *o, const void *a, const void *b)
+{
+    char mine[ADDRESS_TEXT], other[ADDRESS_TEXT];
+    int n, m;
+    const struct address *x = addresses(o, a, &n), *y = addresses(o, b, &m);
+    bool same = n == m;
+
+    for (int i = 0; i < n && same; i++)
+        same = strcmp(address_text(&x[i], mine), address_text(&y[i], other)) == 0;
+    return same;
+}
+
+static bool same_nodes(const struct conf_service *a, const struct conf_service *b)
+{
+    bool same = a->node_count == b->node_count;
+
+    for (int i = 0; i < a->node_count && same; i++)
+        same = a->nodes[i].port == b->nodes[i].port && strcmp(a->nodes[i].host, b->nodes[i].host) == 0 && a->weights[i] == b->weights[i];
+    return same;
+}
+
+static bool same_users(const struct conf_service *a, const struct conf_service *b)
+{
+    bool same = a->user_count == b->user_count;
+
+    for (int i = 0; i < a->user_count && same; i++)
+        same = strcmp(a->users[i].name, b->users[i].name) == 0 && memcmp(&a->users[i].keys, &b->users[i].keys, sizeof a->users[i].keys) == 0;
+    return same;
+}
+
+static bool same_commands(const struct conf *a, const struct conf *b)
+{
+    bool same = a->command_count == b->command_count;
+
+    for (int i = 0; i < a->command_count && same; i++)
+        same = strcmp(a->commands[i].name, b->commands[i].name) == 0 && a->commands[i].keys == b->commands[i].keys &&
+               a->commands[i].flags == b->commands[i].flags;
+    return same;
+}
+
+static bool same_subnets(const struct subnets *a, const struct subnets *b)
+{
+    return a->count == b->count && memcmp(a->at, b->at, (size_t)a->count * sizeof *a->at) == 0;
+}
+
+/* A file whose secret another row has as well, the one before: that one speaks for both. */
+static bool is_spoken_for(const struct option *o)
+{
+    return o->type == SECRET_FILE && o > options && o[-1].type == SECRET && o[-1].scope == o->scope && o[-1].offset == o->offset;
+}
+
+bool option_same(const struct option *o, const void *a, const void *b)
+{
+    switch (o->type) {
+    case LISTEN:  return same_addresses(o, a, b);
+    case NODES:   return same_nodes(a, b);
+    case USER:    return same_users(a, b);
+    case COMMAND: return same_commands(a, b);
+    case NETS:
+        return same_subnets((const void *)((const char *)a + o->offset), (const void *)((const char *)b + o->offset));
+    case TEXT: case SECRET: case SECRET_FILE: case KEYFILE:
+        return is_spoken_for(o) || strcmp((const char *)a + o->offset, (const char *)b + o->offset) == 0;
+    case SIZE: case TIME: case COUNT: case BOOL: case ENUM: break;
+    }
+    return option_load(a, o) == option_load(b, o);
+}
+
+void option_copy(const struct option *o, void *to, const void *from)
+{
+    struct conf_service *s = to;
+    const struct conf_service *f = from;
+
+    memcpy((char *)to + o->offset, (const char *)from + o->offset, o->width);
+    if (o->type == NODES) {
+        memcpy(s->weights, f->weights, sizeof s->weights);
+        s->node_count = f->node_count;
+    } else if (o->type == USER) {
+        s->user_count = f->user_count;
+    } else {
+        must(o->type != LISTEN && o->type != COMMAND); /* their counts stand elsewhere, and they are for a restart */
+    }
+}
+
+/* Adds an item of a list, as far as there is room. */
+static void show_item(char out[OPTION_TEXT], const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static void show_item(char out[OPTION_TEXT], const char *fmt, ...)
+{
+    size_t n = strlen(out);
+    va_list args;
+
+    n += (size_t)snprintf(out + n, OPTION_TEXT - n, "%s", n > 0 ? ", " : "");
+    va_start(args, fmt);
+    if (n < OPTION_TEXT)
+        vsnprintf(out + n, OPTION_TEXT - n, fmt, args);
+    va_end(args);
+}
+
+static const char *show_list(const struct option *o, const void *base, char out[OPTION_TEXT])
+{
+    const struct conf *conf = base;
+    const struct conf_service *s = base;
+    const struct subnets *nets = (const void *)((const char *)base + o->offset);
+    char text[ADDRESS_TEXT];
+    int n = 0;
+    const struct address *list = o->type == LISTEN ? addresses(o, base, &n) : NULL;
+
+    out[0] = '\0';
+    for (int i = 0; i < n; i++)
+        show_item(out, "%s", address_text(&list[i], text));
+    for (int i = 0; o->type == COMMAND && i < conf->command_count; i++)
+        show_item(out, "%s", conf->commands[i].name);
+    for (int i = 0; o->type == USER && i < s->user_count; i++)
+        show_item(out, "%s", s->users[i].name);
+    for (int i = 0; o->type == NETS && i < nets->count; i++)
+        show_item(out, "%s", subnet_text(&nets->at[i], text));
+    for (int i = 0; o->type == NODES && i < s->node_count; i++) {
+        bool six = strchr(s->nodes[i].host, ':') != NULL;
+        char weight[8] = "";
+        if (s->weights[i] > 1)
+            snprintf(weight, sizeof weight, "*%u", (unsigned)s->weights[i]);
+        if (s->nodes[i].port == 0)
+            show_item(out, "unix:%s%s", s->nodes[i].host, weight);
+        else
+            show_item(out, "%s%s%s:%u%s", six ? "[" : "", s->nodes[i].host, six ? "]" : "", (unsigned)s->nodes[i].port, weight);
+    }
+    return out;
+}
+
+const char *option_show(const struct option *o, const void *base, char out[OPTION_TEXT])
+{
+    const char *field = (const char *)base + o->offset, *name = o->words;
+
+    switch (o->type) {
+    case SIZE: case TIME: case COUNT:
+        return option_text(o->type, option_load(base, o), out);
+    case BOOL: case ENUM:
+        for (uint64_t i = option_load(base, o); i > 0; i--)
+            name += strcspn(name, "|") + 1;
+        snprintf(out, OPTION_TEXT, "%.*s", (int)strcspn(name, "|"), name);
+        return out;
+    case LISTEN: case NODES: case COMMAND: case USER: case NETS:
+        return show_list(o, base, out);
+    case SECRET: case SECRET_FILE: case KEYFILE:
+        snprintf(out, OPTION_TEXT, "%s", field[0] != '\0' ? "******" : "");
+        return out;
+    case TEXT: break;
+    }
+    snprintf(out, OPTION_TEXT, "%s", field);
     return out;
 }
 
@@ -544,11 +779,12 @@ void conf_help(void)
     for (size_t i = 0; i < option_count; i++) {
         const struct option *o = &options[i];
         if (i == 0)
-            printf("Options of [puerta], the process:\n");
+            printf("Each option with its default and what it may be. What a file says anew is heeded by a reload (SIGHUP), of those marked\n"
+                   "\"restart\" by a restart.\n\nOptions of [puerta], the process:\n");
         else if (o->scope != options[i - 1].scope)
             printf("\nOptions of [%s NAME], a listener and the servers behind it:\n", option_scopes[o->scope]);
-        printf("  %s = %s  (%s)\n      %s\n", o->key, o->standard[0] != '\0' ? o->standard : "\"\"",
-               option_range(o, range), o->help);
+        printf("  %s = %s  (%s)%s\n      %s\n", o->key, o->standard[0] != '\0' ? o->standard : "\"\"",
+               option_range(o, range), o->live ? "" : "  restart", o->help);
         if (o->type == COMMAND)
             printf("      SHAPE is one of %s\n", shape_list(range));
     }

@@ -11,11 +11,12 @@
 #define OPTION_TEXT 160 /* bytes of a value or a range as text */
 
 enum option_scope { PROCESS, REDIS, MONGO }; /* [puerta], [redis NAME], [mongo NAME] */
-enum option_type { SIZE, TIME, COUNT, BOOL, ENUM, LISTEN, NODES, COMMAND, TEXT, SECRET, SECRET_FILE, KEYFILE, USER };
+enum option_type { SIZE, TIME, COUNT, BOOL, ENUM, LISTEN, NODES, COMMAND, TEXT, SECRET, SECRET_FILE, KEYFILE, USER, NETS };
 
 struct option {
     enum option_scope scope;
     size_t offset, width;  /* of the field in struct conf or struct conf_service */
+    bool live;             /* a reload changes it; else a restart has to (reload.c) */
     const char *key;
     enum option_type type;
     uint64_t min, max;
@@ -49,5 +50,12 @@ const char *option_user(struct conf_service *s, const char *text, char cure[2 * 
 /* The field of a number, a switch or a word. base is the struct conf or struct conf_service of its scope. */
 void option_store(void *base, const struct option *o, uint64_t n);
 uint64_t option_load(const void *base, const struct option *o);
+
+/* Whether two have the same value; base is the struct conf or struct conf_service of its scope. A file with a password says nothing: the
+ * password stands for it, and in a row of its own. */
+bool option_same(const struct option *o, const void *a, const void *b);
+void option_copy(const struct option *o, void *to, const void *from);
+/* The value as it would stand in a file, in one line that is cut if need be; without secrets. Gives out. */
+const char *option_show(const struct option *o, const void *base, char out[OPTION_TEXT]);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * os.c - every #ifdef of a system: what POSIX leaves open, behind one set of names.
+ * os.c - every #ifdef of a system, but for those of os_guard.c: what POSIX leaves open, behind one set of names.
  *
  *   net.c, loop.c, arena.c, parent.c, puerta.c
  *          |
@@ -23,6 +23,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sysexits.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/time.h>
@@ -39,6 +40,13 @@
 #include <sys/event.h>
 #if defined(__FreeBSD__)
 #include <sys/procctl.h>
+#endif
+#endif
+
+#if (defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 25)) || defined(OS_KQUEUE) || (defined(__linux__) && !defined(__GLIBC__))
+#define OS_ENTROPY 1
+#if defined(__APPLE__) || defined(__GLIBC__)
+#include <sys/random.h>
 #endif
 #endif
 
@@ -303,9 +311,29 @@ void os_die_with_parent(void)
 #endif
 }
 
+void os_lockable(size_t bytes)
+{
+#ifdef RLIMIT_MEMLOCK
+    struct rlimit now;
+    if (getrlimit(RLIMIT_MEMLOCK, &now) == 0 && now.rlim_cur != RLIM_INFINITY && now.rlim_cur < bytes) {
+        now.rlim_cur = (rlim_t)bytes;
+        now.rlim_max = now.rlim_max != RLIM_INFINITY && now.rlim_max < bytes ? (rlim_t)bytes : now.rlim_max;
+        (void)setrlimit(RLIMIT_MEMLOCK, &now);
+    }
+#else
+    (void)bytes;
+#endif
+}
+
 void *os_map(size_t bytes)
 {
     void *block = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return block == MAP_FAILED ? NULL : block;
+}
+
+void *os_map_shared(size_t bytes)
+{
+    void *block = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     return block == MAP_FAILED ? NULL : block;
 }
 
@@ -326,6 +354,12 @@ void os_random(void *out, size_t n)
 #else
 void os_random(void *out, size_t n)
 {
+#ifdef OS_ENTROPY /* which needs no file: there may be none inside a chroot */
+    must(n <= 256);
+    if (getentropy(out, n) == 0) {
+        return;
+    }
+#endif
     int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
     ssize_t got = fd >= 0 ? read(fd, out, n) : -1;
     if (fd >= 0) {
@@ -336,3 +370,19 @@ void os_random(void *out, size_t n)
     }
 }
 #endif
+
+/* --------------------------------------------------------------- terminal */
+
+bool os_terminal(int fd, unsigned *columns, unsigned *rows)
+{
+#ifdef TIOCGWINSZ
+    struct winsize size;
+    if (ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 && size.ws_row > 0) {
+        *columns = size.ws_col;
+        *rows = size.ws_row;
+        return true;
+    }
+#endif
+    (void)fd, (void)columns, (void)rows;
+    return false;
+}

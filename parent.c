@@ -1,17 +1,18 @@
 /*
- * parent.c - the second process: it resolves names for the worker, and starts it again when it dies.
+ * parent.c - the second process: it resolves names and reads the configuration for the worker, and starts it again when it dies.
  *
  *    supervised                              not supervised
  *
  *    parent (the process first started)      worker (the process first started)
- *      |    \---- resolver, resolver ...       |
+ *      |    \---- resolver, resolver, reader   |
  *      |  socket pair                          |  socket pair
  *      |                                       |
- *    worker (again and again)                helper ---- resolver, resolver ...
+ *    worker (again and again)                helper ---- resolver, resolver, reader
  *
  * Questions go to the parent (or helper), which forks a short-lived resolver for each, since libc's resolver
- * blocks and allocates; the resolver itself writes the answer to the worker. The parent also holds the
- * listening sockets, opened before, so that the death of a worker closes none of them.
+ * blocks and allocates; the resolver itself writes the answer to the worker. So does the one reader there may be at a time: what it
+ * reads the configuration into is reload.c's matter. The parent also holds the listening sockets, opened before, so that the death
+ * of a worker closes none of them.
  *
  * At SIGUSR2 another program takes this one's place (upgrade.c). Supervised, it is the parent that becomes the other program:
  *
@@ -38,8 +39,8 @@
 
 #define QUESTIONS 64
 #define RESOLVERS 16            /* at once: enough for all seeds of one section */
-#define RESOLVER_LIMIT_S 10     /* a little longer than libc's default for one dead name server */
-#define ANSWER_LIMIT_MS 12000   /* the worker waits longer than any resolver lives */
+#define RESOLVER_LIMIT_S 10     /* a little longer than libc's default for one dead name server; a reader has as long */
+#define ANSWER_LIMIT_MS 12000   /* the worker waits longer than any of them lives */
 #define RESTART_FIRST_MS 100
 #define RESTART_LAST_MS 5000
 #define LONG_LIFE_MS 60000      /* a worker that lived so long was healthy: the next one starts quickly again */
@@ -47,7 +48,9 @@
 #define READY_LIMIT_MS 60000    /* a new worker that is not ready gives up by itself before that (handover.c) */
 #define LATE_MS 10000           /* an old one ends by itself within drain_timeout: one that does not is ended then */
 
-struct question { uint32_t id; uint16_t port, unused; char host[HOST_CAP]; };
+enum question_kind { ASK_NAME, ASK_READ, TELL, UPGRADE, TAKEN_OVER }; /* what is told has no answer: an enum manager_word in `port` */
+
+struct question { uint32_t id; uint16_t port, kind; char host[HOST_CAP]; };
 struct answer { uint32_t id; int32_t count; struct address list[MAX_ADDRESSES]; };
 
 /* Messages have a fixed size and are so small that a socket takes one whole or not at all. False when it took
@@ -89,7 +92,6 @@ static struct {
     struct answer in;
     struct ask asks[QUESTIONS];
     int hand, peer;         /* to the worker after this one, by way of the parent; to the one before */
-    pid_t other;            /* the parent, or helper; 0: there is none */
 } worker = { .watch = { .fd = -1, .slot = -1 }, .hand = -1, .peer = -1 };
 
 static void ask_end(struct ask *a, const struct address *list, int count)
@@ -139,8 +141,8 @@ void parent_attach(int fd)
     worker.attached = fd >= 0 && loop_watch(&worker.watch, fd, POLLIN, on_answer);
 }
 
-bool parent_resolve(const char *host, uint16_t port, void *mark,
-                    void (*on_names)(void *mark, const struct address *list, int count))
+static bool put_question(enum question_kind kind, const char *host, uint16_t port, void *mark,
+                         void (*on_names)(void *mark, const struct address *list, int count))
 {
     size_t len = strlen(host);
     struct ask *a = worker.asks, *end = worker.asks + QUESTIONS;
@@ -151,11 +153,12 @@ bool parent_resolve(const char *host, uint16_t port, void *mark,
     if (++worker.last_id == 0)
         worker.last_id = 1;
     uint64_t due_ms = loop_ms(); /* a question that cannot be asked has its empty answer in the next turn */
-    if (worker.attached && len > 0 && len < HOST_CAP) {
+    if (worker.attached && (len > 0 || kind == ASK_READ) && len < HOST_CAP) {
         struct question q;
         memset(&q, 0, sizeof q);
         q.id = worker.last_id;
         q.port = port;
+        q.kind = (uint16_t)kind;
         memcpy(q.host, host, len);
         if (!message_put(worker.watch.fd, &q, sizeof q))
             return false;
@@ -167,6 +170,17 @@ bool parent_resolve(const char *host, uint16_t port, void *mark,
     a->timer.on_due = on_ask_due;
     loop_timer(&a->timer, due_ms);
     return true;
+}
+
+bool parent_resolve(const char *host, uint16_t port, void *mark,
+                    void (*on_names)(void *mark, const struct address *list, int count))
+{
+    return put_question(ASK_NAME, host, port, mark, on_names);
+}
+
+bool parent_reload(void *mark, void (*on_names)(void *mark, const struct address *list, int count))
+{
+    return worker.attached && put_question(ASK_READ, "", 0, mark, on_names);
 }
 
 void parent_forget(void *mark)
@@ -197,8 +211,24 @@ void parent_ready(void)
 
 void parent_upgrade(bool taken_over)
 {
-    if (worker.other > 0)
-        (void)kill(worker.other, taken_over ? SIGUSR1 : SIGUSR2);
+    struct question q;
+    memset(&q, 0, sizeof q);
+    q.kind = taken_over ? TAKEN_OVER : UPGRADE;
+    if (worker.attached && !message_put(worker.watch.fd, &q, sizeof q))
+        log_warn("the parent could not be told of the upgrade", "taken_over=%d", taken_over);
+}
+
+/* A worker without a parent says it itself, since it was started first; then its helper, which hears it too, is no manager's child. */
+void parent_tell(enum manager_word word)
+{
+    struct question q;
+
+    manager_say(word);
+    memset(&q, 0, sizeof q);
+    q.kind = TELL;
+    q.port = (uint16_t)word;
+    if (worker.attached && !message_put(worker.watch.fd, &q, sizeof q))
+        log_warn("the parent could not be told", "word=%d", (int)word);
 }
 
 /* -------------------------------------------------------- parent's side */
@@ -214,6 +244,9 @@ static struct {
     int resolvers;              /* that have not ended yet */
     struct question queue[QUESTIONS];
     int queued;
+    struct question read;       /* id 0: the configuration is not to be read */
+    pid_t reader;               /* who does it; 0: nobody does now */
+    uint32_t reader_id;         /* for which question; 0: who asked has died */
     struct question in;
     size_t have;
 
@@ -227,6 +260,8 @@ static struct {
     struct upgrade_left before; /* supervised: the worker of the program before this one, while it is there */
     uint64_t due_ms;            /* by when that has to be ready, or gone; 0: nothing has */
 } parent = { .sock = -1, .pipe_read = -1, .pipe_write = -1, .hand = -1, .before = { .sock = -1, .peer = -1 } };
+
+void (*parent_settle)(void), (*parent_read)(void);
 
 static volatile sig_atomic_t signal_came[32];
 
@@ -265,7 +300,7 @@ static void relayed_signals(void (*handler)(int))
 static void close_inherited(int keep, bool helps)
 {
     for (int fd = 3; fd < INHERITED_FDS; fd++)
-        if (fd != keep && !(helps && (fd == parent.hand || upgrade_keeps(fd))))
+        if (fd != keep && fd != log_socket && !(helps && (fd == parent.hand || upgrade_keeps(fd))))
             (void)close(fd);
 }
 
@@ -278,17 +313,24 @@ static void open_pipe(void)
     parent.pipe_write = ends[1];
 }
 
+/* A short life of its own begins. */
+static void child_begins(void)
+{
+    relayed_signals(SIG_DFL);
+    set_signal(SIGHUP, SIG_IGN);
+    set_signal(SIGALRM, SIG_DFL);
+    close_inherited(parent.sock, false);
+    os_die_with_parent();
+    alarm(RESOLVER_LIMIT_S);
+}
+
 /* The life of a resolver. */
 static void resolve(const struct question *q)
 {
     struct addrinfo hints, *list = NULL;
     struct answer a;
     char port[8];
-    relayed_signals(SIG_DFL);
-    set_signal(SIGALRM, SIG_DFL);
-    close_inherited(parent.sock, false);
-    os_die_with_parent();
-    alarm(RESOLVER_LIMIT_S);
+    child_begins();
     memset(&hints, 0, sizeof hints);
     hints.ai_socktype = SOCK_STREAM;
     memset(&a, 0, sizeof a);
@@ -305,6 +347,44 @@ static void resolve(const struct question *q)
     alarm(0); /* to die within the message would break the stream for all that follow */
     (void)message_put(parent.sock, &a, sizeof a);
     _exit(0);
+}
+
+static void put_answer(uint32_t id, int32_t count)
+{
+    struct answer a;
+    memset(&a, 0, sizeof a);
+    a.id = id;
+    a.count = count;
+    (void)message_put(parent.sock, &a, sizeof a);
+}
+
+/* One at a time, since all write to the same place: that of a worker that has died has to end first. */
+static void start_reader(void)
+{
+    if (parent.read.id == 0 || parent.reader > 0)
+        return;
+    parent_settle();
+    pid_t pid = fork();
+    if (pid == 0) {
+        child_begins();
+        parent_read();
+        alarm(0);
+        put_answer(parent.read.id, 1);
+        _exit(0);
+    }
+    if (pid > 0) {
+        parent.reader = pid;
+        parent.reader_id = parent.read.id;
+        parent.read.id = 0;
+    }
+}
+
+/* One that was ended, or crashed, has said nothing. */
+static void reader_ended(int status)
+{
+    parent.reader = 0;
+    if (parent.reader_id != 0 && (!WIFEXITED(status) || WEXITSTATUS(status) != 0))
+        put_answer(parent.reader_id, 0);
 }
 
 /* Starts resolvers for the oldest questions; what cannot be started now stays queued. */
@@ -415,6 +495,7 @@ static void close_sock(void)
     net_close(parent.hand);
     parent.sock = parent.hand = -1;
     parent.queued = 0;
+    parent.read.id = parent.reader_id = 0;
     parent.have = 0;
 }
 
@@ -444,6 +525,8 @@ static void reap(void)
             parent.code = code;
         } else if (pid == parent.before.worker || pid == parent.trial || pid == parent.heir) {
             upgrade_reaped(pid, code);
+        } else if (pid == parent.reader) {
+            reader_ended(status);
         } else if (parent.resolvers > 0) {
             parent.resolvers--;
         }
@@ -456,14 +539,16 @@ static void relay_signals(void)
         signal_came[SIGUSR2] = 0;
         begin_upgrade();
     }
-    if (!parent.supervises) {
-        parent.taken_over |= signal_came[SIGUSR1] != 0;
+    if (!parent.supervises)
         return;
-    }
     for (int i = 0; i < RELAYED; i++) {
-        if (signal_came[relayed[i]]) {
+        bool early = relayed[i] == SIGHUP && parent.worker == 0; /* the next worker hears of it */
+        if (signal_came[relayed[i]] && !early) {
             signal_came[relayed[i]] = 0;
-            parent.stopping |= relayed[i] == SIGTERM || relayed[i] == SIGINT;
+            if (relayed[i] == SIGTERM || relayed[i] == SIGINT) {
+                parent.stopping = true;
+                manager_say(MANAGER_STOPPING);
+            }
             if (parent.worker > 0)
                 (void)kill(parent.worker, relayed[i]);
             if (parent.before.worker > 0 && parent.stopping)
@@ -478,9 +563,16 @@ static void take_question(void)
     int got = message_get(parent.sock, &parent.in, sizeof parent.in, &parent.have);
     if (got < 0)
         close_sock();
-    if (got > 0) {
+    if (got > 0 && parent.in.kind == TELL) {
+        must(parent.in.port < MANAGER_WORDS);
+        manager_say((enum manager_word)parent.in.port);
+    } else if (got > 0 && parent.in.kind == UPGRADE) {
+        begin_upgrade();
+    } else if (got > 0 && parent.in.kind == TAKEN_OVER) {
+        parent.taken_over = true;
+    } else if (got > 0) {
         parent.in.host[HOST_CAP - 1] = '\0';
-        parent.queue[parent.queued++] = parent.in;
+        *(parent.in.kind == ASK_READ ? &parent.read : &parent.queue[parent.queued++]) = parent.in;
     }
 }
 
@@ -493,7 +585,8 @@ static void serve(int wait_ms)
         { .fd = parent.ready ? -1 : parent.hand, .events = POLLIN },
     };
     char bytes[64];
-    bool hurries = parent.queued > 0 || parent.passed; /* a fork may have failed for want of processes: try again */
+    /* A fork may have failed for want of processes: it is tried again. */
+    bool hurries = parent.queued > 0 || parent.passed || (parent.read.id != 0 && parent.reader == 0);
     int most_ms = hurries ? 100 : parent.due_ms > 0 ? 1000 : -1;
     if (most_ms > 0 && (wait_ms < 0 || wait_ms > most_ms))
         wait_ms = most_ms;
@@ -510,6 +603,7 @@ static void serve(int wait_ms)
     look_at_due();
     relay_signals();
     start_resolvers();
+    start_reader();
     if (parent.passed)
         go_over();
 }
@@ -524,10 +618,12 @@ static void open_way(int ends[2])
 }
 
 /* What only the parent's side needs is closed in a new worker. */
-static void become_worker(bool supervise, const int way[2], pid_t other)
+static void become_worker(bool supervise, const int way[2])
 {
     if (supervise) {
         set_signal(SIGCHLD, SIG_DFL);
+        manager_leave();
+        set_signal(SIGHUP, loop_wake); /* heeded as soon as it can be: it must not end a worker that is about to begin */
         set_signal(SIGUSR2, SIG_IGN);
         net_close(parent.pipe_read);
         net_close(parent.pipe_write);
@@ -535,7 +631,6 @@ static void become_worker(bool supervise, const int way[2], pid_t other)
     }
     worker.hand = way[1];
     worker.peer = parent.before.peer;
-    worker.other = other;
 }
 
 static void become_parent(const int pair[2], const int way[2], pid_t child)
@@ -555,7 +650,7 @@ static bool fork_pair(bool supervise, int *fd)
 {
     int pair[2] = { -1, -1 }, way[2] = { -1, -1 }, bytes = 2 * QUESTIONS * (int)sizeof(struct answer);
     sigset_t all, before;
-    pid_t pid = -1, caller = getpid();
+    pid_t pid = -1;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before); /* none may reach the child while it has the parent's handlers */
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && os_prepare_fd(pair[1])) {
@@ -576,7 +671,7 @@ static bool fork_pair(bool supervise, int *fd)
     if (pid == 0) /* a terminal sends SIGINT to the helper too, which is to end after its worker */
         relayed_signals(supervise ? SIG_DFL : SIG_IGN);
     if (is_worker)
-        become_worker(supervise, way, supervise ? caller : pid > 0 ? pid : 0);
+        become_worker(supervise, way);
     else
         become_parent(pair, way, supervise && pid > 0 ? pid : 0);
     sigprocmask(SIG_SETMASK, &before, NULL);
@@ -656,8 +751,11 @@ static bool supervise_worker(int *fd, int *exit_code)
         if (now_ms() - begun_ms >= LONG_LIFE_MS)
             delay_ms = RESTART_FIRST_MS;
         log_warn("the worker has died", "exit_code=%d restart_in_ms=%u", code, (unsigned)delay_ms);
+        manager_status("the worker has died, and is started again");
         for (uint64_t due_ms = now_ms() + delay_ms, now; !parent.stopping && (now = now_ms()) < due_ms;)
             serve((int)(due_ms - now));
+        if (parent_settle != NULL)
+            parent_settle();
         delay_ms = delay_ms * 2 > RESTART_LAST_MS ? RESTART_LAST_MS : delay_ms * 2;
     }
     end_others();
@@ -687,8 +785,7 @@ int parent_keep(int exit_code)
 static void help(void)
 {
     set_signal(SIGCHLD, on_signal);
-    set_signal(SIGUSR1, on_signal);
-    set_signal(SIGUSR2, on_signal);
+    manager_leave();
     close_inherited(parent.sock, true); /* the listening sockets are the worker's, and the next program's */
     open_pipe();
     while (parent.sock >= 0)

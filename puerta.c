@@ -1,7 +1,8 @@
 /*
  * puerta.c - the program: arguments, start in a fixed order, the loop, and the end.
  *
- *   conf_read -> measure -> listen -> fork (parent | worker) -> obtain -> open the rooms -> seal -> loop
+ *   conf_read -> measure -> listen -> open logs, pid file -> drop rights -> fork (parent | worker)
+ *   worker: obtain -> open the rooms -> guard -> seal -> ready -> loop
  *
  *   one turn:  loop_turn      what is ready is read, what is due fires
  *              put_off        what was put off goes on
@@ -9,14 +10,18 @@
  *              conn_reap      what was closed becomes free
  */
 #include "puerta.h"
+#include "admin.h"
+#include "ctl.h"
 #include "mongo.h"
 #include "redis.h"
+#include "status.h"
 #include "trace.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sysexits.h>
 #include <termios.h>
 #include <unistd.h>
@@ -25,7 +30,7 @@
 #define TWICE_MS 1000 /* a second request to stop counts from then on: it means at once */
 
 static struct conf conf;
-static int listeners[MAX_SERVICES][MAX_LISTENS];
+static int listeners[MAX_SERVICES][MAX_LISTENS], admin_listeners[MAX_LISTENS];
 
 static void usage(FILE *to)
 {
@@ -37,7 +42,11 @@ static void usage(FILE *to)
 #ifndef PUERTA_NO_MONGO
           "       puerta hash-password [ROUNDS]              read a password, print what stands in user = NAME KEYS\n"
 #endif
-          "       puerta -h | -V\n", to);
+          , to);
+#ifndef PUERTA_NO_ADMIN
+    fputs(ctl_usage, to);
+#endif
+    fputs("       puerta -h | -V\n", to);
 }
 
 /* What a mode does for the program. A build may be without one of them. */
@@ -74,7 +83,11 @@ static void take_tables(void)
     conn_tables(&conf);
     stats_tables(&conf);
     trace_tables(&conf);
+    gate_tables(&conf);
     health_tables(&conf);
+#ifndef PUERTA_NO_ADMIN
+    admin_tables(&conf);
+#endif
     for (size_t i = 0; i < MODES; i++) {
         if (is_used(&modes[i])) {
             modes[i].tables(&conf);
@@ -106,11 +119,22 @@ static bool open_listeners(void)
     for (int i = 0; i < conf.service_count; i++) {
         const struct conf_service *r = &conf.services[i];
         struct net_sizes sizes = { r->receive_buffer, r->send_buffer };
+        bool has_mode = r->socket_mode[0] != '\0'; /* set by the umask: so it holds from the moment when the file is there */
+        mode_t before = has_mode ? umask((mode_t)~strtoul(r->socket_mode, NULL, 8) & 0777) : 0;
         for (int k = 0; k < r->listens; k++) {
             listeners[i][k] = listen_on(&r->listen[k], &sizes);
             if (listeners[i][k] < 0) {
                 return false;
             }
+        }
+        if (has_mode) {
+            umask(before);
+        }
+    }
+    for (int i = 0; i < conf.admins; i++) {
+        admin_listeners[i] = listen_on(&conf.admin[i], NULL);
+        if (admin_listeners[i] < 0) {
+            return false;
         }
     }
     upgrade_close_rest();
@@ -142,8 +166,8 @@ static void catch_signals(void)
     sigaction(SIGTERM, &act, NULL);
     sigaction(SIGINT, &act, NULL);
     sigaction(SIGUSR2, &act, NULL);
-    act.sa_handler = SIG_IGN;
     sigaction(SIGHUP, &act, NULL);
+    act.sa_handler = SIG_IGN;
     sigaction(SIGUSR1, &act, NULL);
 }
 
@@ -189,6 +213,7 @@ static void open_rooms(int parent)
     loop_open();
     buf_open();
     conn_open_table();
+    gate_open();
     fit_descriptors();
     trace_open(&conf);
     parent_attach(parent);
@@ -197,6 +222,10 @@ static void open_rooms(int parent)
             modes[i].open(&conf, listeners);
         }
     }
+    status_open();
+#ifndef PUERTA_NO_ADMIN
+    admin_open(&conf, admin_listeners);
+#endif
     handover_open(&conf, hand_modes, sizeof hand_modes / sizeof *hand_modes, is_ready);
 }
 
@@ -224,6 +253,8 @@ static void stop(void)
     for (size_t i = 0; i < MODES; i++) {
         in_flight += is_used(&modes[i]) ? modes[i].in_flight() : 0;
     }
+    status_stopping = true;
+    manager_say(MANAGER_STOPPING);
     log_info("stopping", "clients=%lu in_flight=%lu", (unsigned long)conn_count(CONN_CLIENT), (unsigned long)in_flight);
     for (size_t i = 0; i < MODES; i++) {
         if (is_used(&modes[i])) {
@@ -272,13 +303,49 @@ static void run(void)
             stop_by = loop_ms() + conf.stop_timeout_ms;
             stop();
         }
+        if ((signals & 1u << SIGHUP) != 0 && stop_by == 0) {
+            reload_now();
+        }
         if (stop_by != 0 && (idle() || loop_ms() >= stop_by)) {
             return;
         }
     }
 }
 
-static int work(void)
+/* All that may need root is done here, by the process first started; what it forks is no more than the user of the configuration. */
+static void drop_rights(void)
+{
+    bool upgraded = upgrade_left()->generation > 0;
+    log_open(conf.syslog);
+    manager_open(&conf, upgraded);
+    (void)os_descriptors(conf_descriptors(&conf));
+    if (conf.prefault) {
+        os_lockable(arena_bytes());
+    }
+    guard_drop(&conf, upgraded);
+    if (conf.supervise) {
+        guard_parent(&conf);
+    }
+}
+
+static void on_watchdog(struct timer *t)
+{
+    parent_tell(MANAGER_ALIVE);
+    loop_timer(t, loop_ms() + manager_watchdog_ms());
+}
+
+/* Clients are served from here on. */
+static void tell_ready(void)
+{
+    static struct timer watchdog = { .on_due = on_watchdog };
+    log_info("serving", "version=%s memory=%lu", PUERTA_VERSION, (unsigned long)arena_bytes());
+    parent_tell(MANAGER_READY);
+    if (manager_watchdog_ms() > 0) {
+        on_watchdog(&watchdog);
+    }
+}
+
+static int work(const char *file)
 {
     int fd = -1, exit_code = 0;
     arena_measure();
@@ -287,20 +354,26 @@ static int work(void)
         return parent_keep(EX_OSERR);
     }
     upgrade_drain_limit(conf.drain_timeout_ms);
+    reload_open(&conf, file);
+    drop_rights();
     if (!parent_fork(conf.supervise != 0, &fd, &exit_code)) {
+        manager_close();
         return exit_code;
     }
+    arena_measure(); /* a reload may have changed what the next worker needs */
+    take_tables();
     if (!arena_obtain(conf.prefault != 0)) {
         fatal(EX_OSERR, "the system does not give %lu bytes of memory", (unsigned long)arena_bytes());
     }
     take_tables();
     catch_signals();
     open_rooms(fd);
-    os_harden();
-    log_info("serving", "version=%s memory=%lu", PUERTA_VERSION, (unsigned long)arena_bytes());
+    guard_worker(&conf);
     arena_seal();
+    tell_ready();
     run();
     log_info("stopped", "clients=%lu", (unsigned long)conn_count(CONN_CLIENT));
+    manager_close();
     return EX_OK;
 }
 
@@ -337,6 +410,12 @@ static bool can_serve(const char *file)
             return false;
         }
     }
+#ifdef PUERTA_NO_ADMIN
+    if (conf.admins > 0) {
+        fprintf(stderr, "%s: admin: this puerta was built without it\n", file);
+        return false;
+    }
+#endif
     return true;
 }
 
@@ -450,12 +529,17 @@ int main(int argc, char **argv)
         return hash_password(argc - optind - 1, argv + optind + 1);
     }
 #endif
+#ifndef PUERTA_NO_ADMIN
+    if (!test && optind < argc && ctl_knows(argv[optind])) {
+        return ctl_main(&conf, file, argc - optind, argv + optind);
+    }
+#endif
     if (file != NULL && optind == argc) {
         if (!conf_read(&conf, file) || !can_serve(file)) {
             return parent_keep(EX_CONFIG);
         }
     } else if (file == NULL && optind + 1 < argc && (mode = mode_of(argv[optind])) != NULL) {
-        if (!conf_quick(&conf, mode->kind, argc - optind - 1, argv + optind + 1)) {
+        if (!conf_quick(&conf, mode->kind, argc - optind - 1, argv + optind + 1) || !can_serve("puerta")) {
             return parent_keep(EX_CONFIG);
         }
     } else {
@@ -463,5 +547,5 @@ int main(int argc, char **argv)
         return EX_USAGE;
     }
     log_threshold = (enum log_level)conf.log_level;
-    return test ? report() : work();
+    return test ? report() : work(file);
 }

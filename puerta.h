@@ -3,10 +3,10 @@
  * prototypes grouped by file. Pure rooms (resp, slotmap, bson and so on) have
  * their own headers; what only the Redis family shares stands in redis.h.
  *
- *   floor 5   puerta.c  conf.c  option.c
+ *   floor 5   puerta.c  reload.c  conf.c  option.c
  *   floor 4   redis*.c  mongo*.c  users.c  guesses.c  health.c
- *   floor 3   conn.c  buf.c  parent.c         conn.c is the waist:
- *   floor 2   loop.c  net.c  arena.c  stats.c  os.c    upward only through conn_ops
+ *   floor 3   conn.c  buf.c  gate.c  parent.c         conn.c is the waist:
+ *   floor 2   loop.c  net.c  arena.c  stats.c  os*.c  manager.c    upward only through conn_ops
  *   floor 1   resp.c  command.c  slotmap.c  bson.c  mongo{wire,msg}.c  affinity.c  http.c  answer.c    pure
  *   floor 0   log.c
  */
@@ -30,16 +30,21 @@
 
 #define PUERTA_VERSION "0.1.0"
 
+/* What a new binary finds in its environment when it takes over from a running one (SIGUSR2). */
+#define UPGRADE_ENV "PUERTA_UPGRADE"
+
 /* ---------------------------------------------------------------- limits */
 
 #define MAX_SERVICES 8      /* [redis NAME] and [mongo NAME] sections: each costs a slot map of 64 KiB */
 #define MAX_LISTENS 4       /* addresses of one section: IPv4, IPv6, a unix socket and one more */
+#define MAX_SUBNETS 16      /* networks of one list (allow, deny, trusted) */
 #define MAX_SEEDS 16        /* nodes = ...: only one of them has to be alive at the start */
 #define BACKENDS_MAX 1024   /* max_backends at most: the size of a few marks kept for each */
 #define MAX_ADDRESSES 8     /* addresses kept of one host name */
 #define HOST_CAP 256        /* a DNS name is at most 253 characters */
 #define NAME_CAP 32         /* the name of a section */
 #define SECRET_CAP 256      /* a user or a password */
+#define PATH_CAP 256        /* a file or a folder that an option names */
 #define KEYFILE_CAP 1025    /* the password in a keyfile of MongoDB: 1024 letters at most */
 #define DATABASE_CAP 64     /* the name of a database */
 #define MAX_USERS 16        /* users of one MongoDB section: each takes 264 bytes */
@@ -57,7 +62,12 @@ struct log_gate { uint64_t second; uint32_t lines, dropped; };
 
 extern enum log_level log_threshold;
 
-/* Writes one logfmt line to stderr: `ts=... level=... msg="MSG" KEY=VALUE...`. fmt holds the
+/* From here on lines go to the system's log (facility: an index of the option `syslog`; 0: they stay on stderr). What nobody takes
+ * there goes to stderr after all. Before a chroot, which hides the socket that it connects to. */
+void log_open(int facility);
+extern int log_socket; /* to the system's log; -1 = none */
+
+/* Writes one logfmt line to stderr, or to the system's log: `ts=... level=... msg="MSG" KEY=VALUE...`. fmt holds the
  * key=value part, or "" for none. At most 1,024 bytes; longer ones are cut. Never allocates. */
 void log_write(struct log_gate *gate, enum log_level level, const char *msg, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
@@ -120,9 +130,49 @@ bool os_prepare_fd(int fd);
 void os_harden(void);
 /* Asks the kernel to end this process when its parent dies, where it can (Linux). */
 void os_die_with_parent(void);
+/* Raises the limit of locked memory, where this process may, for a later os_prefault(). */
+void os_lockable(size_t bytes);
 void *os_map(size_t bytes);           /* zeroed pages; NULL when refused */
+void *os_map_shared(size_t bytes);    /* the same, and they stay one block in the processes that are forked off */
 bool os_prefault(void *block, size_t bytes); /* touches and locks them */
 void os_random(void *out, size_t n);  /* n bytes that nobody can guess; before the seal */
+bool os_terminal(int fd, unsigned *columns, unsigned *rows); /* how large that terminal is; false: the system does not tell */
+
+/* -------------------------------------------------- os_guard.c (floor 2) */
+
+/* What a process gives up once it has what it needs. Each of these ends the process when it cannot do as it is told. */
+
+/* chroot, group and user of the configuration, for this process and all that it forks. Warns where they leave it root. upgraded: this
+ * program took over from one that has done so, in the same process; what the file says of it now needs a restart. */
+void guard_drop(const struct conf *conf, bool upgraded);
+/* No other system calls, and no files, than this process needs: pledge and unveil on OpenBSD; the worker's seccomp = yes on Linux. */
+void guard_parent(const struct conf *conf);
+void guard_worker(const struct conf *conf);
+
+/* --------------------------------------------------- manager.c (floor 2) */
+
+/* What whoever started Puerta is told: systemd by NOTIFY_SOCKET, s6 by ready_fd, anybody by the pid file. Only the process that was
+ * started first speaks; in those that it forks nothing of this does anything, once they have called manager_leave(). */
+enum manager_word {
+    MANAGER_READY,     /* clients are served; also: the configuration has been read again */
+    MANAGER_ALIVE,     /* the worker still turns (WATCHDOG=1) */
+    MANAGER_RELOADING, /* the configuration is being read again; MANAGER_READY follows, whatever came of it */
+    MANAGER_STOPPING,
+    MANAGER_WORDS
+};
+
+/* Before chroot and user change: opens the socket and the pid file. Ends the process when that is another living one's, or when
+ * nothing is open at ready_fd. upgraded: this program took over from one that has told ready_fd, and left its pid file open. */
+void manager_open(const struct conf *conf, bool upgraded);
+void manager_say(enum manager_word word);
+/* How it is, in words (systemctl status): at most 200 bytes. */
+void manager_status(const char *text);
+/* How often the worker is to be heard of, in ms; 0: nobody waits for it. */
+uint32_t manager_watchdog_ms(void);
+void manager_leave(void);   /* in a process just forked */
+/* The pid file stays locked over an exec, and is found again by the new program's manager_open(). */
+void manager_hand_over(void);
+void manager_close(void);   /* the end: removes the pid file, or empties it where it may not be removed */
 
 /* ------------------------------------------------------- net.c (floor 2) */
 
@@ -134,6 +184,7 @@ struct address {
         struct sockaddr_in6 in6;
         struct sockaddr_un un;
     } u;
+    bool foreign; /* another machine has told of it (a PROXY header): a loopback address is that machine's own, not ours */
 };
 
 #define ADDRESS_TEXT 128
@@ -144,6 +195,11 @@ bool address_parse(const char *text, struct address *out, const char **why);
 bool address_numeric(const char *host, uint16_t port, struct address *out);
 /* "1.2.3.4:80", "[::1]:80", "unix:/path"; gives out. */
 const char *address_text(const struct address *a, char out[ADDRESS_TEXT]);
+/* Of this machine: loopback, or a unix socket. */
+bool address_near(const struct address *a);
+/* Where a client comes from as one number: its IPv4 address, or its IPv6 network of 64 bits, since one machine has as
+ * many addresses in it as it likes. False for a unix socket: there *source is 0. */
+bool address_source(const struct address *a, uint64_t *source);
 /* Splits "HOST:PORT" at the last colon ("[::1]:80" loses its brackets); false with *why when malformed. */
 bool host_port_split(const char *text, size_t n, char host[HOST_CAP], uint16_t *port, const char **why);
 
@@ -156,6 +212,8 @@ int net_accept(int listener, struct address *peer, const struct net_sizes *sizes
 int net_dial(const struct address *a, const struct net_sizes *sizes);
 int net_dialed(int fd); /* 0, or the errno of the dial */
 ssize_t net_receive(int fd, struct iovec *iov, int count);
+/* As net_receive into one buffer, but what it gives stays there to be received. */
+ssize_t net_peek(int fd, void *out, size_t cap);
 ssize_t net_send(int fd, struct iovec *iov, int count); /* never raises SIGPIPE */
 void net_shutdown(int fd); /* no more output from us; the peer's input may still come */
 void net_close(int fd);
@@ -167,10 +225,10 @@ ssize_t net_give(int fd, const void *bytes, size_t n, const int *fds, int count)
 ssize_t net_get(int fd, void *bytes, size_t cap, int fds[HAND_FDS], int *count);
 /* The local address of a connected descriptor. */
 bool net_local(int fd, struct address *out);
-#define NET_PROXY_CAP 52 /* bytes, with two IPv6 addresses */
-/* A header of the PROXY protocol, version 2 (haproxy.org, proxy-protocol.txt): fd's peer is `from`, where it came is fd's own
- * address. NULL, or a unix socket: LOCAL, which names nobody. Gives its length. */
-size_t net_proxy_header(int fd, const struct address *from, unsigned char out[NET_PROXY_CAP]);
+#define NET_PROXY_CAP 108 /* bytes, of version 1 with two IPv6 addresses, and a NUL */
+/* A header of the PROXY protocol, version 1 or 2 (haproxy.org, proxy-protocol.txt): fd's peer is `from`, where it came is fd's own
+ * address. NULL, or a unix socket: UNKNOWN or LOCAL, which names nobody. Gives its length. */
+size_t net_proxy_header(int fd, const struct address *from, int version, unsigned char out[NET_PROXY_CAP]);
 
 /* ------------------------------------------------------ loop.c (floor 2) */
 
@@ -207,6 +265,7 @@ void loop_timer(struct timer *t, uint64_t due_ms);
 void loop_timer_stop(struct timer *t);
 uint64_t loop_ms(void);   /* monotonic, read once a turn */
 uint64_t loop_us(void);   /* the same in microseconds */
+extern uint32_t loop_stamp; /* the low 32 bits of that, but never 0 */
 /* One turn's first half: polls at most until the next timer (0 if `busy`), reads what is ready, fires what is due. */
 void loop_turn(bool busy);
 /* Makes a turn begin at once: safe in a signal handler. */
@@ -270,7 +329,13 @@ void pen_close(struct pen *p);
 bool slice_extend(struct slice *s, enum buf_use use, const void *bytes, size_t n);
 /* The chain's first len bytes, without copying. */
 void chain_slice(const struct chain *c, size_t len, struct slice *out);
-void slice_release(struct slice *s);             /* safe on an empty one */
+void slice_let_go(struct slice *s);              /* one that is not empty */
+static inline void slice_release(struct slice *s) /* any: most are empty where this is called, and cost no call */
+{
+    if (s->chunk != NULL) {
+        slice_let_go(s);
+    }
+}
 /* Lets n bytes at the front go. */
 void slice_drop(struct slice *s, size_t n);
 /* Copies len bytes from offset off of the slice. */
@@ -378,6 +443,7 @@ struct conn_ops {
     int (*gather)(struct conn *c, struct iovec *iov, int max); /* output beyond c->out */
     void (*on_sent)(struct conn *c, size_t n);     /* n bytes of that output went out */
     void (*describe)(const struct conn *c, struct conn_facts *out); /* what is told of it; zeroed before */
+    void (*on_let_go)(struct conn *c);             /* it was held by gate.c, and is not any more: it is read again */
 };
 
 /* How bytes go: plain sockets now, TLS later, memory in tests. */
@@ -413,6 +479,12 @@ struct conn {
     bool given;                 /* it may be that process's by now: nothing is done to it here that would be felt there */
     bool blocked;               /* the last send did not take everything: wait for POLLOUT */
     bool midway;                /* its owner's output stopped in the middle of something: the rest comes before `out` */
+    bool gated;                 /* what is received goes by gate.c: `fresh`, or it has a source */
+    bool fresh;                 /* nothing has been received yet */
+    bool held;                  /* gate.c: it is not read, since its source asks too much */
+    bool granted, paid;         /* gate.c: it has waited for its next request; its request at hand has been counted */
+    struct gate_source *source; /* whose limits hold for it; NULL: nobody's */
+    struct conn *held_next, *held_prev;
 };
 
 /* What conn_receive gives besides a count of bytes. */
@@ -440,9 +512,11 @@ bool conn_dial(struct conn *c, const struct address *a, uint32_t timeout_ms, con
 /* Up to cap bytes: how many, or one of CONN_NOTHING, CONN_ENDED, CONN_FAILED. */
 ssize_t conn_receive(struct conn *c, void *buf, size_t cap);
 void conn_read(struct conn *c, bool on);                 /* whether on_bytes is wanted */
+void conn_hold(struct conn *c, bool held);               /* whether it is not read though on_bytes is wanted (gate.c) */
 void conn_dirty(struct conn *c);                         /* has something to send this turn */
 void conn_flush(void);                                   /* one send for each dirty connection */
 bool conn_pending(void);                                 /* some were left for the next turn */
+void conn_stall_limit(struct conn *c, uint32_t limit_ms); /* another one, also for what is waiting now */
 void conn_finish(struct conn *c, uint32_t limit_ms);     /* close when all is sent, or when nothing goes for so long */
 void conn_close(struct conn *c);                         /* at once, without on_close */
 void conn_fail(struct conn *c, const char *why);         /* at once, with on_close */
@@ -485,16 +559,70 @@ pid_t upgrade_try(void);            /* tries the next program as a child, which 
 pid_t upgrade_spawn(const struct upgrade_left *leave); /* runs it as a child */
 void upgrade_exec(const struct upgrade_left *leave);   /* runs it in this process: returns if that fails */
 
+/* ------------------------------------------------------ gate.c (floor 3) */
+
+/* Part of the addresses that there are. */
+struct subnet {
+    uint8_t family, bits;       /* AF_INET, AF_INET6, or AF_UNIX: all unix sockets */
+    unsigned char bytes[16];
+};
+struct subnets { int count; struct subnet at[MAX_SUBNETS]; };
+
+#define SUBNET_TEXT 64
+/* "10.0.0.0/8", "192.0.2.7", "2001:db8::/32", "unix"; gives what is wrong with it, or NULL. */
+const char *subnet_parse(const char *text, struct subnet *out);
+const char *subnet_text(const struct subnet *n, char out[SUBNET_TEXT]); /* gives out */
+bool subnets_have(const struct subnets *list, const struct address *a); /* an IPv4 address may be written as IPv6 has it (::ffff:...) */
+
+struct gate_source;
+struct service;
+
+void gate_tables(const struct conf *conf);
+void gate_open(void);
+/* The address of a section: who may come in is given to s->ops->on_client. */
+void gate_listen(struct listener *l, struct service *s, int fd);
+
+enum gate_verdict {
+    GATE_GO,      /* it has been counted; asked again for the same request, it is not counted again until gate_done() */
+    GATE_HELD,    /* on_let_go is called when it may be asked again */
+    GATE_REFUSED  /* it is to be answered with an error (limit_action = error) */
+};
+/* For a connection with a source (c->source): whether its next request may go on. */
+enum gate_verdict gate_ask(struct conn *c);
+/* The request that was asked for is over. */
+static inline void gate_done(struct conn *c)
+{
+    c->paid = false;
+}
+/* A request of such a connection goes on in any case: what comes behind it may be held. */
+void gate_count(struct conn *c);
+/* For conn.c: bytes of such a connection, in either direction. */
+void gate_bytes(struct conn *c, size_t n);
+/* For conn.c: bytes that a gated connection has received. False: it is closed, since they are a PROXY header. */
+bool gate_received(struct conn *c, const void *bytes, size_t n);
+/* For conn.c: it is not held any more, whatever its source asks; and: it has ended. */
+void gate_let_go(struct conn *c);
+void gate_left(struct conn *c);
+/* It has come in elsewhere (an upgrade): it counts as any other. */
+void gate_adopt(struct service *s, struct conn *c);
+
 /* ---------------------------------------------------- parent.c (floor 3) */
 
-/* The parent process does what must not happen in the worker: it resolves names (each in a short-lived
- * child, since the resolver blocks), restarts a dead worker, and keeps the listening sockets open. */
+/* The parent process does what must not happen in the worker: it resolves names and reads the configuration again (each in a
+ * short-lived child, since that blocks and allocates), restarts a dead worker, and keeps the listening sockets open. */
 
 /* Asks for the addresses of host; on_names is called later, count 0 when there are none. False when too
  * many questions are open (64): ask again later. */
 bool parent_resolve(const char *host, uint16_t port, void *mark,
                     void (*on_names)(void *mark, const struct address *list, int count));
+/* Has parent_read called in a child of the second process. on_names: count 1: it has ended; 0: it came to nothing. False: there is no
+ * second process, or too many questions are open. */
+bool parent_reload(void *mark, void (*on_names)(void *mark, const struct address *list, int count));
+/* Set before parent_fork(). settle: called in the second process ahead of each `read`, and of each worker but the first one. */
+extern void (*parent_settle)(void), (*parent_read)(void);
 void parent_forget(void *mark);     /* its answers are no longer wanted */
+/* Says a word of the worker's to whoever started Puerta: through the parent, where there is one. */
+void parent_tell(enum manager_word word);
 /* Worker's side: watches the socket to the parent. fd -1: no parent, every name fails. */
 void parent_attach(int fd);
 /* Forks. In a supervised start (`supervise`) the caller's process becomes the parent, which returns only with
@@ -543,6 +671,7 @@ struct backend {
     uint8_t hold;               /* enum backend_hold: what an operator wants of it, whatever its state */
     uint8_t held;               /* of that, what the rooms above have been told */
     bool seed, listed, resolving;
+    bool removed;               /* a mongos that a reload found in the configuration no more: it is drained */
     uint8_t rises, fails;
     uint8_t address_count, address_at;
     struct address address[MAX_ADDRESSES];
@@ -550,6 +679,7 @@ struct backend {
     uint32_t gained;            /* service.gains when it last gained some */
     uint32_t backoff_ms;
     uint64_t troubled_ms;       /* when it was last found wanting */
+    uint64_t state_ms;          /* since when it has been in its state */
     uint64_t unlisted_ms;       /* since when no map names it */
     uint64_t resolved_ms;
     struct conn *probe;
@@ -591,7 +721,11 @@ struct service_ops {
     void (*on_backend)(struct backend *b);                /* its state changed; FREE: it is to be let go */
     void (*on_hold)(struct backend *b);                   /* an operator holds it, or does no longer */
     bool (*in_use)(const struct backend *b);              /* requests still hang on it */
+    void (*on_conf)(struct service *s, const struct conf_service *before); /* its configuration has changed (reload.c) */
     void (*describe)(const struct backend *b, struct backend_facts *out); /* what is told of it; zeroed before */
+    /* A client has come that may come in: the connection that it has got, or NULL: there is no room, and fd has been closed. */
+    struct conn *(*on_client)(struct service *s, int fd, const struct address *peer);
+    const char *crowded;                                  /* what is sent to one connection too many of an address; NULL: nothing */
 };
 
 /* One section at work: the map of its slots and how it is kept true. */
@@ -603,6 +737,7 @@ struct service {
     struct slotmap_node *stage_nodes;
     struct backend *asked;      /* who is being asked for the map */
     uint32_t busy;              /* nodes that are busy with a script */
+    uint32_t clients;           /* client connections that are here */
     uint16_t ask_at;            /* rotation over the backends */
     bool refresh_wanted;
     struct backend *primary;    /* where what is published comes from: redis_feed.c */
@@ -656,6 +791,9 @@ void health_answered(struct backend *b);                  /* as it should: count
 void health_failed(struct backend *b, uint32_t weight);   /* counts so much for `fall` */
 void health_state(struct backend *b, enum backend_state to); /* it says so itself */
 void health_look(struct backend *b);                      /* its probe does not wait for its time */
+/* The section's configuration has changed: who is named in it no more goes, who is new comes, and all are looked at at once. anew: what is
+ * said first on a probe has changed too. */
+void health_conf(struct service *s, bool anew);
 void health_lost(struct backend *b);                      /* a connection that had worked was lost */
 void health_refused(struct backend *b);                   /* it could not be dialled, or did not let us in */
 void health_suspect(struct backend *b);                   /* requests in flight make no progress */
@@ -666,7 +804,7 @@ void health_alive(struct backend *b);                     /* it answered a reque
 uint32_t guesses_of(const struct address *peer, uint64_t now_ms); /* wrong ones from there of late */
 void guesses_add(const struct address *peer, uint64_t now_ms);    /* one more; now_ms is loop_ms() */
 uint32_t guesses_wait_ms(uint32_t wrong);  /* how long a guess behind so many wrong ones is not looked at */
-bool guesses_near(const struct address *a); /* of this machine: loopback, or a unix socket */
+bool guesses_near(const struct address *a); /* of this machine, as address_near() has it */
 /* Whether one that comes from there may not come in without a password (`protected`); counts it, and logs why (a constant text). */
 bool guesses_bar(const struct conf_service *conf, const struct address *peer, const char *why);
 
@@ -696,6 +834,13 @@ struct conf_service {
     int receive_buffer, send_buffer;     /* SO_RCVBUF, SO_SNDBUF; 0 = the system's */
     size_t client_window;
     char upstream_user[SECRET_CAP], upstream_password[SECRET_CAP];
+    /* Who may come in, and how fast */
+    int accept_proxy;                    /* yes: who is trusted sends a PROXY header */
+    struct subnets trusted, allow, deny;
+    uint32_t max_per_address, request_rate; /* connections; requests a second; 0 = any number */
+    size_t byte_rate, request_limit;     /* bytes a second, of one request; 0 = any number */
+    int limit_error;                     /* limit_action: 0 = delay, 1 = error */
+    char socket_mode[5];                 /* of unix sockets that are listened on, in octal; "" = by the umask */
     /* Redis */
     int single;                          /* topology: 0 = cluster, 1 = single */
     char announce[HOST_CAP + 8];         /* "HOST:PORT"; "" = the address that a client came by */
@@ -714,7 +859,7 @@ struct conf_service {
     enum mongo_affinity affinity;
     enum mongo_balance balance;
     int expect_any;                      /* what is behind need not say that it is a mongos */
-    int upstream_proxy;                  /* 1: dial with a PROXY v2 header */
+    int upstream_proxy;                  /* dial with a PROXY header of that version; 0: without */
     int deep_probe;                      /* listDatabases behind each hello */
     uint32_t affinity_grace_ms, handshake_timeout_ms, slow_start_ms, drain_timeout_ms, eject_time_ms;
     uint32_t eject_after;
@@ -736,15 +881,20 @@ struct conf {
     uint32_t max_leases, max_blocked, max_watching, max_own;
     uint32_t max_channels, max_subscriptions, max_messages, max_affinities;
     size_t channel_names;
+    uint32_t slow_log_min_ms;            /* 0 = nothing is slow */
+    uint32_t slow_log, hot_keys;         /* entries */
     struct address admin[MAX_LISTENS];   /* where operators ask: HTTP */
     int admins;                          /* how many of those */
     uint32_t admin_clients;
     char admin_token[SECRET_CAP];        /* "" = none: who is near may look, nobody may change anything */
+    char admin_hosts[512];               /* names by which it may be asked, besides localhost and numbers */
     int log_level;
-    uint32_t slow_log_min_ms;            /* 0 = nothing is slow */
-    uint32_t slow_log, hot_keys;         /* entries */
     int prefault, supervise, resp3;      /* yes / no */
+    int syslog, seccomp;                 /* syslog: 0 = no, 1 = daemon, 2... = local0...; yes / no */
     uint32_t backlog, stop_timeout_ms, drain_timeout_ms;
+    uint32_t ready_fd;                   /* 0 = none */
+    char user[NAME_CAP], group[NAME_CAP]; /* who the processes become; "" = who they are */
+    char chroot[PATH_CAP], pid_file[PATH_CAP];
     struct conf_command commands[COMMAND_DECLARED_MAX];
     int command_count;
     struct conf_service services[MAX_SERVICES];
@@ -753,11 +903,23 @@ struct conf {
 
 /* Reads the file; on an error says `FILE:LINE: what is wrong; what would be right` on stderr and gives false. */
 bool conf_read(struct conf *conf, const char *path);
+/* From now on messages of conf_read() are added to text, up to cap bytes, and not written to stderr. NULL: they are again. */
+void conf_complaints(char *text, size_t cap);
 /* puerta redis|mongo NODES [key=value ...]: the same options from the command line. argv[0] is the list of servers. */
 bool conf_quick(struct conf *conf, enum service_kind kind, int argc, char **argv);
 /* Options in force, then memory tables (call after the measuring run): the report of -t, on stdout. */
 void conf_report(const struct conf *conf);
 void conf_help(void);
+/* ---------------------------------------------------- reload.c (floor 5) */
+
+/* Before the first fork. conf: the one in force, to which all point, and which is changed in place; file: where it came from, NULL: from
+ * the command line, and then it cannot be read again. */
+void reload_open(struct conf *conf, const char *file);
+/* Reads the file again, soon, and heeds what it says; the log, stats and `reloaded` (stats.h) tell what came of it. */
+void reload_now(void);
+
+/* ------------------------------------------- conf.c: what follows from it */
+
 /* How many sections of that kind there are. */
 static inline int conf_services(const struct conf *conf, enum service_kind kind)
 {
@@ -817,10 +979,31 @@ static inline size_t conf_probes(const struct conf *conf)
     return (conf_services(conf, SERVICE_MONGO) > 0 ? 2u : 1u) * conf->max_backends;
 }
 
-/* Connections of operators at the same time. */
+/* Connections of operators, and as many as may give way to others in one turn: their entries are free when it is over. */
 static inline size_t conf_admins(const struct conf *conf)
 {
-    return conf->admins > 0 ? conf->admin_clients : 0;
+    return conf->admins > 0 ? (size_t)conf->admin_clients + ACCEPTS_PER_TURN : 0;
+}
+
+/* Connections of clients whose PROXY header is still awaited. */
+static inline size_t conf_arrivals(const struct conf *conf)
+{
+    bool some = false;
+    for (int i = 0; i < conf->service_count; i++) {
+        some = some || conf->services[i].accept_proxy;
+    }
+    return !some ? 0 : conf->max_clients < 256 ? conf->max_clients : 256;
+}
+
+/* Whether some section has a limit that is kept by address. */
+static inline bool conf_limits(const struct conf *conf)
+{
+    bool some = false;
+    for (int i = 0; i < conf->service_count; i++) {
+        const struct conf_service *s = &conf->services[i];
+        some = some || s->max_per_address > 0 || s->request_rate > 0 || s->byte_rate > 0;
+    }
+    return some;
 }
 
 /* How many descriptors the tables need when all are full. */

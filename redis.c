@@ -500,7 +500,11 @@ enum verdict redis_protocol_error(struct client *c, const char *text)
 /* What INFO commandstats and CLIENT LIST tell. */
 static enum verdict counted(struct client *c, const struct request *q, enum verdict v)
 {
-    if (v != VERDICT_WAIT && c->conn != NULL && q->command != NULL) {
+    if (v == VERDICT_WAIT || c->conn == NULL) {
+        return v;
+    }
+    gate_done(c->conn);
+    if (q->command != NULL) {
         stats_command(q->command)->calls++;
         c->last = q->command;
         if (trace_due()) {
@@ -513,10 +517,29 @@ static enum verdict counted(struct client *c, const struct request *q, enum verd
     return v;
 }
 
+/* One whose address may ask only so often (gate.c): false when its request waits, or is answered with an error. What ends a transaction,
+ * or a connection, is never refused: its commands have been counted. */
+static bool admit(struct client *c, const struct request *q, enum verdict *v)
+{
+    switch (gate_ask(c->conn)) {
+    case GATE_GO: return true;
+    case GATE_HELD:
+        *v = VERDICT_WAIT;
+        return false;
+    case GATE_REFUSED: break;
+    }
+    if (q->command != NULL && (q->command->group == GROUP_TRANSACTIONS || strcmp(q->command->name, "quit") == 0)) {
+        return true;
+    }
+    *v = multi_poison(c, say(c, client_error(c, "ERR too many requests from this address (request_rate, byte_rate)")));
+    return false;
+}
+
 enum verdict redis_handle(struct client *c)
 {
     struct resp_request framing;
     struct request q = { .argc = c->framing.argc, .arg = c->framing.arg };
+    enum verdict v;
     if (c->framing.inlined) {
         if (!from_inline(c, &q, &framing)) {
             return redis_protocol_error(c, RESP_UNBALANCED);
@@ -527,5 +550,8 @@ enum verdict redis_handle(struct client *c)
     } else {
         in_one_piece(c, &q);
     }
-    return counted(c, &q, decide(c, &q));
+    if (c->conn->source == NULL || admit(c, &q, &v)) {
+        v = decide(c, &q);
+    }
+    return counted(c, &q, v);
 }

@@ -463,7 +463,7 @@ struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind
 void lease_return(struct upstream *u);
 void lease_release(struct upstream *u);      /* its client lets it go; it goes back when its last request is answered */
 bool lease_free_of(enum lease_kind kind);    /* whether there is one */
-struct upstream *lease_at(uint32_t i);
+struct upstream *lease_at(uint32_t i);          /* NULL past the last */
 uint32_t lease_index(const struct upstream *u);
 /* The one of that kind whose client has asked nothing for longest, and for `ms` at least; NULL when there is none. */
 struct upstream *lease_idle(enum lease_kind kind, uint64_t ms);
@@ -536,6 +536,12 @@ void req_forget_parked(struct req *r); /* what is parked of its answer is not pa
 void req_orphan(struct client *c);
 /* Client wants to be looked at again when this turn ends. */
 void client_resume(struct client *c);
+/* Whether the request under way is longer than its section lets clients' be (request_limit). */
+static inline bool client_is_over(const struct client *c)
+{
+    size_t limit = c->service->conf->request_limit;
+    return limit != 0 && c->framing.total > limit;
+}
 extern void (*client_on_resume)(struct client *c);
 /* End of a turn: resumes clients, unsticks upstreams. */
 void redis_req_turn(void);

@@ -27,6 +27,7 @@ static struct {
     struct client *all, *free;
     uint32_t total;
     struct service services[MAX_SERVICES];
+    struct service_ops ops;     /* redis_service_ops, and what only this room can do */
     int service_count;
     bool stopping;
     struct timer care;
@@ -37,6 +38,7 @@ static struct {
 static void client_gone(struct client *c)
 {
     stats.clients_closed++;
+    c->service->clients--;
     req_orphan(c); /* first: the record on a lease must be nobody's when that is broken */
     large_gone(c);
     multi_reset(c);
@@ -117,7 +119,19 @@ static bool next_request(struct client *c)
             continue;
         }
         c->ready = status == RESP_WHOLE;
+        if (client_is_over(c)) {
+            stats.requests_too_long++;
+            if (redis_protocol_error(c, "Protocol error: request longer than request_limit") == VERDICT_CLOSE) {
+                close_when_answered(c);
+            } else {
+                conn_fail(c->conn, "a request longer than request_limit");
+            }
+            return false;
+        }
         if (!c->framing.inlined && c->framing.total > c->service->conf->retain_bytes) {
+            if (c->conn->source != NULL) {
+                gate_count(c->conn);
+            }
             large_begin(c);
             return true;
         }
@@ -252,6 +266,11 @@ static void on_room(struct conn *conn)
     upstream_unstick_soon();
 }
 
+static void on_let_go(struct conn *conn)
+{
+    client_resume(conn->owner);
+}
+
 /* A client with nothing under way, and subscribed to nothing, may be silent for client_idle. */
 static void on_tick(struct conn *conn)
 {
@@ -267,7 +286,7 @@ static void on_tick(struct conn *conn)
     if (limit == 0) {
         return;
     }
-    if (idle >= limit && !c->subscribed && c->queued == 0 && c->in.len == 0 && conn->out.len == 0) {
+    if (idle >= limit && !conn->held && !c->subscribed && c->queued == 0 && c->in.len == 0 && conn->out.len == 0) {
         conn_fail(conn, "idle (client_idle)");
     } else {
         conn_deadline(conn, loop_ms() + (idle < limit ? limit - idle : limit));
@@ -295,6 +314,27 @@ static bool waits(struct conn *conn)
     return false;
 }
 
+/* What it is doing, by what says most about why it waits. */
+static const char *doing(const struct client *c)
+{
+    return c->ended ? "leaving" : c->mode != 0 ? "transferring" : c->block != NULL ? "blocked" : c->monitor != MONITOR_OFF ? "monitoring"
+         : c->subscribed ? "subscribed" : c->multi_state != MULTI_NONE ? "transaction" : c->queued > 0 ? "waiting" : "idle";
+}
+
+static void describe(const struct conn *conn, struct conn_facts *out)
+{
+    const struct client *c = conn->owner;
+    const struct upstream *u = c->lease != NULL ? c->lease : c->watch;
+    out->section = c->service->conf->name;
+    out->name = c->name[0] != '\0' ? c->name : NULL;
+    out->user = c->login != NULL ? login_name(c) : NULL;
+    out->doing = doing(c);
+    out->in_flight = c->queued;
+    out->born_ms = c->born_ms;
+    out->asked_ms = conn->watch.active_ms;
+    out->backend = u != NULL ? u->backend : NULL;
+}
+
 static const struct conn_ops client_ops = {
     .kind = "client",
     .waits = waits,
@@ -302,8 +342,10 @@ static const struct conn_ops client_ops = {
     .on_room = on_room,
     .on_close = on_close,
     .on_tick = on_tick,
+    .on_let_go = on_let_go,
     .gather = pubsub_gather,
     .on_sent = pubsub_sent,
+    .describe = describe,
 };
 
 /* A new client's replies may be of any length up to shared_reply_limit: its first requests are few enough that the
@@ -349,20 +391,49 @@ static struct client *client_begin(struct service *s, int fd, const struct addre
         conn_deadline(conn, loop_ms() + s->conf->client_idle_ms);
     }
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
+    s->clients++;
     stats.clients_accepted++;
     return c;
 }
 
-static void on_accept(void *mark, int fd, const struct address *peer)
+static struct conn *on_client(struct service *s, int fd, const struct address *peer)
 {
-    struct service *s = mark;
     const char *barred = user_barred(s->conf, peer);
+    struct client *c = barred != NULL ? NULL : client_begin(s, fd, peer);
     if (barred != NULL) {
         turn_away(fd, barred);
-    } else if (client_begin(s, fd, peer) == NULL) {
+    } else if (c == NULL) {
         stats.clients_refused++;
         turn_away(fd, "-ERR max number of clients reached\r\n");
     }
+    return c != NULL ? c->conn : NULL;
+}
+
+/* ------------------------------------------------- a new configuration */
+
+/* Clients stay as they have come in; one that waits at a door that needs no password any more has come in too. Those that may be
+ * silent for another time are looked at by on_tick, now. */
+static void on_conf(struct service *s, const struct conf_service *before)
+{
+    (void)before;
+    for (int k = 0; k < s->conf->listens; k++) {
+        s->listeners[k].sizes = (struct net_sizes){ s->conf->receive_buffer, s->conf->send_buffer };
+    }
+    for (uint32_t i = 0; i < rd.total; i++) {
+        struct client *c = &rd.all[i];
+        if (c->conn == NULL || c->service != s || c->conn->state != CONN_OPEN) {
+            continue;
+        }
+        conn_stall_limit(c->conn, s->conf->client_stall_ms);
+        if (!c->admitted) {
+            user_arrive(c);
+        }
+        if (c->doom == NULL) {
+            conn_deadline(c->conn, loop_ms());
+        }
+    }
+    health_conf(s, false);
+    loop_timer(&s->timer, loop_ms()); /* refresh_interval */
 }
 
 /* ------------------------------------------------------------- the whole */
@@ -527,20 +598,22 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_local_open(rd.all, rd.total);
     redis_hand_open(rd.all, rd.total, client_begin);
     client_on_resume = on_resume;
+    rd.ops = redis_service_ops;
+    rd.ops.on_client = on_client;
+    rd.ops.crowded = "-ERR max number of clients reached for this address\r\n";
+    rd.ops.on_conf = on_conf;
     for (int i = 0; i < conf->service_count; i++) {
         struct service *s = &rd.services[rd.service_count];
         if (conf->services[i].kind != SERVICE_REDIS) {
             continue;
         }
         rd.service_count++;
-        map_open(s, &conf->services[i], &redis_service_ops);
+        map_open(s, &conf->services[i], &rd.ops);
         for (int k = 0; k < conf->services[i].listens; k++) {
             struct listener *l = &s->listeners[k];
-            l->mark = s;
-            l->on_accept = on_accept;
             l->sizes.receive = conf->services[i].receive_buffer;
             l->sizes.send = conf->services[i].send_buffer;
-            conn_listen(l, listeners[i][k]);
+            gate_listen(l, s, listeners[i][k]);
         }
     }
     rd.care.on_due = on_care;

@@ -171,6 +171,7 @@ bool redis_adopt(const struct handed *h, const int *fds)
     if ((state.resp3 && upstream_classes() < 2) || (c = rh.begin(s, fds[0], &h->peer)) == NULL) {
         return false;
     }
+    gate_adopt(s, c->conn);
     c->conn->id = h->id;
     c->born_ms = loop_ms() > h->age_ms ? loop_ms() - h->age_ms : 0;
     c->guesses = state.guesses;

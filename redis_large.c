@@ -282,6 +282,11 @@ static bool frame(struct client *c, uint64_t done)
             conn_fail(c->conn, "a long request is malformed");
             return false;
         }
+        if (client_is_over(c)) {
+            stats.requests_too_long++;
+            conn_fail(c->conn, "a request longer than request_limit");
+            return false;
+        }
         c->ready = status == RESP_WHOLE;
     }
     return c->ready;

@@ -117,7 +117,7 @@ struct upstream *lease_take(struct backend *b, struct client *c, enum lease_kind
 
 struct upstream *lease_at(uint32_t i)
 {
-    return &ln.all[i];
+    return i < ln.count ? &ln.all[i] : NULL;
 }
 
 uint32_t lease_index(const struct upstream *u)

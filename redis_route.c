@@ -528,12 +528,32 @@ static bool in_use(const struct backend *b)
     return lease_in_use(b) || upstream_in_use(b);
 }
 
+static void count_upstream(const struct upstream *u, const struct backend *b, struct backend_facts *out)
+{
+    if (u != NULL && u->backend == b) {
+        out->connections += u->conn != NULL && u->conn->state == CONN_OPEN;
+        out->in_flight += u->queued;
+    }
+}
+
+static void describe(const struct backend *b, struct backend_facts *out)
+{
+    const struct upstream *u;
+    for (uint32_t i = 0; i < upstream_classes(); i++) {
+        count_upstream(b->shared[i], b, out);
+    }
+    for (uint32_t i = 0; (u = lease_at(i)) != NULL; i++) {
+        count_upstream(u, b, out);
+    }
+}
+
 const struct service_ops redis_service_ops = {
     .talk = &redis_probe_talk,
     .on_map = on_map,
     .on_backend = on_backend,
     .on_hold = on_hold,
     .in_use = in_use,
+    .describe = describe,
 };
 
 /* ------------------------------------------------- what connections tell */

@@ -152,6 +152,11 @@ void say_null(void)
     say_text(resp3() ? "_\r\n" : "$-1\r\n");
 }
 
+void say_bool(bool yes)
+{
+    say_text(resp3() ? yes ? "#t\r\n" : "#f\r\n" : yes ? ":1\r\n" : ":0\r\n");
+}
+
 void say_format(const char *fmt, ...)
 {
     char text[1024];

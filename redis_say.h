@@ -49,6 +49,7 @@ void say_name(const char *text);              /* a bulk */
 void say_map(int64_t pairs);
 void say_set(int64_t n);
 void say_null(void);
+void say_bool(bool yes);                      /* RESP2: 1 or 0 */
 void say_format(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* up to 1,023 bytes */
 /* The whole answer is this error; "ERR what", without '-' and CRLF. */
 void say_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -76,6 +76,7 @@ static bool is_known(const struct command *k)
 static uint32_t first_key(const struct command *k, const struct slice *s, size_t at)
 {
     char word[8];
+    size_t n;
     uint32_t i = 1;
     switch ((enum command_keys)k->keys) {
     case KEYS_NONE: case KEYS_SHAPES:
@@ -88,10 +89,14 @@ static uint32_t first_key(const struct command *k, const struct slice *s, size_t
         i = k->keys == KEYS_COUNT_AT_2 ? 2 : 1;
         return text_of(s, at, i, word, 1) == 1 && word[0] >= '1' && word[0] <= '9' ? i + 1 : 0;
     case KEYS_STREAMS:
-        while (i < WORDS_SEEN && !(text_of(s, at, i, word, sizeof word) == 7 && strncasecmp(word, "streams", 7) == 0)) {
-            i++;
+        for (; i < WORDS_SEEN; i++) {
+            n = text_of(s, at, i, word, sizeof word);
+            if (n == 7 && strncasecmp(word, "streams", n) == 0) {
+                return i + 1;
+            }
+            i += n == 5 && strncasecmp(word, "group", n) == 0 ? 2 : 0; /* names may be any word */
         }
-        return i < WORDS_SEEN ? i + 1 : 0;
+        return 0;
     default:
         return 1;
     }

@@ -11,6 +11,7 @@
 #define ERROR_WORD_CAP 24
 
 struct stats stats;
+struct reloaded reloaded;
 
 static const struct { const char *name, *help; const uint64_t *value; } rows[] = {
 #define X(name, help) { #name, help, &stats.name },
@@ -50,20 +51,27 @@ const char *gauge_row(int i, const char **help, const struct gauge **g)
 
 static struct latency *servers;
 static uint32_t server_count;
+static unsigned char bits[256];  /* of each number below: how many it has */
 
 void stats_tables(const struct conf *conf)
 {
     server_count = conf->max_backends;
     servers = arena_take("latency", server_count, sizeof *servers);
+    for (unsigned n = 1; n < sizeof bits; n++)
+        bits[n] = (unsigned char)(bits[n / 2] + 1);
+}
+
+/* The number of bits of (us - 1) / 64, looked up: each answer of a server comes by here. */
+static unsigned bucket_of(uint64_t us)
+{
+    uint64_t n = (us - (us > 0)) >> 6;
+    return n < 256 ? bits[n] : n >> 8 < 256 ? 8u + bits[n >> 8] : LATENCY_BUCKETS - 1;
 }
 
 void stats_latency(uint16_t backend, uint64_t us)
 {
     struct latency *l = &servers[backend];
-    int i = 0;
-    while (i < LATENCY_BUCKETS - 1 && us > (uint64_t)64 << i)
-        i++;
-    l->count[i]++;
+    l->count[bucket_of(us)]++;
     l->sum_us += us;
     l->all++;
 }
@@ -91,6 +99,8 @@ uint64_t latency_percentile(const struct latency *l, unsigned percent)
 }
 
 /* ---------------------------------------------------- commands and errors */
+
+uint64_t stats_mongo[STATS_CLASSES];
 
 static struct command_stats commands[COMMAND_ROWS_MAX + 1];
 

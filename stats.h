@@ -12,6 +12,7 @@
 
 #include "command.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -61,6 +62,25 @@ struct conf;
     X(auth_failures, "wrong passwords of clients") \
     X(auth_delayed, "guesses that had to wait behind wrong ones") \
     X(clients_denied, "clients turned away by protected mode") \
+    X(admin_requests, "management requests answered, refused ones too") \
+    X(admin_unauthorized, "management requests refused for want of a token, or for a wrong one") \
+    X(admin_cross_site, "management requests refused that a page of another site sent") \
+    X(admin_wrong_host, "management requests refused whose Host is none of ours") \
+    X(admin_malformed, "management requests refused that could not be read, or ask for what is not there") \
+    X(admin_slow, "management requests refused that were not whole in time") \
+    X(admin_limited, "management requests refused since too many came from one address") \
+    X(admin_crowded, "management connections closed for others, or refused (admin_clients)") \
+    X(clients_unwelcome, "clients turned away by their address (allow, deny)") \
+    X(clients_crowded, "clients turned away since their address had too many connections (max_per_address)") \
+    X(limit_delayed, "times that a client was not read for a while (request_rate, byte_rate)") \
+    X(limit_refused, "requests answered with an error for the same reason (limit_action = error)") \
+    X(requests_too_long, "clients closed because of a request longer than request_limit") \
+    X(proxy_headers, "connections of which a PROXY header has told whose they are") \
+    X(proxy_missing, "connections from trusted sources that began without one") \
+    X(proxy_malformed, "connections from trusted sources whose PROXY header was wrong, or broke off") \
+    X(proxy_late, "connections from trusted sources whose PROXY header did not come in time") \
+    X(proxy_full, "connections from trusted sources that found no room to wait for it") \
+    X(proxy_untrusted, "clients closed because they sent a PROXY header without being trusted") \
     X(dials, "connections to servers that were begun") \
     X(dial_failures, "connections to servers that did not come about") \
     X(upstream_lost, "connections to servers that were lost") \
@@ -81,7 +101,9 @@ struct conf;
     X(pool_full, "exchanges refused because too many waited (pool_queue)") \
     X(pool_drops, "pooled connections closed because something was left on them") \
     X(backend_ups, "servers that became up") \
-    X(backend_downs, "servers that became down")
+    X(backend_downs, "servers that became down") \
+    X(reloads, "configurations that were read again and heeded") \
+    X(reload_failures, "configurations that were read again and refused, or could not be read")
 
 struct stats {
 #define X(name, help) uint64_t name;
@@ -89,6 +111,13 @@ struct stats {
 #undef X
 };
 extern struct stats stats;
+/* The last time that the configuration was read again: written by reload.c, for those who tell of it. */
+struct reloaded {
+    int64_t when;               /* seconds since 1970; 0: it never was */
+    bool good;                  /* it was heeded; else the one before is still in force */
+    uint32_t changed, restart;  /* options that have changed; those that wait for a restart */
+};
+extern struct reloaded reloaded;
 /* Name, help and value of counter i; NULL past the last. */
 const char *stats_row(int i, const char **help, uint64_t *value);
 
@@ -135,7 +164,7 @@ const char *gauge_row(int i, const char **help, const struct gauge **g);
 
 /* ------------------------------------------------- how long servers take */
 
-#define LATENCY_BUCKETS 18 /* bucket i: at most 64 << i microseconds (64 us to 8.4 s); the last: anything longer */
+#define LATENCY_BUCKETS 18 /* bucket i: at most 64 << i microseconds (64 us to 4.2 s); the last: anything longer */
 
 struct latency { uint64_t count[LATENCY_BUCKETS], sum_us, all; };
 
@@ -152,6 +181,11 @@ void latency_forget(uint16_t backend);
 uint64_t latency_percentile(const struct latency *l, unsigned percent);
 
 /* ---------------------------------------------------- commands and errors */
+
+/* What requests do, by their command. */
+enum stats_class { STATS_READ, STATS_WRITE, STATS_OTHER, STATS_CLASSES };
+/* How many there were of MongoDB: mongo_trace.c. Those of Redis are counted by row, and added up by who asks. */
+extern uint64_t stats_mongo[STATS_CLASSES];
 
 /* What became of the requests of one row of the command table: rejected ones had the wrong number of arguments, failed
  * ones were answered with an error made here. */

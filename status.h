@@ -13,18 +13,19 @@ struct status_process {
     long pid;
     uint64_t uptime_ms;
     int64_t started;            /* seconds since 1970 */
-    bool ready, stopping;       /* ready: some backend of each section serves */
+    bool ready, stopping;       /* ready: each section is, and the process is not stopping */
     const char *log_level;
     size_t memory;              /* bytes of the arena */
 };
 struct status_process status_process(void);
+void status_open(void);         /* the process begins now */
 
 struct status_section {
     const struct service *service;
     const char *name, *kind, *mode; /* "redis" or "mongo"; "cluster", "single", "passthrough", "loadbalanced", "pooled" */
     uint32_t clients, backends, backends_up;
     uint32_t slots;             /* Redis: how many have an owner */
-    bool ready;
+    bool ready;                 /* some server takes what is new; of Redis also: is up and owns slots */
 };
 /* Section i of service_at(); false past the last. */
 bool status_section(int i, struct status_section *out);
@@ -32,11 +33,12 @@ bool status_section(int i, struct status_section *out);
 struct status_backend {
     const struct backend *backend;
     char name[HOST_CAP + 8];    /* "HOST:PORT" */
-    const char *section, *state, *hold; /* hold: "none", "drain", "down" */
+    const char *section, *state, *hold; /* hold: as status_hold_name() has it */
     struct backend_facts facts;
     const struct latency *latency;
     uint64_t since_ms;          /* how long it has been in that state */
 };
+const char *status_hold_name(enum backend_hold hold); /* "none", "drain", "down" */
 /* The next server from *at on (begin with 0); false when there is none left. */
 bool status_backend(uint32_t *at, struct status_backend *out);
 

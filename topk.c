@@ -19,8 +19,7 @@ static uint32_t lists_for(uint32_t entries)
 
 size_t topk_size(uint32_t entries)
 {
-    size_t numbers = (size_t)entries + lists_for(entries);
-    return entries * sizeof(struct topk_entry) + (numbers * sizeof(uint16_t) + 7) / 8 * 8;
+    return entries * (sizeof(struct topk_entry) + sizeof(struct topk_place)) + (lists_for(entries) * sizeof(uint16_t) + 7) / 8 * 8;
 }
 
 void topk_open(struct topk *t, void *memory, uint32_t entries, uint64_t seed)
@@ -31,8 +30,8 @@ void topk_open(struct topk *t, void *memory, uint32_t entries, uint64_t seed)
         return;
     t->cap = entries < TOPK_MAX ? entries : TOPK_MAX;
     t->entries = memory;
-    t->heap = (uint16_t *)(void *)(t->entries + t->cap);
-    t->lists = t->heap + t->cap;
+    t->heap = (struct topk_place *)(void *)(t->entries + t->cap);
+    t->lists = (uint16_t *)(void *)(t->heap + t->cap);
     t->mask = lists_for(t->cap) - 1;
     for (uint32_t i = 0; i <= t->mask; i++)
         t->lists[i] = NONE;
@@ -50,38 +49,37 @@ static uint64_t hash(uint64_t seed, const unsigned char *p, size_t n)
 
 /* ------------------------------------------------------------------ heap */
 
-static void put(struct topk *t, uint32_t at, uint16_t e)
+static void put(struct topk *t, uint32_t at, struct topk_place p)
 {
-    t->heap[at] = e;
-    t->entries[e].at = (uint16_t)at;
+    t->heap[at] = p;
+    t->entries[p.entry].at = (uint16_t)at;
 }
 
-static bool is_less(const struct topk *t, uint16_t a, uint16_t b)
+static struct topk_place place_of(const struct topk *t, uint16_t e)
 {
-    return t->entries[a].count < t->entries[b].count;
+    return (struct topk_place){ t->entries[e].count, e };
 }
 
-/* The entry at `at` counts more than before: those below that count less rise. */
-static void sink(struct topk *t, uint32_t at)
+/* The entry e, which stands at `at`, counts more than before: those below that count less rise. */
+static void sink(struct topk *t, uint32_t at, uint16_t e)
 {
-    uint16_t e = t->heap[at];
+    struct topk_place p = place_of(t, e);
     for (uint32_t child; (child = 2 * at + 1) < t->used; at = child) {
-        if (child + 1 < t->used && is_less(t, t->heap[child + 1], t->heap[child]))
-            child++;
-        if (!is_less(t, t->heap[child], e))
+        child += child + 1 < t->used && t->heap[child + 1].count < t->heap[child].count;
+        if (t->heap[child].count >= p.count)
             break;
         put(t, at, t->heap[child]);
     }
-    put(t, at, e);
+    put(t, at, p);
 }
 
 /* A new one at the end may count less than those above it. */
-static void rise(struct topk *t, uint32_t at)
+static void rise(struct topk *t, uint32_t at, uint16_t e)
 {
-    uint16_t e = t->heap[at];
-    for (; at > 0 && is_less(t, e, t->heap[(at - 1) / 2]); at = (at - 1) / 2)
+    struct topk_place p = place_of(t, e);
+    for (; at > 0 && p.count < t->heap[(at - 1) / 2].count; at = (at - 1) / 2)
         put(t, at, t->heap[(at - 1) / 2]);
-    put(t, at, e);
+    put(t, at, p);
 }
 
 /* ----------------------------------------------------------------- index */
@@ -131,23 +129,22 @@ void topk_count(struct topk *t, const void *key, size_t len, uint16_t mark, uint
     t->sorted = false;
     if (e != NONE) {
         t->entries[e].count += weight;
-        sink(t, t->entries[e].at);
+        sink(t, t->entries[e].at, e);
     } else if (t->used < t->cap) {
         e = (uint16_t)t->used++;
         become(t, e, h, key, len);
         t->entries[e].count = weight;
         t->entries[e].error = 0;
         t->entries[e].mark = mark;
-        put(t, e, e);
-        rise(t, e);
+        rise(t, e, e);
     } else {
-        e = t->heap[0];
+        e = t->heap[0].entry;
         unlist(t, e);
         become(t, e, h, key, len);
         t->entries[e].error = t->entries[e].count;
         t->entries[e].count += weight;
         t->entries[e].mark = mark;
-        sink(t, 0);
+        sink(t, 0, e);
     }
 }
 
@@ -156,6 +153,7 @@ void topk_halve(struct topk *t)
     for (uint32_t i = 0; i < t->used; i++) { /* who counted less still does, or as much: the heap is one */
         t->entries[i].count /= 2;
         t->entries[i].error /= 2;
+        t->heap[t->entries[i].at].count = t->entries[i].count;
     }
 }
 
@@ -163,11 +161,11 @@ void topk_halve(struct topk *t)
 static void sort(struct topk *t)
 {
     for (uint32_t i = 1; i < t->used; i++) {
-        uint16_t e = t->heap[i];
+        struct topk_place p = t->heap[i];
         uint32_t at = i;
-        for (; at > 0 && is_less(t, e, t->heap[at - 1]); at--)
+        for (; at > 0 && p.count < t->heap[at - 1].count; at--)
             put(t, at, t->heap[at - 1]);
-        put(t, at, e);
+        put(t, at, p);
     }
     t->sorted = true;
 }
@@ -179,6 +177,6 @@ const struct topk_entry *topk_at(struct topk *t, uint32_t i)
         return NULL;
     if (!t->sorted)
         sort(t);
-    e = &t->entries[t->heap[t->used - 1 - i]];
+    e = &t->entries[t->heap[t->used - 1 - i].entry];
     return e->count > 0 ? e : NULL;
 }

@@ -30,9 +30,12 @@ struct topk_entry {
     unsigned char key[TOPK_KEY];
 };
 
+/* A place in the heap: who stands there, and its count once more, where it is compared. */
+struct topk_place { uint64_t count; uint16_t entry; };
+
 struct topk {
     struct topk_entry *entries;
-    uint16_t *heap;        /* of entries, the least count first */
+    struct topk_place *heap; /* the least count first */
     uint16_t *lists;       /* heads of the index */
     uint64_t seed;
     uint32_t cap, used, mask;

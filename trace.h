@@ -42,7 +42,7 @@ extern uint32_t trace_slow_us; /* UINT32_MAX: nothing is slow */
 /* A stamp for the times of a request; never 0, which says that there is none. */
 static inline uint32_t trace_stamp(void)
 {
-    return (uint32_t)loop_us() | 1;
+    return loop_stamp;
 }
 
 /* Whether a request that took so long belongs in the slow log. */

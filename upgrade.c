@@ -26,15 +26,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define VARIABLE "PUERTA_UPGRADE"
+#define VARIABLE UPGRADE_ENV
 #define VERSION 1
 #define SOCKETS (MAX_SERVICES * MAX_LISTENS + MAX_LISTENS) /* those of all sections, and of operators */
 #define ARGUMENTS 256
-#define PATH_CAP 4096
+#define PROGRAM_CAP 4096
 #define TRY_LIMIT_S 30          /* a program that only hangs is not waited for */
 
 static struct {
-    char path[PATH_CAP];        /* "" = not known */
+    char path[PROGRAM_CAP];        /* "" = not known */
     char *arguments[ARGUMENTS]; /* [0] is the path, [1] room for -t; NULL behind the last */
     bool tries;
     int fds[SOCKETS], count;    /* to be passed on */
@@ -68,7 +68,7 @@ static void find_along(const char *name)
 /* Absolute, since who runs it may be elsewhere by then; a symbolic link stays one, for it may point to another program by then. */
 static void find_path(const char *name)
 {
-    char here[PATH_CAP];
+    char here[PROGRAM_CAP];
     int len;
     if (strchr(name, '/') == NULL) {
         find_along(name);
@@ -103,7 +103,7 @@ static void read_left(const char *text)
     long v[8];
     int used = 0, at = 0, fd;
     if (sscanf(text, "%ld %ld %ld %ld %ld %ld %ld %ld%n", &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &at) != 8 || v[0] != VERSION) {
-        log_warn("what the program before this one left cannot be read", "variable=" VARIABLE);
+        log_warn("what the program before this one left cannot be read", "variable=%s", VARIABLE);
         return;
     }
     up.tries = v[1] != 0;
@@ -293,6 +293,7 @@ void upgrade_exec(const struct upgrade_left *leave)
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before); /* what comes now is the next program's, which has handlers when it lets it in */
     inherit_all(leave, true);
+    manager_hand_over();
     up.arguments[1] = up.path;
     if (up.path[0] != '\0' && tell(leave, false)) {
         (void)execv(up.path, up.arguments + 1);

@@ -28,9 +28,26 @@ REDIS_CLI = os.environ.get("REDIS_CLI", "redis-cli")
 LONG = bool(os.environ.get("PUERTA_LONG"))
 # A sanitizer build answers later: every deadline of the tests (never a measured limit) is multiplied by this.
 SLOW = float(os.environ.get("PUERTA_SLOW", "1"))
+# Options of [puerta] that every Puerta of a run gets, "key=value key=value": what its tests do not name themselves.
+OPTIONS = [o.split("=", 1) for o in os.environ.get("PUERTA_OPTIONS", "").split()]
 # Where listeners get their ports; cluster buses have theirs 10000 above. Two runs at once have each a part of it (check.sh).
 PORTS = range(*map(int, os.environ.get("PUERTA_PORTS", "10500-20500").split("-")))
 SLOTS = 16384
+
+
+
+def with_options(text):
+    """A configuration file's text with OPTIONS in it."""
+    lines = "".join("%s = %s\n" % (key, value) for key, value in OPTIONS if not re.search(r"(?m)^%s *=" % key, text))
+    if re.search(r"(?m)^\[puerta\]", text):
+        return re.sub(r"(?m)^\[puerta\].*\n", lambda m: m.group(0) + lines, text, count=1)
+    return "[puerta]\n" + lines + text if lines else text
+
+
+def more_arguments(options):
+    """The same for the quick start that has these options already."""
+    return ["%s=%s" % (key, value) for key, value in OPTIONS if key not in options]
+
 
 _children = {}
 
@@ -122,6 +139,13 @@ def wait_for(what, condition, timeout=20.0, pause=0.01):
         if time.monotonic() > deadline:
             raise AssertionError("waited %.0f s in vain: %s" % (timeout * SLOW, what))
         time.sleep(pause)
+
+
+def read_pipe(fd, timeout=20.0):
+    """What comes next on a pipe, b"" at its end; a failure when nothing comes."""
+    if not select.select([fd], [], [], timeout * SLOW)[0]:
+        raise AssertionError("nothing came on a pipe within %.0f s" % (timeout * SLOW))
+    return os.read(fd, 4096)
 
 
 _given = set()
@@ -624,10 +648,11 @@ class Puerta:
         if conf is not None:
             path = os.path.join(self.folder, "puerta.conf")
             with open(path, "w") as f:
-                f.write(conf.format(port=self.port, seeds=seeds, folder=self.folder))
+                f.write(with_options(conf.format(port=self.port, seeds=seeds, folder=self.folder)))
             arguments = [binary, "-c", path]
         else:
             arguments = [binary, "redis", seeds, "listen=127.0.0.1:%d" % self.port] + ["%s=%s" % o for o in sorted(options.items())]
+            arguments += more_arguments(options)
         environment = dict(os.environ, **(env or {}))
         self.arguments = arguments
         self.process = start(arguments, self.log, cwd=self.folder, env=environment, nofile=nofile)

@@ -348,10 +348,11 @@ class MongoPuerta:
         if conf is not None:
             path = os.path.join(self.folder, "puerta.conf")
             with open(path, "w") as f:
-                f.write(conf.format(port=self.port, redis_port=self.redis_port, mongos=", ".join(addresses), folder=self.folder))
+                f.write(harness.with_options(conf.format(port=self.port, redis_port=self.redis_port, mongos=", ".join(addresses), folder=self.folder)))
             arguments = [binary, "-c", path]
         else:
             arguments = [binary, "mongo", ",".join(addresses), "listen=%s:%d" % (listen, self.port)] + ["%s=%s" % o for o in sorted(options.items())]
+            arguments += harness.more_arguments(options)
         self.process = harness.start(arguments, self.log, cwd=self.folder, env=dict(os.environ, **(env or {})), nofile=nofile)
         try:
             if wait:

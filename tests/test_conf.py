@@ -63,6 +63,17 @@ BROKEN = {
     "user in another mode": ("[mongo a]\nmongos = 127.0.0.1:1\nuser = app " + KEYS + "\n", 3, ["app", "mode = pooled"]),
     "user with a plain password": ("[mongo a]\nmongos = 127.0.0.1:1\nmode = pooled\nuser = app pencil\n", 4, ["app ******", "puerta hash-password"]),
     "user without a password": ("[mongo a]\nmongos = 127.0.0.1:1\nupstream_user = app\n", 3, ["app", "upstream_password", "upstream_keyfile"]),
+    "chroot without a user": ("[puerta]\nchroot = /tmp\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["/tmp", "add user"]),
+    "group without a user": ("[puerta]\ngroup = daemon\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["daemon", "add user"]),
+    "relative chroot": ("[puerta]\nuser = nobody\nchroot = var\n[redis a]\nnodes = 127.0.0.1:1\n", 3, ["var", "from / on"]),
+    "relative pid file": ("[puerta]\npid_file = p.pid\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["p.pid", "from / on"]),
+    "unknown facility": ("[puerta]\nsyslog = mail\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["mail", "daemon", "local7"]),
+    "ready_fd of stderr": ("[puerta]\nready_fd = 2\n[redis a]\nnodes = 127.0.0.1:1\n", 2, ["2", "3 to 255"]),
+    "a network with bits behind its mask": ("[redis a]\nnodes = 127.0.0.1:1\nallow = 10.0.0.1/8\n", 3, ["10.0.0.1/8", "bits behind", "10.0.0.0/8"]),
+    "a mask too long": ("[mongo a]\nmongos = 127.0.0.1:1\ndeny = ::1, 10.0.0.0/33\n", 3, ["10.0.0.0/33", "0 to 32"]),
+    "a name for a network": ("[redis a]\nnodes = 127.0.0.1:1\ntrusted = balancer\n", 3, ["balancer", "unix"]),
+    "more networks than fit": ("[redis a]\nnodes = 127.0.0.1:1\ndeny = " + ", ".join("10.0.0.%d" % i for i in range(17)) + "\n", 3, ["10.0.0.16", "up to 16"]),
+    "permissions that are none": ("[redis a]\nnodes = 127.0.0.1:1\nsocket_mode = rw-\n", 3, ["rw-", "660"]),
     "no keyfile": ("[mongo a]\nmongos = 127.0.0.1:1\nupstream_keyfile = /dev/null\n", 3, ["/dev/null", "6 to 1024"]),
 }
 

@@ -238,10 +238,10 @@ def test_the_time_of_a_parked_hello(front):
     with before([front]) as p, p.client() as c, p.client() as other:
         known = c.ask({"hello": 1})["topologyVersion"]
         began = time.monotonic()
-        answer = c.ask(awaits(known, 500), flags=wire.EXHAUST_ALLOWED)
+        answer = c.ask(awaits(known, 500))
         assert answer["ok"] and answer["topologyVersion"] == known and time.monotonic() - began >= 0.45
         with pytest.raises(TimeoutError):
-            c.read(timeout=0.3)  # no second answer, though exhaust was allowed
+            c.read(timeout=0.8)  # one question, one answer
         assert c.ask(awaits(known, 0))["ok"]
         stale = dict(known, counter=bson.Int64(known["counter"] - 1))
         began = time.monotonic()
@@ -249,6 +249,42 @@ def test_the_time_of_a_parked_hello(front):
         c.send(awaits(known, 2 ** 62))
         assert other.ask({"ping": 1})["ok"]
         c.close()  # it is let go though its time has no end
+
+
+def test_a_hello_that_may_go_on_is_answered_again_and_again(front):
+    """With exhaustAllowed, as servers do it: each answer but the last says moreToCome, and is what the next one answers."""
+    with before([front]) as p, p.client() as c, p.client() as other:
+        known = c.ask({"hello": 1})["topologyVersion"]
+        asked = c.send(awaits(dict(known, counter=bson.Int64(known["counter"] - 1)), 200), flags=wire.EXHAUST_ALLOWED)
+        for n in range(4):  # the first at once, since what it knows is old
+            began = time.monotonic()
+            answer = c.read()
+            assert answer.flags & wire.MORE_TO_COME and answer.response_to == asked and answer.body["topologyVersion"] == known
+            assert n == 0 or time.monotonic() - began >= 0.15
+            asked = answer.request_id
+        front.set(max_wire=20)
+        front.change_topology()
+        while answer.body["maxWireVersion"] == 21:
+            answer = c.read()
+        assert answer.flags & wire.MORE_TO_COME and answer.body["topologyVersion"]["counter"] > known["counter"]
+        eager = p.client()
+        eager.send(awaits(known, 0), flags=wire.EXHAUST_ALLOWED)
+        began = time.monotonic()
+        for _ in range(6):
+            eager.read()
+        assert time.monotonic() - began >= 0.4, "no more than ten a second, whatever a client asks for"
+        eager.close()
+        assert other.ask({"find": "nothing"}, db="puerta")["ok"]
+        asked = c.send({"find": "nothing"}, db="puerta")
+        while answer.flags & wire.MORE_TO_COME:
+            answer = c.read()
+        assert c.read().response_to == asked, "who says something else ends it"
+        c.send(awaits(known, 100), flags=wire.EXHAUST_ALLOWED)
+        assert c.read().flags & wire.MORE_TO_COME
+        c.sock.shutdown(socket.SHUT_WR)
+        with pytest.raises(EOFError):
+            while True:
+                c.read()
 
 
 def test_many_parked_hellos_are_told_of_a_change(fronts):
@@ -263,11 +299,9 @@ def test_many_parked_hellos_are_told_of_a_change(fronts):
         fronts[0].set(max_wire=19)
         fronts[0].change_topology()
         answers = [c.read() for c in clients]
-        assert {a.body["maxWireVersion"] for a in answers} == {19} and not any(a.flags & wire.MORE_TO_COME for a in answers)
+        assert {a.body["maxWireVersion"] for a in answers} == {19} and all(a.flags & wire.MORE_TO_COME for a in answers)
         known = answers[0].body["topologyVersion"]
         assert all(a.body["topologyVersion"] == known for a in answers)
-        for c in clients:
-            c.send(awaits(known))
         fronts[0].stop()
         assert {c.read().body["maxWireVersion"] for c in clients} == {21}
         assert other.ask({"find": "nothing"}, db="puerta")["ok"]
@@ -277,8 +311,10 @@ def test_the_end_is_told_to_all_who_wait(front):
     with before([front]) as p, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(p.client()) for _ in range(20)]
         known = clients[0].ask({"hello": 1})["topologyVersion"]
-        for c in clients[:10]:
+        for c in clients[:5]:
             c.send(awaits(known))
+        for c in clients[5:10]:
+            c.send(awaits(known), flags=wire.EXHAUST_ALLOWED)
         for c in clients[10:]:
             c.last_id += 1
             c.send_raw(wire.op_query(awaits(known), c.last_id))
@@ -339,6 +375,13 @@ def test_what_a_hostile_client_says_disturbs_nobody(front):
             if at % 30 == 0:
                 assert other.ask({"find": "nothing"}, db="puerta")["ok"]
         assert other.ask({"hello": 1})["ok"]
+
+
+def test_the_node_driver_keeps_its_pool(front):
+    """Its monitor takes an answer without moreToCome for an error, and then closes all its connections."""
+    with before([front]) as p:
+        code, seen = run_driver("mongodb_beats.js", p.uri())
+        assert code == 0 and seen["beats"] >= 4 and not seen["failed"] and seen["cleared"] == 0, seen
 
 
 @pytest.mark.parametrize("script", ["pymongo_ops.py", "mongodb_ops.js"])

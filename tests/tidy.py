@@ -11,7 +11,7 @@ import sys
 import page_hashes
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHOLE_BUDGET = 34000
+WHOLE_BUDGET = 39000
 LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
@@ -31,21 +31,24 @@ ROOMS = {
     "url.c": (1, "pure", 60),
     "http.c": (1, "pure", 210),
     "answer.c": (1, "pure", 310),
+    "jread.c": (1, "pure", 300),
     "topk.c": (1, "pure", 200),
-    "proxy.c": (1, "pure", 180),
+    "proxy.c": (1, "pure", 260),
     "os.c": (2, "system", 560),
     "arena.c": (2, "system", 150),
-    "net.c": (2, "system", 480),
+    "net.c": (2, "system", 550),
+    "os_guard.c": (2, "system", 250),
+    "manager.c": (2, "system", 220),
     "loop.c": (2, "system", 450),
     "stats.c": (2, "system", 400),
     "trace.c": (2, "system", 250),
     "buf.c": (3, "waist", 450),
     "conn.c": (3, "waist", 700),
     "tls.c": (3, "waist", 450),
-    "gate.c": (3, "gate", 400),
+    "gate.c": (3, "gate", 560),
     "upgrade.c": (3, "parent", 280),
-    "parent.c": (3, "parent", 650),
-    "health.c": (4, "health", 350),
+    "parent.c": (3, "parent", 740),
+    "health.c": (4, "health", 430),
     "status.c": (4, "status", 300),
     "action.c": (4, "action", 250),
     "guesses.c": (4, "guesses", 150),
@@ -56,7 +59,7 @@ ROOMS = {
     "redis_lend.c": (4, "redis", 220),
     "redis_own.c": (4, "redis", 100),
     "redis_req.c": (4, "redis", 600),
-    "redis_route.c": (4, "redis", 540),
+    "redis_route.c": (4, "redis", 560),
     "redis_redirect.c": (4, "redis", 230),
     "redis_script.c": (4, "redis", 280),
     "redis_channel.c": (4, "redis", 600),
@@ -82,41 +85,44 @@ ROOMS = {
     "redis_command.c": (4, "redis", 500),
     "redis_info.c": (4, "redis", 350),
     "redis_monitor.c": (4, "redis", 350),
-    "redis_puerta.c": (4, "redis", 300),
+    "redis_puerta.c": (4, "redis", 430),
     "redis_local.c": (4, "redis", 700),
     "redis.c": (4, "redis", 500),
     "redis_hand.c": (4, "redis", 200),
-    "redis_client.c": (4, "redis", 535),
+    "redis_client.c": (4, "redis", 600),
     "users.c": (4, "users", 400),
-    "mongo_trace.c": (4, "mongo", 60),
-    "mongo_login.c": (4, "mongo", 460),
-    "mongo_health.c": (4, "mongo", 450),
+    "mongo_trace.c": (4, "mongo", 90),
+    "mongo_login.c": (4, "mongo", 480),
+    "mongo_health.c": (4, "mongo", 480),
     "mongo_hand.c": (4, "mongo", 140),
-    "mongo_choose.c": (4, "mongo", 410),
-    "mongo_route.c": (4, "mongo", 260),
-    "mongo_pool.c": (4, "mongo", 500),
-    "mongo_door.c": (4, "mongo", 380),
+    "mongo_choose.c": (4, "mongo", 430),
+    "mongo_route.c": (4, "mongo", 275),
+    "mongo_pool.c": (4, "mongo", 560),
+    "mongo_door.c": (4, "mongo", 400),
     "mongo_greet.c": (4, "mongo", 500),
     "mongo_split.c": (4, "mongo", 260),
     "mongo_hold.c": (4, "mongo", 120),
-    "mongo_puerta.c": (4, "mongo", 200),
-    "mongo_pooled.c": (4, "mongo", 1060),
-    "mongo_relay.c": (4, "mongo", 945),
-    "mongo.c": (4, "mongo", 480),
+    "mongo_puerta.c": (4, "mongo", 230),
+    "mongo_pooled.c": (4, "mongo", 1140),
+    "mongo_relay.c": (4, "mongo", 1080),
+    "mongo.c": (4, "mongo", 560),
     "dashboard.c": (5, "admin", 10),  # made of dashboard.html by the Makefile
     "metrics.c": (5, "admin", 350),
-    "admin.c": (5, "admin", 650),
+    "admin_doc.c": (5, "admin", 420),
+    "admin.c": (5, "admin", 740),
     "reload.c": (5, "reload", 350),
-    "handover.c": (5, "handover", 420),
+    "handover.c": (5, "handover", 430),
+    "ctl_ask.c": (5, "ctl", 180),
+    "ctl_view.c": (5, "ctl", 380),
     "ctl.c": (5, "ctl", 350),
-    "option.c": (5, "conf", 520),
-    "conf.c": (5, "conf", 780),
+    "option.c": (5, "conf", 740),
+    "conf.c": (5, "conf", 870),
     "puerta.c": (5, "main", 600),
 }
 HEADERS = {"redis.h": ("redis_req.c", 4)}  # shared by a family: its prototypes belong to several rooms
 PURE_HEADERS = {"stdbool.h", "stddef.h", "stdint.h", "string.h", "limits.h", "inttypes.h", "ctype.h"}
 BANNED = ["strcpy", "strcat", "sprintf", "vsprintf", "gets", "strtok", "atoi", "atol", "alloca", "strncat"]
-# Feature macros and #ifdefs of a system: os.c alone.
+# Feature macros and #ifdefs of a system: os.c and os_guard.c alone.
 SYSTEM_MACROS = re.compile(r"^\s*#\s*(?:el)?if.*\b(__linux__|__FreeBSD__|__OpenBSD__|__NetBSD__|__APPLE__|__DragonFly__|__sun)\b", re.M)
 
 failures = {}
@@ -190,11 +196,11 @@ def main():
         for word in BANNED:
             m = re.search(r"\b%s\s*\(" % word, blank[name])
             check("banned calls", m is None, "%s:%d: calls %s" % (name, blank[name].count("\n", 0, m.start()) + 1 if m else 0, word))
-        if name != "os.c":
+        if name not in ("os.c", "os_guard.c"):
             m = SYSTEM_MACROS.search(blank[name])
-            check("systems in os.c alone", m is None, "%s: an #if of a system, which belongs in os.c: %s" % (name, m.group(0).strip() if m else ""))
+            check("systems in os*.c alone", m is None, "%s: an #if of a system, which belongs in os.c: %s" % (name, m.group(0).strip() if m else ""))
             m = re.search(r"^\s*#\s*define\s+(_GNU_SOURCE|_BSD_SOURCE|_DEFAULT_SOURCE|_DARWIN_C_SOURCE|_POSIX_C_SOURCE|_XOPEN_SOURCE)\b", text, re.M)
-            check("systems in os.c alone", m is None, "%s: a feature macro, which belongs in os.c: %s" % (name, m.group(1) if m else ""))
+            check("systems in os*.c alone", m is None, "%s: a feature macro, which belongs in os.c: %s" % (name, m.group(1) if m else ""))
 
     for name in sorted(sources):
         if not name.endswith(".c"):

@@ -13,6 +13,7 @@
 
 #include "mongo.h"
 #include "tests/fuzz/fake_net.h"
+#include "trace.h"
 
 #define CLIENTS 4
 #define NODES 3
@@ -225,6 +226,7 @@ static void boot(void (*set)(void))
     section->drain_timeout_ms = 700, section->slow_start_ms = 500, section->eject_time_ms = 100;
     section->listens = 1;
     set();
+    conf.slow_log = conf.hot_keys = 8, conf.slow_log_min_ms = 1;
     log_threshold = LOG_ERROR;
     for (int pass = 0; pass < 2; pass++) {
         if (pass == 0) {
@@ -232,13 +234,15 @@ static void boot(void (*set)(void))
         } else {
             MUST(arena_obtain(false));
         }
-        loop_tables(&conf), buf_tables(&conf), conn_tables(&conf), health_tables(&conf), mongo_tables(&conf);
+        loop_tables(&conf), buf_tables(&conf), conn_tables(&conf), stats_tables(&conf), trace_tables(&conf);
+        health_tables(&conf), mongo_tables(&conf);
     }
     loop_without_queue = true;
     loop_mock_us = 1000000000;
     loop_open();
     buf_open();
     conn_open_table();
+    trace_open(&conf);
     parent_attach(-1);
     mongo_open(&conf, listeners);
 }

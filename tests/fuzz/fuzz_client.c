@@ -19,6 +19,7 @@
 #include "puerta.h"
 #include "redis_channel.h"
 #include "tests/fuzz/fake_net.h"
+#include "trace.h"
 
 #include <stdio.h>
 
@@ -1059,6 +1060,7 @@ static void boot(void)
     r->lease_wait_ms = 200, r->suspect_after_ms = 100, r->probe_interval_ms = 1000, r->probe_timeout_ms = 150;
     r->refresh_interval_ms = 3600000;
     r->listens = 1;
+    conf.slow_log = conf.hot_keys = 8, conf.slow_log_min_ms = 1;
     log_threshold = LOG_ERROR;
     for (int pass = 0; pass < 2; pass++) {
         if (pass == 0) {
@@ -1066,13 +1068,15 @@ static void boot(void)
         } else {
             MUST(arena_obtain(false));
         }
-        loop_tables(&conf), buf_tables(&conf), conn_tables(&conf), health_tables(&conf), redis_tables(&conf);
+        loop_tables(&conf), buf_tables(&conf), conn_tables(&conf), stats_tables(&conf), trace_tables(&conf);
+        health_tables(&conf), redis_tables(&conf);
     }
     loop_without_queue = true;
     loop_mock_us = 1000000000;
     loop_open();
     buf_open();
     conn_open_table();
+    trace_open(&conf);
     parent_attach(-1);
     redis_open(&conf, listeners);
 }

@@ -12,6 +12,7 @@
  */
 #include "mongo.h"
 #include "scram.h"
+#include "trace.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,7 +104,8 @@ static void boot(void)
         } else if (!arena_obtain(false)) {
             exit(1);
         }
-        loop_tables(&conf), buf_tables(&conf), conn_tables(&conf), health_tables(&conf), mongo_health_tables(&conf);
+        loop_tables(&conf), buf_tables(&conf), conn_tables(&conf), stats_tables(&conf), trace_tables(&conf);
+        health_tables(&conf), mongo_health_tables(&conf);
         door_tables(&conf);
     }
     loop_mock_us = 1000000000;

@@ -58,6 +58,7 @@ struct client_end {
     bool excused;            /* it may be closed: it has left, or said what is wrong */
     bool over;               /* it has said what is no message */
     unsigned count;          /* of asked */
+    bool streams;            /* its hello is answered again and again, until it says something else */
     struct asked asked[ASKED];
     size_t raw_len, said_len, got_len, rest_at, rest_len;
     struct wire answer;      /* under way */
@@ -426,7 +427,14 @@ static void check_answer(struct client_end *c, const unsigned char *msg, size_t 
     }
     MUST(r != NULL && (r->whole || r->bad));
     w = &r->wire;
-    MUST(a->header.response_to == w->header.request_id && !wire_more_to_come(a));
+    MUST(a->header.response_to == w->header.request_id);
+    if (wire_more_to_come(a)) {
+        MUST(w->hello && (w->flags & WIRE_EXHAUST_ALLOWED) != 0 && wire_true(a, WIRE_OK));
+        r->wire.header.request_id = a->header.request_id; /* what the next one answers */
+        c->streams = true;
+        return;
+    }
+    c->streams = false;
     as_said = r->said_len == n && memcmp(c->said + r->said_at, msg, n) == 0;
     r->answered = true;
     if (r->murky) {
@@ -973,7 +981,7 @@ static bool deadlines_kept(void)
         const struct client_end *c = &clients[i];
         const struct asked *r = c->count > 0 ? &c->asked[c->count - 1] : NULL;
         bool blocked = is_inside(c) && c->sock->room == 0 && c->got_len > 0;
-        if (is_inside(c) && (r == NULL || !(r->whole || r->bad) || r->bad || blocked)) {
+        if (is_inside(c) && !c->streams && (r == NULL || !(r->whole || r->bad) || r->bad || blocked)) {
             return false;
         }
     }
@@ -990,7 +998,7 @@ static bool nobody_waits(void)
             bool wants = !c->asked[n].answered && !wire_more_to_come(&c->asked[n].wire);
             r = wants ? &c->asked[n] : NULL;
         }
-        if (is_inside(c) && !c->sock->shut && r != NULL && r->whole && !is_local(&r->wire) && r->begun[0] + r->begun[1] + r->begun[2] == 0) {
+        if (is_inside(c) && !c->streams && !c->sock->shut && r != NULL && r->whole && !is_local(&r->wire) && r->begun[0] + r->begun[1] + r->begun[2] == 0) {
             return false;
         }
     }
@@ -1001,7 +1009,7 @@ static bool all_answered(void)
 {
     for (int i = 0; i < CLIENTS; i++) {
         const struct client_end *c = &clients[i];
-        for (unsigned n = 0; n < c->count && is_inside(c) && !c->sock->shut; n++) {
+        for (unsigned n = 0; n < c->count && is_inside(c) && !c->sock->shut && !c->streams; n++) {
             if (!c->asked[n].answered && !wire_more_to_come(&c->asked[n].wire)) {
                 return false;
             }

@@ -6,6 +6,7 @@
  * What a client of a running Puerta sees is in tests/test_redis_hostile.py; this cannot be brought about from there.
  */
 #include "redis.h"
+#include "trace.h"
 #include "unit.h"
 
 #include <stdlib.h>
@@ -55,7 +56,8 @@ static void boot(void)
         } else if (!CHECK(arena_obtain(false))) {
             exit(unit_end());
         }
-        loop_tables(&conf), buf_tables(&conf), conn_tables(&conf), health_tables(&conf), redis_tables(&conf);
+        loop_tables(&conf), buf_tables(&conf), conn_tables(&conf), stats_tables(&conf), trace_tables(&conf);
+        health_tables(&conf), redis_tables(&conf);
     }
     loop_mock_us = 1000000000;
     loop_open();

@@ -358,7 +358,9 @@ static void test_mongo_refused(void)
         CHECK(strstr(caught, "hush'") == NULL && strstr(caught, "WG5d8") == NULL);
     }
     unit_note = "users belong to MongoDB";
-    CHECK(!reads_lines("", "user = app " KEYS) && strstr(caught, "user belongs in a [mongo NAME] section") != NULL && strstr(caught, "WG5d8") == NULL);
+    CHECK(!reads_lines("", "user = app " KEYS) && strstr(caught, "user belongs in a [puerta] or [mongo NAME] section") != NULL && strstr(caught, "WG5d8") == NULL);
+    CHECK(!reads_mongo("usr = app") && strstr(caught, "the nearest known key is user") != NULL);
+    CHECK(!reads("[puerta]\nuser = app " KEYS "\n[redis a]\nnodes=h") && strstr(caught, ":2: too long: '******'") != NULL && strstr(caught, "WG5d8") == NULL);
 }
 
 /* ------------------------------------------------------------- what is refused */
@@ -638,8 +640,8 @@ static void test_help(void)
     for (size_t i = 0; i < option_count; i++) {
         const struct option *o = &options[i];
         char line[256], range[OPTION_TEXT];
-        snprintf(line, sizeof line, "  %s = %s  (%s)\n      %s\n", o->key, o->standard[0] != '\0' ? o->standard : "\"\"",
-                 option_range(o, range), o->help);
+        snprintf(line, sizeof line, "  %s = %s  (%s)%s\n      %s\n", o->key, o->standard[0] != '\0' ? o->standard : "\"\"",
+                 option_range(o, range), o->live ? "" : "  restart", o->help);
         unit_note = o->key;
         CHECK(strstr(caught, line) != NULL);
         CHECK(strlen(o->help) > 10 && strlen(o->help) < 115);
@@ -664,7 +666,8 @@ static bool example_has(const char *example, const struct option *o)
         p = strstr(end, "\n[mongo main]\n");
         end = strstr(end, "\n#[puerta]\n"); /* the profile at the end does not count */
     }
-    snprintf(header, sizeof header, "\n%s%s = ", o->type == SECRET_FILE || o->type == COMMAND || o->type == KEYFILE || o->type == USER ? "#" : "", o->key);
+    snprintf(header, sizeof header, "\n%s%s = ", o->type == SECRET_FILE || o->type == COMMAND || o->type == KEYFILE || o->type == USER ||
+             (o->type == NETS && o->standard[0] == '\0') ? "#" : "", o->key);
     snprintf(want, sizeof want, "%s%s", header, o->standard);
     p = strstr(p, want);
     n = strlen(want);
@@ -735,6 +738,97 @@ static void test_mutations(const char *path)
     }
 }
 
+/* ------------------------------------------------------- two configurations */
+
+/* The options in which `other` and `conf` differ, as "key was|is " one behind the other. */
+static const char *differences(void)
+{
+    static char out[4096];
+    char was[OPTION_TEXT], is[OPTION_TEXT];
+    size_t n = 0;
+
+    out[0] = '\0';
+    for (size_t i = 0; i < option_count; i++) {
+        const struct option *o = &options[i];
+        enum option_scope scope = conf.services[0].kind == SERVICE_MONGO ? MONGO : REDIS;
+        const void *a = o->scope == PROCESS ? (void *)&other : (void *)&other.services[0];
+        const void *b = o->scope == PROCESS ? (void *)&conf : (void *)&conf.services[0];
+        if ((o->scope == PROCESS || o->scope == scope) && !option_same(o, a, b))
+            n += (size_t)snprintf(out + n, sizeof out - n, "%s %s|%s ", o->key, option_show(o, a, was), option_show(o, b, is));
+    }
+    return out;
+}
+
+/* Another file than the one before: the differences. */
+static const char *changed_to(const char *bytes)
+{
+    other = conf;
+    CHECK(reads(bytes));
+    return differences();
+}
+
+static void test_two(void)
+{
+    static const char keys[] = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+    char users[1024];
+
+    unit_note = "two configurations";
+    CHECK(reads("[redis a]\nnodes=h1"));
+    CHECK(strcmp(changed_to("[puerta]\n[redis a]\nnodes = h1:6379 # the same\n"), "") == 0);
+    CHECK(strcmp(changed_to("[puerta]\nchunks=1000\nlog_level=debug\n[redis a]\nnodes=h1\nclient_idle=90s\nprotected=no"),
+                 "chunks 2048|1000 log_level info|debug protected yes|no client_idle 0|90s ") == 0);
+    CHECK(strcmp(changed_to("[puerta]\nchunks=1000\nlog_level=debug\n[redis a]\nnodes=h1, [::1]:7000\nclient_idle=90s\nprotected=no\nlisten=127.0.0.1:1,unix:/s"),
+                 "listen 127.0.0.1:6379|127.0.0.1:1, unix:/s nodes h1:6379|h1:6379, [::1]:7000 ") == 0);
+    unit_note = "secrets are not shown; a shorter text leaves nothing behind";
+    CHECK(reads("[redis a]\nnodes=h1\npassword=first-and-long\nredis_version=10.20.30"));
+    CHECK(strcmp(changed_to("[redis a]\nnodes=h1\npassword=second\nredis_version=7.0.1"), "redis_version 10.20.30|7.0.1 password ******|****** ") == 0);
+    CHECK(strcmp(changed_to("[redis a]\nnodes=h1\nredis_version=7.0.1"), "password ******| ") == 0);
+    CHECK(strcmp(changed_to("[puerta]\ncommand = a.b first\n[redis a]\nnodes=h1\nredis_version=7.0.1"), "command |a.b ") == 0);
+    CHECK(strcmp(changed_to("[puerta]\ncommand = a.b first read\n[redis a]\nnodes=h1\nredis_version=7.0.1"), "command a.b|a.b ") == 0);
+    unit_note = "weights and users";
+    snprintf(users, sizeof users, "[mongo a]\nmode=pooled\nmongos=h1, h2*3\nuser = anna %s\nuser = b %s\n", keys, keys);
+    CHECK(reads("[mongo a]\nmode=pooled\nmongos=h1*2\n"));
+    CHECK(strcmp(changed_to(users), "mongos h1:27017*2|h1:27017, h2:27017*3 user |anna, b ") == 0);
+    CHECK(strcmp(changed_to("[mongo a]\nmode=pooled\nmongos=h1, h2\n"), "mongos h1:27017, h2:27017*3|h1:27017, h2:27017 user anna, b| ") == 0);
+}
+
+/* What is copied is the same, whatever else stands there. */
+static void test_copy(void)
+{
+    unit_note = "every live option is copied";
+    CHECK(reads("[puerta]\nlog_level=debug\nstop_timeout=7s\n[redis a]\nnodes=h1,h2\npassword=x\nclient_idle=7s\nallow_admin=yes\nclient_window=2m\nannounce=h:1"));
+    other = conf;
+    CHECK(reads("[redis a]\nnodes=h7"));
+    for (size_t i = 0; i < option_count; i++) {
+        const struct option *o = &options[i];
+        void *to = o->scope == PROCESS ? (void *)&other : (void *)&other.services[0];
+        const void *from = o->scope == PROCESS ? (void *)&conf : (void *)&conf.services[0];
+        if (!o->live || o->scope == MONGO)
+            continue;
+        option_copy(o, to, from);
+        unit_note = o->key;
+        CHECK(option_same(o, to, from));
+    }
+    CHECK(strcmp(differences(), "") == 0);
+}
+
+static void test_complaints(void)
+{
+    static const char bad[] = "[redis a]\nnodes=h\nbogus=1\nbogus=1\nbogus=1\nbogus=1\nbogus=1\n";
+    char said[256] = "";
+
+    unit_note = "complaints as text";
+    write_file(file, bad, strlen(bad));
+    catch_begin(STDERR_FILENO);
+    conf_complaints(said, sizeof said);
+    CHECK(!conf_read(&conf, file));
+    conf_complaints(NULL, 0);
+    catch_end();
+    CHECK(caught[0] == '\0' && strncmp(said, file, strlen(file)) == 0 && strstr(said, ":3: no such key: 'bogus'; ") != NULL);
+    CHECK(strlen(said) == sizeof said - 1); /* cut, as there was no more room */
+    CHECK(!reads("[redis a]\nnodes=h\nbogus=1\n") && strstr(caught, ":3: no such key: 'bogus'; ") != NULL);
+}
+
 int main(int argc, char **argv)
 {
     const char *example = argc > 1 ? argv[1] : "puerta.conf.example";
@@ -759,6 +853,9 @@ int main(int argc, char **argv)
     test_quick();
     test_report();
     test_help();
+    test_two();
+    test_copy();
+    test_complaints();
     test_example(example);
     test_mutations(example);
     unlink(file);

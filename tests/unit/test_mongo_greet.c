@@ -8,6 +8,7 @@
  */
 #include <mongo.h> /* the room's, not the test tool of that name beside this file */
 #include "scram.h"
+#include "trace.h"
 #include "unit.h"
 
 #include <stdlib.h>
@@ -83,7 +84,8 @@ static void boot(void)
         } else if (!CHECK(arena_obtain(false))) {
             exit(unit_end());
         }
-        loop_tables(&conf), buf_tables(&conf), conn_tables(&conf), health_tables(&conf), mongo_health_tables(&conf);
+        loop_tables(&conf), buf_tables(&conf), conn_tables(&conf), stats_tables(&conf), trace_tables(&conf);
+        health_tables(&conf), mongo_health_tables(&conf);
         door_tables(&conf);
     }
     loop_mock_us = 1000000000;

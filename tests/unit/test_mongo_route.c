@@ -7,6 +7,7 @@
  * Where each message goes, before mongos that check it, is in tests/test_mongo_pooled.py.
  */
 #include <mongo.h> /* the room's, not the test tool of that name beside this file */
+#include "trace.h"
 #include "unit.h"
 
 #include <stdlib.h>
@@ -48,7 +49,8 @@ static void boot(void)
         } else if (!CHECK(arena_obtain(false))) {
             exit(unit_end());
         }
-        loop_tables(&conf), buf_tables(&conf), conn_tables(&conf), health_tables(&conf), mongo_health_tables(&conf);
+        loop_tables(&conf), buf_tables(&conf), conn_tables(&conf), stats_tables(&conf), trace_tables(&conf);
+        health_tables(&conf), mongo_health_tables(&conf);
         mongo_choose_tables(&conf), route_tables(&conf);
     }
     loop_mock_us = 1000000000;
