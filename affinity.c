@@ -104,17 +104,22 @@ static uint32_t *bucket_of(struct affinity *a, const uint64_t id[2])
     return &a->entry[(id[0] >> 32) * a->size >> 32].bucket;
 }
 
-/* The entry of that key, or NULL; its hash in any case. */
-static struct affinity_entry *look_up(struct affinity *a, enum affinity_kind kind, const void *key, size_t n,
-                                      uint64_t id[2])
+static struct affinity_entry *with_id(struct affinity *a, enum affinity_kind kind, const uint64_t id[2])
 {
     uint32_t i;
 
-    affinity_hash(a->config.seed, key, n, id);
     for (i = *bucket_of(a, id); i != AFFINITY_NONE; i = a->entry[i].next)
         if (a->entry[i].id[0] == id[0] && a->entry[i].id[1] == id[1] && a->entry[i].kind == kind)
             return &a->entry[i];
     return NULL;
+}
+
+/* The entry of that key, or NULL; its hash in any case. */
+static struct affinity_entry *look_up(struct affinity *a, enum affinity_kind kind, const void *key, size_t n,
+                                      uint64_t id[2])
+{
+    affinity_hash(a->config.seed, key, n, id);
+    return with_id(a, kind, id);
 }
 
 /* Puts e at the newest end of its kind's list, to end last_ms from now on. */
@@ -213,11 +218,10 @@ struct affinity_entry *affinity_find(struct affinity *a, enum affinity_kind kind
     return e;
 }
 
-struct affinity_entry *affinity_add(struct affinity *a, enum affinity_kind kind, const void *key, size_t n,
-                                    uint16_t backend, uint64_t now_ms)
+/* Sets what is remembered under that id, of which e is the entry if there is one. */
+static struct affinity_entry *add(struct affinity *a, enum affinity_kind kind, const uint64_t id[2], struct affinity_entry *e,
+                                  uint16_t backend, uint64_t now_ms)
 {
-    uint64_t id[2];
-    struct affinity_entry *e = look_up(a, kind, key, n, id);
     uint32_t *bucket;
 
     if (e == NULL) {
@@ -240,6 +244,23 @@ struct affinity_entry *affinity_add(struct affinity *a, enum affinity_kind kind,
     if (e->uses == 0)
         list_put(a, e, now_ms);
     return e;
+}
+
+struct affinity_entry *affinity_add(struct affinity *a, enum affinity_kind kind, const void *key, size_t n,
+                                    uint16_t backend, uint64_t now_ms)
+{
+    uint64_t id[2];
+    struct affinity_entry *e = look_up(a, kind, key, n, id);
+
+    return add(a, kind, id, e, backend, now_ms);
+}
+
+struct affinity_entry *affinity_take(struct affinity *a, enum affinity_kind kind, const uint64_t id[2], uint16_t backend,
+                                     uint64_t now_ms)
+{
+    struct affinity_entry *e = with_id(a, kind, id);
+
+    return e != NULL ? e : add(a, kind, id, NULL, backend, now_ms);
 }
 
 /* Forgets e, or takes its backend away while it is held. */

@@ -78,6 +78,17 @@ struct affinity_entry *affinity_find(struct affinity *a, enum affinity_kind kind
 struct affinity_entry *affinity_add(struct affinity *a, enum affinity_kind kind, const void *key, size_t n,
                                     uint16_t backend, uint64_t now_ms);
 
+/* The same for a key of which only the hash is known, in a table with the same seed: from entry to entry of another process's table. What
+ * is remembered already stays as it is. It lasts as if it were new. */
+struct affinity_entry *affinity_take(struct affinity *a, enum affinity_kind kind, const uint64_t id[2], uint16_t backend,
+                                     uint64_t now_ms);
+
+/* Whether that entry is in use. */
+static inline bool affinity_is_used(const struct affinity_entry *e)
+{
+    return e->kind != AFFINITY_KINDS;
+}
+
 /* Forgets the key; false if it was not remembered. One that is held stays, without its backend. */
 bool affinity_remove(struct affinity *a, enum affinity_kind kind, const void *key, size_t n);
 

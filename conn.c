@@ -22,6 +22,8 @@
 #define FLUSH_ROUNDS 4        /* sends to one connection in one turn before the others get theirs */
 #define ACCEPT_PAUSE_MS 100   /* how long a listener rests when the system has no descriptor left */
 
+static struct listener *listeners; /* all that listen */
+
 static struct {
     struct conn *all;
     size_t size;
@@ -70,6 +72,7 @@ void conn_open_table(void)
 {
     table.free = table.dead = table.dirty = NULL;
     table.dirty_end = &table.dirty;
+    table.last_id = (uint64_t)upgrade_left()->generation << 32; /* those that come from the program before keep theirs */
     for (int kind = 0; kind < CONN_KINDS; kind++) {
         set_most((enum conn_kind)kind, table.most[kind]);
         set_count((enum conn_kind)kind, 0);
@@ -140,6 +143,18 @@ static void set_state(struct conn *c, enum conn_state to)
     c->state = (uint8_t)to;
 }
 
+void hand_begin(struct handed *h, uint8_t kind, uint32_t entry, const struct conn *c, const char *section)
+{
+    memset(h, 0, offsetof(struct handed, input));
+    h->id = c->id;
+    h->entry = entry;
+    h->kind = kind;
+    h->fd_count = 1;
+    h->peer = c->peer;
+    must(strlen(section) < sizeof h->section);
+    memcpy(h->section, section, strlen(section));
+}
+
 struct conn *conn_take(enum conn_kind kind, const struct conn_ops *ops, void *owner)
 {
     struct conn *c = table.free;
@@ -167,7 +182,7 @@ static void want(struct conn *c)
     if (c->state == CONN_DIALING || c->blocked) {
         events |= POLLOUT;
     }
-    if (c->reading && !c->held) {
+    if (c->reading && !c->held && !c->stilled) {
         events |= POLLIN;
     }
     if (c->watch.fd >= 0 && c->watch.events != events) {
@@ -181,6 +196,12 @@ void conn_read(struct conn *c, bool on)
         c->reading = on && c->state != CONN_DEAD;
         want(c);
     }
+}
+
+void conn_still(struct conn *c, bool on)
+{
+    c->stilled = on;
+    want(c);
 }
 
 void conn_hold(struct conn *c, bool held)
@@ -254,6 +275,16 @@ bool conn_dial(struct conn *c, const struct address *a, uint32_t timeout_ms, con
     return true;
 }
 
+void conn_given(struct conn *c, bool on)
+{
+    c->given = on;
+    if (on) {
+        loop_unwatch(&c->watch);
+    } else if (watch(c, c->fd, 0)) {
+        want(c);
+    }
+}
+
 void conn_close(struct conn *c)
 {
     if (c->state == CONN_DEAD || c->state == CONN_FREE) {
@@ -300,10 +331,11 @@ void conn_stall_limit(struct conn *c, uint32_t limit_ms)
 
 void conn_finish(struct conn *c, uint32_t limit_ms)
 {
-    if (c->state != CONN_OPEN) {
+    if (c->state != CONN_OPEN || c->given) {
         conn_fail(c, "finished");
         return;
     }
+    c->stilled = false;
     set_state(c, CONN_FINISHING);
     if (c->held) {
         gate_let_go(c);
@@ -541,6 +573,9 @@ static void on_ready(struct watch *w, short revents)
     if ((revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL)) == 0) {
         return;
     }
+    if (c->stilled && !c->held) {
+        conn_still(c, false); /* it has hung up */
+    }
     if (c->state == CONN_FINISHING) {
         on_leftover(c);
     } else if (c->reading && !c->held) {
@@ -604,6 +639,8 @@ static void on_dial_in(struct watch *w, short revents)
 void conn_listen(struct listener *l, int fd)
 {
     must(loop_watch(&l->watch, fd, POLLIN, on_dial_in));
+    l->next = listeners;
+    listeners = l;
 }
 
 void conn_unlisten(struct listener *l)
@@ -612,5 +649,22 @@ void conn_unlisten(struct listener *l)
     if (l->watch.fd >= 0) {
         loop_unwatch(&l->watch);
         l->watch.fd = -1;
+    }
+}
+
+void conn_accept(bool on)
+{
+    for (struct listener *l = listeners; l != NULL; l = l->next) {
+        loop_timer_stop(&l->pause);
+        loop_want(&l->watch, on ? POLLIN : 0);
+    }
+}
+
+void conn_listen_no_more(void)
+{
+    for (struct listener *l = listeners; l != NULL; l = l->next) {
+        int fd = l->watch.fd;
+        conn_unlisten(l);
+        net_close(fd);
     }
 }

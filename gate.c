@@ -414,6 +414,16 @@ static bool may_enter(const struct conf_service *conf, const struct address *pee
     return !subnets_have(&conf->deny, peer) && (conf->allow.count == 0 || subnets_have(&conf->allow, peer));
 }
 
+static void belong(struct conn *c, struct gate_source *source, bool fresh)
+{
+    c->fresh = fresh;
+    c->source = source;
+    c->gated = fresh || source != NULL;
+    if (source != NULL && source->connections++ == 0) {
+        idle_remove(source);
+    }
+}
+
 /* peer: the real address. told: by a header, so that no other may follow. */
 static void enter(struct service *s, int fd, const struct address *peer, bool told)
 {
@@ -434,12 +444,13 @@ static void enter(struct service *s, int fd, const struct address *peer, bool to
     if (c == NULL || c->state != CONN_OPEN) {
         return;
     }
-    c->fresh = !told;
-    c->source = source;
-    c->gated = c->fresh || source != NULL;
-    if (source != NULL && source->connections++ == 0) {
-        idle_remove(source);
-    }
+    belong(c, source, !told);
+}
+
+void gate_adopt(struct service *s, struct conn *c)
+{
+    const struct conf_service *conf = s->conf;
+    belong(c, conf->max_per_address > 0 || conf->request_rate > 0 || conf->byte_rate > 0 ? source_of(s, &c->peer) : NULL, false);
 }
 
 /* ------------------------------------------------------------ PROXY headers */

@@ -14,6 +14,7 @@
 static struct {
     struct service services[MAX_SERVICES];
     int count;                  /* of MongoDB */
+    int told;                   /* an upgrade: of so many the tables have been told */
 } md;
 
 bool mongo_stopping;
@@ -174,6 +175,76 @@ void mongo_stop(void)
     }
     relay_stop();
     pooled_stop();
+}
+
+/* ------------------------------------------------------------- an upgrade */
+
+void mongo_hand(bool (*give)(const struct handed *, const int *))
+{
+    relay_hand(give);
+    pooled_hand(give);
+}
+
+void mongo_given(uint32_t entry, uint64_t id, enum hand_fate fate)
+{
+    relay_given(entry, id, fate);
+    pooled_given(entry, id, fate);
+}
+
+static struct service *section_named(const char *name)
+{
+    for (int i = 0; i < md.count; i++) {
+        if (strcmp(md.services[i].conf->name, name) == 0) {
+            return &md.services[i];
+        }
+    }
+    return NULL;
+}
+
+bool mongo_adopt(const struct handed *h, const int *fds)
+{
+    struct service *s = section_named(h->section);
+    uint8_t section = (uint8_t)(s != NULL ? s - md.services : 0);
+    if (s == NULL || mongo_stopping) {
+        return false;
+    }
+    return s->conf->mode == MONGO_POOLED ? pooled_adopt(s, section, h, fds[0]) : relay_adopt(s, section, h, fds);
+}
+
+bool mongo_seeds(bool (*give)(const struct hand_note *))
+{
+    for (int i = 0; i < md.count; i++) {
+        struct hand_note n;
+        (md.services[i].conf->mode == MONGO_POOLED ? route_seed : choose_seed)(i, &md.services[i], &n);
+        if (!give(&n)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* One section after another; the cursor is the number of the entry in its table. */
+bool mongo_tell(uint32_t *cursor, bool (*give)(const struct hand_note *))
+{
+    for (; md.told < md.count; md.told++, *cursor = 0) {
+        const struct service *s = &md.services[md.told];
+        bool (*tell)(int, const struct service *, uint32_t *, bool (*)(const struct hand_note *)) =
+            s->conf->mode == MONGO_POOLED ? route_tell : choose_tell;
+        if (!tell(md.told, s, cursor, give)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void mongo_note(const struct hand_note *n)
+{
+    const struct service *s = section_named(n->section);
+    if (s != NULL && s->conf->mode == MONGO_POOLED) {
+        route_take_note((int)(s - md.services), s, n);
+    } else if (s != NULL) {
+        choose_take_note((int)(s - md.services), s, n);
+    }
 }
 
 bool mongo_idle(void)

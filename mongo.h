@@ -138,6 +138,25 @@ void mongos_served(struct backend *b);      /* it has answered a client */
 void mongos_leaves(struct backend *b);      /* it says that it shuts down: nothing new until its probe knows */
 bool mongos_ejected(const struct backend *b);
 
+/* ---------------------------------------------------- an upgrade */
+
+/* What a note is about, of a table of affinity.c. */
+enum mongo_note {
+    NOTE_SEED,   /* its hashes are made with that: before all others */
+    NOTE_ENTRY,  /* an entry, by its hash; of a client: number[] says what it has open, and its era */
+    NOTE_PUT,    /* a key lives there from now on */
+    NOTE_REMOVE
+};
+void mongo_make_seed(struct hand_note *n, const struct affinity *a, const struct service *s);
+/* Notes of one table from entry *at on: false: the other side takes no more now. `fill` adds what else is known. */
+bool mongo_tell_table(const struct affinity *a, const struct service *s, uint32_t *at, bool (*give)(const struct hand_note *n),
+                      void (*fill)(const struct service *s, uint32_t entry, struct hand_note *n));
+/* Of one key: it lives at b now, or is forgotten (NULL). */
+void mongo_make_note(struct hand_note *n, const struct service *s, enum affinity_kind of, const void *key, size_t len, const struct backend *b);
+struct backend *mongo_at_place(const struct service *s, uint64_t place); /* the mongos of that name; NULL: there is none */
+/* Takes one in; the entry that it is about, or NULL. */
+struct affinity_entry *mongo_take_note(struct affinity *a, struct affinity_entry *entries, const struct service *s, const struct hand_note *n);
+
 /* ------------------------------------------------- mongo_choose.c */
 
 /* What is taken for one client, with all its connections, and stays at one mongos. Lives inside each of them. */
@@ -192,6 +211,11 @@ void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const
 void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, const struct wire *reply);
 /* Whether the client has cursors or transactions open. */
 bool pins_hold(const struct mongo_client_id *id);
+/* An upgrade: its tables, told and taken; a client that comes from the worker before, with its connection to b. */
+void choose_seed(int section, const struct service *s, struct hand_note *n);
+bool choose_tell(int section, const struct service *s, uint32_t *at, bool (*give)(const struct hand_note *n));
+void choose_take_note(int section, const struct service *s, const struct hand_note *n);
+void mongo_stay(struct mongo_client_id *id, const struct backend *b);
 
 /* -------------------------------------------------- mongo_route.c */
 
@@ -225,6 +249,11 @@ bool route_sent(int section, const struct wire *request, const struct backend *b
 void route_answered(int section, const struct wire *request, const struct wire *reply, const struct backend *b);
 /* Which mongos has that cursor of the request's session; NULL: not known. `forget`: it is being killed. */
 struct backend *route_cursor(int section, const struct wire *request, int64_t cursor, bool forget);
+/* An upgrade: its tables, told and taken; and what it notes while two workers serve. */
+void route_seed(int section, const struct service *s, struct hand_note *n);
+bool route_tell(int section, const struct service *s, uint32_t *at, bool (*give)(const struct hand_note *n));
+void route_take_note(int section, const struct service *s, const struct hand_note *n);
+void route_notes(const struct hand_notes *notes);
 /* The label by which a driver knows what it may do about an error that Puerta answers; NULL: none. */
 const char *route_label(const struct wire *request);
 
@@ -318,6 +347,7 @@ struct pooled {
     uint64_t came_ms;           /* since when its request comes; before the first one: since when it is here */
     uint64_t until_ms;          /* LATER: greet_again() is called then at the latest; `much`: it is whole by then */
     uint32_t much;              /* bytes of a request of which more than client_window is held; 0: it is not */
+    uint64_t stays_ms;          /* the next worker does not take it: not asked again before */
     uint64_t wait_ms;           /* since when the request waits for a connection; 0: it has not */
     struct mongo_times times;   /* of a request that goes to a mongos */
     uint16_t asked;             /* that one's index + 1, the last of several; 0: none has been asked */
@@ -390,6 +420,9 @@ struct conn *pooled_accept(struct service *s, uint8_t section, int fd, const str
 void pooled_backend(struct backend *b);
 void pooled_conf(struct service *s, const struct conf_service *before); /* the section's configuration has changed */
 void pooled_stop(void);
+void pooled_hand(bool (*give)(const struct handed *h, const int *fds)); /* as in struct hand_mode */
+void pooled_given(uint32_t entry, uint64_t id, enum hand_fate fate);
+bool pooled_adopt(struct service *s, uint8_t section, const struct handed *h, int fd);
 bool pooled_idle(void);
 size_t pooled_in_flight(void);
 
@@ -409,6 +442,9 @@ void relay_open(void);
 struct conn *relay_accept(struct service *s, uint8_t section, int fd, const struct address *peer);
 void relay_conf(struct service *s);    /* the section's configuration has changed */
 void relay_backend(struct backend *b); /* its state has changed, or what an operator wants of it */
+void relay_hand(bool (*give)(const struct handed *h, const int *fds)); /* as in struct hand_mode */
+void relay_given(uint32_t entry, uint64_t id, enum hand_fate fate);
+bool relay_adopt(struct service *s, uint8_t section, const struct handed *h, const int *fds);
 void relay_stop(void);                 /* those with nothing under way are closed */
 bool relay_idle(void);
 size_t relay_in_flight(void);
@@ -420,6 +456,12 @@ void mongo_open(const struct conf *conf, int (*listeners)[MAX_LISTENS]);
 void mongo_stop(void);      /* takes no new clients; those with nothing under way are closed */
 extern bool mongo_stopping;  /* that has been called; only the fuzzer takes it back */
 bool mongo_idle(void);      /* nothing is under way */
+void mongo_hand(bool (*give)(const struct handed *h, const int *fds)); /* as in struct hand_mode */
+void mongo_given(uint32_t entry, uint64_t id, enum hand_fate fate);
+bool mongo_adopt(const struct handed *h, const int *fds);
+bool mongo_seeds(bool (*give)(const struct hand_note *n));
+bool mongo_tell(uint32_t *cursor, bool (*give)(const struct hand_note *n));
+void mongo_note(const struct hand_note *n);
 size_t mongo_in_flight(void); /* requests whose answers are to come */
 
 #endif

@@ -348,9 +348,9 @@ void mongo_let_go(struct mongo_client_id *id)
 
 /* ------------------------------------------------------- what is open there */
 
-static size_t pin_key(const struct mongo_client_id *id, unsigned char key[32], int64_t number, const unsigned char *lsid)
+static size_t pin_key(const struct mongo_client_id *id, unsigned char key[40], int64_t number, const unsigned char *lsid)
 {
-    size_t n = put(key, 0, &id->entry, sizeof id->entry);
+    size_t n = put(key, 0, keep_of(id)->entries[id->entry].id, sizeof(uint64_t)); /* the same in the worker after this one */
     n = put(key, n, &keep_of(id)->pins[id->entry].era, sizeof(uint32_t));
     n = put(key, n, &number, sizeof number);
     return lsid != NULL ? put(key, n, lsid, 16) : n;
@@ -360,7 +360,7 @@ static void pin(const struct mongo_client_id *id, enum affinity_kind kind, int64
 {
     struct keep *k = keep_of(id);
     struct pins *p = &k->pins[id->entry];
-    unsigned char key[32];
+    unsigned char key[40];
     size_t n = pin_key(id, key, number, lsid);
     p->last_ms = loop_ms();
     if (affinity_find(&k->table, kind, key, n, loop_ms(), true) == NULL &&
@@ -375,7 +375,7 @@ static void unpin(const struct mongo_client_id *id, enum affinity_kind kind, int
     struct keep *k = keep_of(id);
     struct pins *p = &k->pins[id->entry];
     uint32_t *count = kind == AFFINITY_CURSOR ? &p->cursors : &p->transactions;
-    unsigned char key[32];
+    unsigned char key[40];
     if (affinity_remove(&k->table, kind, key, pin_key(id, key, number, lsid)) && *count > 0) {
         *count -= 1;
     }
@@ -434,4 +434,50 @@ void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, co
     if (asked->in_transaction && (asked->aborts || (asked->commits && wire_true(w, WIRE_OK)))) {
         unpin(id, AFFINITY_TRANSACTION, 0, asked->lsid);
     }
+}
+
+/* ------------------------------------------------------------- an upgrade */
+
+static int telling; /* the section whose table is told */
+
+static void fill(const struct service *s, uint32_t entry, struct hand_note *n)
+{
+    const struct pins *p = &ch.all[telling].pins[entry];
+    (void)s;
+    if (n->of == AFFINITY_CLIENT) {
+        n->number[0] = p->cursors;
+        n->number[1] = p->transactions;
+        n->number[2] = p->era;
+    }
+}
+
+void choose_seed(int section, const struct service *s, struct hand_note *n)
+{
+    mongo_make_seed(n, &ch.all[section].table, s);
+}
+
+bool choose_tell(int section, const struct service *s, uint32_t *at, bool (*give)(const struct hand_note *))
+{
+    telling = section;
+    return mongo_tell_table(&ch.all[section].table, s, at, give, fill);
+}
+
+void choose_take_note(int section, const struct service *s, const struct hand_note *n)
+{
+    struct keep *k = &ch.all[section];
+    struct affinity_entry *e = mongo_take_note(&k->table, k->entries, s, n);
+    if (e != NULL && n->what == NOTE_ENTRY && n->of == AFFINITY_CLIENT) {
+        k->pins[e - k->entries] = (struct pins){ .cursors = n->number[0], .transactions = n->number[1], .era = n->number[2], .last_ms = loop_ms() };
+    }
+}
+
+void mongo_stay(struct mongo_client_id *id, const struct backend *b)
+{
+    struct keep *k = keep_of(id);
+    struct affinity_entry *e = affinity_find(&k->table, AFFINITY_CLIENT, id->key, id->len, loop_ms(), true);
+    if (e == NULL && (e = affinity_add(&k->table, AFFINITY_CLIENT, id->key, id->len, b->index, loop_ms())) != NULL) {
+        k->pins[e - k->entries] = (struct pins){ .era = k->pins[e - k->entries].era + 1 };
+    }
+    id->entry = e != NULL ? affinity_hold(&k->table, e) : AFFINITY_NONE;
+    mongo_count(&k->table, &k->told);
 }

@@ -26,6 +26,8 @@
 #define MOVE_MS 2000           /* how long a connection waits for the others of its client, which is to move, to come to rest */
 #define LET_BE_MS 10000        /* if they do not, the client is not asked to for so long */
 #define KEEPALIVE_IDLE_MS 60000
+#define LOOK_AT 8192           /* an upgrade: clients in one look */
+#define STAY_MS 1000           /* until one that was refused is offered again */
 
 enum client_state {
     GREETING,   /* its first message is not whole */
@@ -59,6 +61,7 @@ struct client {
     int32_t hello_id;           /* that hello */
     uint32_t unanswered;        /* requests whose answers are to come */
     uint32_t tries;
+    uint64_t stays_ms;          /* the next worker does not take it: not asked again before */
     struct backend *tried[MAX_SEEDS];
     struct mongo_asked asked;   /* its last request */
     struct mongo_times times;   /* of one request under way, the first: drivers ask one after the other */
@@ -71,6 +74,7 @@ static struct {
     uint32_t total;
     uint32_t waiting, starved;  /* clients, flows */
     uint64_t relieved_ms;       /* when a client was last closed for its chunks */
+    uint32_t look_at;           /* an upgrade: who is looked at next */
     uint64_t looked_ms;         /* when it was last looked who is busy at a mongos that is drained by hand */
     int32_t last_id;
     struct timer care;
@@ -864,6 +868,177 @@ struct conn *relay_accept(struct service *s, uint8_t section, int fd, const stru
     s->clients++;
     stats.clients_accepted++;
     return conn;
+}
+
+/* ------------------------------------------------------------- an upgrade */
+
+/* What goes with a client to the next worker. */
+struct state {
+    struct mongo_asked asked;
+    uint64_t place;             /* its mongos; without one (fd_count 1) it has not said its first message as a whole */
+    int32_t hello_id;
+    uint32_t unanswered;
+    bool rewrites, alone;
+    uint8_t len;
+    unsigned char key[32];
+};
+
+/* Neither is anything under way of it, nor has it begun with anything: but for a hello that waits for a change, whose answer may come
+ * anywhere. Before its first message is whole it can go with what there is of that. */
+static bool may_go(const struct client *c)
+{
+    bool new = (c->state == GREETING || c->state == WAITING) && c->asks.held.len <= HAND_INPUT;
+    return !c->ended && (new || (client_rests(c) && c->up != NULL && c->up->state == CONN_OPEN && !c->up->blocked && c->conn->out.len == 0 &&
+                                 !c->conn->blocked && c->asks.held.len == 0 && c->answers.held.len == 0));
+}
+
+static bool give_one(struct client *c, bool (*give)(const struct handed *, const int *))
+{
+    static struct handed h;
+    struct state s;
+    int fds[HAND_FDS] = { c->conn->fd, c->up != NULL ? c->up->fd : -1 };
+    hand_begin(&h, SERVICE_MONGO, (uint32_t)(c - md.all), c->conn, c->service->conf->name);
+    memset(&s, 0, sizeof s);
+    s.asked = c->asked;
+    s.place = c->backend != NULL ? mongos_of(c->backend)->name : 0;
+    s.hello_id = c->hello_id;
+    s.unanswered = c->unanswered;
+    s.rewrites = c->rewrites;
+    s.alone = c->id.alone;
+    s.len = c->id.len;
+    memcpy(s.key, c->id.key, sizeof s.key);
+    h.fd_count = c->up != NULL ? 2 : 1;
+    h.age_ms = loop_ms() - c->born_ms;
+    h.state_len = (uint16_t)sizeof s;
+    memcpy(h.state, &s, sizeof s);
+    h.input_len = (uint16_t)c->asks.held.len;
+    chain_copy(&c->asks.held, h.input, c->asks.held.len);
+    if (!give(&h, fds)) {
+        return false;
+    }
+    conn_given(c->conn, true);
+    if (c->up != NULL) {
+        conn_given(c->up, true);
+    }
+    return true;
+}
+
+/* It is this worker's again. */
+static void go_on(struct client *c)
+{
+    if (c->conn->given) {
+        conn_given(c->conn, false);
+    }
+    if (c->up != NULL && c->up->given) {
+        conn_given(c->up, false);
+    }
+    conn_still(c->conn, false);
+}
+
+void relay_hand(bool (*give)(const struct handed *, const int *))
+{
+    uint32_t n = md.total < LOOK_AT ? md.total : LOOK_AT;
+    for (; n > 0; n--, md.look_at = (md.look_at + 1) % md.total) {
+        struct client *c = &md.all[md.look_at];
+        if (c->conn == NULL || c->conn->state != CONN_OPEN || c->conn->given || c->stays_ms > loop_ms()) {
+            continue;
+        }
+        conn_still(c->conn, c->state == GREETING || c->state == WAITING || (c->state == RELAYING && c->asks.wire.used == 0 && !c->ended));
+        if (may_go(c) && !give_one(c, give)) {
+            return;
+        }
+    }
+}
+
+void relay_given(uint32_t entry, uint64_t id, enum hand_fate fate)
+{
+    for (uint32_t i = 0; i < md.total && fate == HAND_LOST; i++) {
+        struct client *c = &md.all[i];
+        if (c->conn != NULL && c->conn->given) {
+            conn_fail(c->conn, "the next worker died while it was handed over");
+        } else if (c->conn != NULL) {
+            go_on(c);
+        }
+    }
+    struct client *c = entry < md.total ? &md.all[entry] : NULL;
+    if (fate == HAND_LOST || c == NULL || c->conn == NULL || c->conn->id != id || !c->conn->given) {
+        return;
+    }
+    if (fate == HAND_TAKEN) {
+        conn_fail(c->conn, "handed over");
+    } else {
+        c->stays_ms = loop_ms() + STAY_MS;
+        go_on(c);
+    }
+}
+
+/* Its first message, or the part of it that is here. */
+static void adopt_greeting(struct client *c, const struct handed *h)
+{
+    unsigned char *room;
+    size_t n = 0, cap;
+    while (n < h->input_len && c->conn != NULL && c->conn->state == CONN_OPEN && c->state == GREETING) {
+        cap = chain_room(&c->asks.held, BUF_REPLY, &room);
+        if (cap == 0) {
+            conn_fail(c->conn, "no chunk left for what it had sent (chunks)");
+            return;
+        }
+        cap = cap < h->input_len - n ? cap : h->input_len - n;
+        memcpy(room, h->input + n, cap);
+        n += cap;
+        greet(c, room, cap);
+    }
+}
+
+/* It goes on where it was. */
+static bool adopt_relaying(struct client *c, struct backend *b, const struct state *s, int fd)
+{
+    c->up = conn_take(CONN_UPSTREAM, &up_ops, c);
+    if (c->up == NULL || !conn_adopt(c->up, fd)) {
+        return false;
+    }
+    c->up->stall_limit_ms = c->service->conf->client_stall_ms;
+    c->up->watch.may_cool = true;
+    c->backend = b;
+    mongos_of(b)->connections++;
+    c->asked = s->asked;
+    c->hello_id = s->hello_id;
+    c->unanswered = s->unanswered;
+    c->rewrites = s->rewrites;
+    c->id.alone = s->alone;
+    c->id.len = s->len;
+    memcpy(c->id.key, s->key, sizeof c->id.key);
+    mongo_stay(&c->id, b);
+    set_state(c, RELAYING);
+    conn_deadline(c->conn, c->service->conf->client_idle_ms > 0 ? loop_ms() + c->service->conf->client_idle_ms : 0);
+    return true;
+}
+
+bool relay_adopt(struct service *s, uint8_t section, const struct handed *h, const int *fds)
+{
+    struct state state;
+    struct backend *b;
+    struct client *c = md.free;
+    if (h->state_len != sizeof state || c == NULL || conn_full(CONN_UPSTREAM)) {
+        return false;
+    }
+    memcpy(&state, h->state, sizeof state);
+    b = h->fd_count > 1 ? mongo_at_place(s, state.place) : NULL;
+    if ((h->fd_count > 1 && b == NULL) || state.len > sizeof state.key || !relay_accept(s, section, fds[0], &h->peer)) {
+        return false;
+    }
+    if (c->conn == NULL) {
+        return true; /* it could not be watched, and is closed */
+    }
+    gate_adopt(s, c->conn);
+    c->conn->id = h->id;
+    c->born_ms = loop_ms() > h->age_ms ? loop_ms() - h->age_ms : 0;
+    if (b == NULL) {
+        adopt_greeting(c, h);
+    } else if (!adopt_relaying(c, b, &state, fds[1])) {
+        conn_fail(c->conn, "its connection to the mongos could not be watched");
+    }
+    return true;
 }
 
 /* ------------------------------------------------------------- the whole */

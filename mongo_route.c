@@ -22,7 +22,7 @@
 #define EXPIRE_SOME 16          /* entries whose time is over leave, at a look */
 #define SOON_FULL 16            /* so many free entries are left: nothing more goes where it would not be looked for */
 
-struct places { struct affinity table; struct mongo_told told; struct affinity_entry *entries; };
+struct places { struct affinity table; struct mongo_told told; struct affinity_entry *entries; const struct service *service; };
 
 static struct {
     struct places *all;         /* by the section's number among those of MongoDB; those in other modes have none */
@@ -54,6 +54,50 @@ void route_open(int section, const struct conf_service *conf)
         affinity_init(&rt.all[section].table, &rt.config, rt.all[section].entries);
         gauges.affinities.most += affinity_size(&rt.config);
     }
+}
+
+/* ------------------------------------------------------------- an upgrade */
+
+static const struct hand_notes *notes; /* while another worker serves beside this one; it ends by itself */
+
+/* What the other worker's clients have opened is known before anything is looked up. */
+static void sync(void)
+{
+    if (notes != NULL) {
+        notes->sync();
+    }
+}
+
+/* And it hears of what is opened here, or ends (b NULL), before the client that did it does. */
+static void note(int section, enum affinity_kind of, const void *key, size_t len, const struct backend *b)
+{
+    struct hand_note n;
+    if (notes != NULL && rt.all[section].service != NULL) {
+        mongo_make_note(&n, rt.all[section].service, of, key, len, b);
+        notes->send(&n);
+    }
+}
+
+void route_notes(const struct hand_notes *to)
+{
+    notes = to;
+}
+
+void route_seed(int section, const struct service *s, struct hand_note *n)
+{
+    rt.all[section].service = s;
+    mongo_make_seed(n, &rt.all[section].table, s);
+}
+
+bool route_tell(int section, const struct service *s, uint32_t *at, bool (*give)(const struct hand_note *))
+{
+    return mongo_tell_table(&rt.all[section].table, s, at, give, NULL);
+}
+
+void route_take_note(int section, const struct service *s, const struct hand_note *n)
+{
+    rt.all[section].service = s;
+    mongo_take_note(&rt.all[section].table, rt.all[section].entries, s, n);
 }
 
 bool route_lives(int section, const struct backend *b)
@@ -90,9 +134,12 @@ struct backend *route_cursor(int section, const struct wire *w, int64_t cursor, 
     struct affinity *a = &rt.all[section].table;
     unsigned char key[24];
     size_t n = cursor_key(w, cursor, key);
-    struct backend *b = found(affinity_find(a, AFFINITY_CURSOR, key, n, loop_ms(), true));
+    struct backend *b;
+    sync();
+    b = found(affinity_find(a, AFFINITY_CURSOR, key, n, loop_ms(), true));
     if (forget) {
         affinity_remove(a, AFFINITY_CURSOR, key, n);
+        note(section, AFFINITY_CURSOR, key, n, NULL);
     }
     mongo_count(a, &rt.all[section].told);
     return b;
@@ -156,9 +203,10 @@ static enum route freely(struct service *s, const struct wire *w, const struct b
 /* A statement of a transaction that has begun. */
 static enum route to_transaction(int section, struct service *s, const struct wire *w, const struct backend *avoid, struct routed *out)
 {
-    struct affinity_entry *e = affinity_find(&rt.all[section].table, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid, loop_ms(), true);
-    struct backend *b = found(e);
     bool commits = wire_is(w, "commitTransaction");
+    struct backend *b;
+    sync();
+    b = found(affinity_find(&rt.all[section].table, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid, loop_ms(), true));
     mongo_count(&rt.all[section].table, &rt.all[section].told);
     out->pinned = true;
     out->backend = b;
@@ -225,6 +273,7 @@ bool route_sent(int section, const struct wire *w, const struct backend *b)
         return true;
     }
     noted = affinity_add(a, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid, b->index, loop_ms()) != NULL;
+    note(section, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid, b);
     mongo_count(a, &rt.all[section].told);
     return noted;
 }
@@ -244,13 +293,18 @@ void route_answered(int section, const struct wire *w, const struct wire *reply,
     if (opens) {
         size_t n = cursor_key(w, reply->number[WIRE_CURSOR_ID], key);
         affinity_add(a, AFFINITY_CURSOR, key, n, b->index, loop_ms());
+        note(section, AFFINITY_CURSOR, key, n, b);
     } else if (ends) {
-        affinity_remove(a, AFFINITY_CURSOR, key, cursor_key(w, w->number[WIRE_COMMAND], key));
+        size_t n = cursor_key(w, w->number[WIRE_COMMAND], key);
+        affinity_remove(a, AFFINITY_CURSOR, key, n);
+        note(section, AFFINITY_CURSOR, key, n, NULL);
     }
     if (transacts && wire_is(w, "abortTransaction")) {
         affinity_remove(a, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid);
+        note(section, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid, NULL);
     } else if (transacts) { /* its statement may have taken longer than an idle transaction lasts */
         affinity_add(a, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid, b->index, loop_ms());
+        note(section, AFFINITY_TRANSACTION, w->lsid, sizeof w->lsid, b);
     }
     if (opens || ends || transacts) {
         mongo_count(a, &rt.all[section].told);

@@ -490,6 +490,50 @@ ssize_t net_send(int fd, struct iovec *iov, int count)
     return n;
 }
 
+bool net_way(int ends[2])
+{
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) < 0)
+        return false;
+    return os_prepare_fd(ends[0]) && os_prepare_fd(ends[1]);
+}
+
+ssize_t net_give(int fd, const void *bytes, size_t n, const int *fds, int count)
+{
+    int failure = fault(CALL_SEND);
+    ssize_t sent;
+    if (failure != 0) {
+        errno = failure == ECONNRESET ? failure : EAGAIN; /* it goes whole or not at all */
+        return -1;
+    }
+    do
+        sent = os_give(fd, bytes, n, fds, count);
+    while (sent < 0 && errno == EINTR);
+    if (sent < 0 && (errno == ETOOMANYREFS || errno == EMSGSIZE))
+        errno = EAGAIN;
+    if (sent < 0)
+        short_is_later();
+    return sent;
+}
+
+ssize_t net_get(int fd, void *bytes, size_t cap, int fds[HAND_FDS], int *count)
+{
+    int got[HAND_FDS], some;
+    ssize_t n;
+    *count = 0;
+    do
+        n = os_get(fd, bytes, cap, got, &some);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        short_is_later();
+    for (int i = 0; i < some; i++) {
+        if (fault(CALL_ACCEPT) == 0 && os_prepare_fd(got[i]))
+            fds[(*count)++] = got[i];
+        else
+            (void)close(got[i]);
+    }
+    return n;
+}
+
 void net_shutdown(int fd)
 {
     (void)shutdown(fd, SHUT_WR);

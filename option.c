@@ -94,6 +94,8 @@ const struct option options[] = {
       "connections that the system holds for each address until they are accepted" },
     { PL(stop_timeout_ms), "stop_timeout", TIME, 100, SECONDS(600), "5s", NULL,
       "at SIGTERM or SIGINT: how long requests in flight may still take" },
+    { P(drain_timeout_ms), "drain_timeout", TIME, 100, SECONDS(86400), "30s", NULL,
+      "at SIGUSR2: how long the old program may still serve those that it cannot hand over to the new one" },
     { P(pid_file), "pid_file", TEXT, 0, 0, "", NULL,
       "a file that holds the number of the process first started; gone when that has ended" },
     { P(ready_fd), "ready_fd", COUNT, 3, 255, "0", "none",

@@ -238,6 +238,60 @@ int os_cold_ready(int queue, void **marks, int cap)
 
 #endif
 
+/* ----------------------------------------- descriptors for another process */
+
+/* Room for those of one message, aligned as the system wants it. */
+union control {
+    struct cmsghdr head;
+    unsigned char room[CMSG_SPACE(HAND_FDS * sizeof(int))];
+};
+
+ssize_t os_give(int fd, const void *bytes, size_t n, const int *fds, int count)
+{
+    struct iovec iov = { (void *)(uintptr_t)bytes, n };
+    struct msghdr m;
+    union control control;
+    int flags = 0;
+    memset(&m, 0, sizeof m);
+    memset(&control, 0, sizeof control);
+    m.msg_iov = &iov;
+    m.msg_iovlen = 1;
+    if (count > 0) {
+        m.msg_control = control.room;
+        m.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
+        control.head.cmsg_level = SOL_SOCKET;
+        control.head.cmsg_type = SCM_RIGHTS;
+        control.head.cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
+        memcpy(CMSG_DATA(&control.head), fds, (size_t)count * sizeof(int));
+    }
+#ifdef MSG_NOSIGNAL
+    flags = MSG_NOSIGNAL;
+#endif
+    return sendmsg(fd, &m, flags);
+}
+
+ssize_t os_get(int fd, void *bytes, size_t cap, int fds[HAND_FDS], int *count)
+{
+    struct iovec iov = { bytes, cap };
+    struct msghdr m;
+    union control control;
+    ssize_t n;
+    *count = 0;
+    memset(&m, 0, sizeof m);
+    m.msg_iov = &iov;
+    m.msg_iovlen = 1;
+    m.msg_control = control.room;
+    m.msg_controllen = sizeof control.room;
+    n = recvmsg(fd, &m, 0);
+    for (struct cmsghdr *c = n < 0 ? NULL : CMSG_FIRSTHDR(&m); c != NULL; c = CMSG_NXTHDR(&m, c)) {
+        size_t some = c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
+        for (size_t i = 0; i < some && *count < HAND_FDS; i++) {
+            memcpy(&fds[(*count)++], CMSG_DATA(c) + i * sizeof(int), sizeof(int));
+        }
+    }
+    return n;
+}
+
 /* --------------------------------------------------- processes and memory */
 
 void os_harden(void)

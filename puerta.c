@@ -95,19 +95,26 @@ static void take_tables(void)
     }
 }
 
-static int open_listener(const struct address *a, const struct net_sizes *sizes)
+/* One that is there already, from the program before this one, or a new one; -1: it cannot be had. */
+static int listen_on(const struct address *a, const struct net_sizes *sizes)
 {
-    char text[ADDRESS_TEXT];
-    int fd = net_listen(a, (int)conf.backlog, sizes);
+    int fd = upgrade_listener(a);
     if (fd < 0) {
+        fd = net_listen(a, (int)conf.backlog, sizes);
+    } else if (listen(fd, (int)conf.backlog) < 0) {
+        return -1;
+    }
+    if (fd < 0) {
+        char text[ADDRESS_TEXT];
         fprintf(stderr, "puerta: cannot listen on %s: ", address_text(a, text));
         perror("");
-        exit(EX_OSERR);
+    } else {
+        upgrade_listens(fd);
     }
     return fd;
 }
 
-static void open_listeners(void)
+static bool open_listeners(void)
 {
     for (int i = 0; i < conf.service_count; i++) {
         const struct conf_service *r = &conf.services[i];
@@ -115,15 +122,23 @@ static void open_listeners(void)
         bool has_mode = r->socket_mode[0] != '\0'; /* set by the umask: so it holds from the moment when the file is there */
         mode_t before = has_mode ? umask((mode_t)~strtoul(r->socket_mode, NULL, 8) & 0777) : 0;
         for (int k = 0; k < r->listens; k++) {
-            listeners[i][k] = open_listener(&r->listen[k], &sizes);
+            listeners[i][k] = listen_on(&r->listen[k], &sizes);
+            if (listeners[i][k] < 0) {
+                return false;
+            }
         }
         if (has_mode) {
             umask(before);
         }
     }
     for (int i = 0; i < conf.admins; i++) {
-        admin_listeners[i] = open_listener(&conf.admin[i], NULL);
+        admin_listeners[i] = listen_on(&conf.admin[i], NULL);
+        if (admin_listeners[i] < 0) {
+            return false;
+        }
     }
+    upgrade_close_rest();
+    return true;
 }
 
 /* Each client, node and lease needs a descriptor: when the system gives fewer, clients are what is cut, so that
@@ -150,11 +165,48 @@ static void catch_signals(void)
     act.sa_handler = loop_wake;
     sigaction(SIGTERM, &act, NULL);
     sigaction(SIGINT, &act, NULL);
+    sigaction(SIGUSR2, &act, NULL);
     sigaction(SIGHUP, &act, NULL);
     act.sa_handler = SIG_IGN;
     sigaction(SIGUSR1, &act, NULL);
-    sigaction(SIGUSR2, &act, NULL);
 }
+
+/* Whether clients of that section would be answered now; `all`: and nothing that has not been tried yet may turn out to be up too, or
+ * clients would be taken from where they are. */
+static bool serves(const struct service *s, bool all)
+{
+    bool some = false;
+    for (uint16_t i = 0; i < backend_cap(); i++) {
+        const struct backend *b = backend_at(i);
+        if (all && b != NULL && b->service == s && b->state == BACKEND_NEW) {
+            return false;
+        }
+        some = some || (b != NULL && b->service == s && b->state == BACKEND_UP && (s->conf->kind == SERVICE_MONGO || b->slots > 0));
+    }
+    return some;
+}
+
+static bool is_ready(bool all)
+{
+    bool each = true, some = false;
+    for (int i = 0; i < conf.service_count; i++) {
+        const struct service *s = service_at(i);
+        bool one = s != NULL && serves(s, all);
+        each = each && one;
+        some = some || one;
+    }
+    return all ? each : some;
+}
+
+static const struct hand_mode hand_modes[] = {
+#ifndef PUERTA_NO_REDIS
+    { .kind = SERVICE_REDIS, .hand = redis_hand, .given = redis_given, .adopt = redis_adopt },
+#endif
+#ifndef PUERTA_NO_MONGO
+    { .kind = SERVICE_MONGO, .hand = mongo_hand, .given = mongo_given, .adopt = mongo_adopt, .seeds = mongo_seeds, .tell = mongo_tell, .take_note = mongo_note,
+      .notes = route_notes },
+#endif
+};
 
 static void open_rooms(int parent)
 {
@@ -174,6 +226,7 @@ static void open_rooms(int parent)
 #ifndef PUERTA_NO_ADMIN
     admin_open(&conf, admin_listeners);
 #endif
+    handover_open(&conf, hand_modes, sizeof hand_modes / sizeof *hand_modes, is_ready);
 }
 
 static bool pending(void)
@@ -229,6 +282,16 @@ static void run(void)
         conn_flush();
         conn_reap();
         signals = loop_signals();
+        if ((signals & 1u << SIGUSR2) != 0) {
+            parent_upgrade(false);
+        }
+        if (handover_is_over(conf.stop_timeout_ms) && stop_by == 0) {
+            stop_by = handover_until_ms();
+            stop();
+        }
+        if (handover_is_told() && idle()) {
+            return;
+        }
         if ((signals & (1u << SIGTERM | 1u << SIGINT)) != 0) {
             if (stop_by != 0) {
                 if (loop_ms() - asked_ms < TWICE_MS) {
@@ -252,7 +315,7 @@ static void run(void)
 /* All that may need root is done here, by the process first started; what it forks is no more than the user of the configuration. */
 static void drop_rights(void)
 {
-    bool upgraded = getenv(UPGRADE_ENV) != NULL;
+    bool upgraded = upgrade_left()->generation > 0;
     log_open(conf.syslog);
     manager_open(&conf, upgraded);
     (void)os_descriptors(conf_descriptors(&conf));
@@ -287,7 +350,10 @@ static int work(const char *file)
     int fd = -1, exit_code = 0;
     arena_measure();
     take_tables();
-    open_listeners();
+    if (!open_listeners()) {
+        return parent_keep(EX_OSERR);
+    }
+    upgrade_drain_limit(conf.drain_timeout_ms);
     reload_open(&conf, file);
     drop_rights();
     if (!parent_fork(conf.supervise != 0, &fd, &exit_code)) {
@@ -311,11 +377,15 @@ static int work(const char *file)
     return EX_OK;
 }
 
+/* -t: what is in force. Asked by a program that is to be replaced: also whether this one could listen everywhere. */
 static int report(void)
 {
     arena_measure();
     take_tables();
     conf_report(&conf);
+    if (upgrade_tries()) {
+        return open_listeners() ? UPGRADE_ABLE : EX_OSERR;
+    }
     return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
 }
 
@@ -433,6 +503,7 @@ int main(int argc, char **argv)
     const char *file = NULL;
     bool test = false;
     int opt;
+    upgrade_start(argc, argv);
     while ((opt = getopt(argc, argv, "c:thV")) != -1) {
         switch (opt) {
         case 'c':
@@ -465,11 +536,11 @@ int main(int argc, char **argv)
 #endif
     if (file != NULL && optind == argc) {
         if (!conf_read(&conf, file) || !can_serve(file)) {
-            return EX_CONFIG;
+            return parent_keep(EX_CONFIG);
         }
     } else if (file == NULL && optind + 1 < argc && (mode = mode_of(argv[optind])) != NULL) {
         if (!conf_quick(&conf, mode->kind, argc - optind - 1, argv + optind + 1) || !can_serve("puerta")) {
-            return EX_CONFIG;
+            return parent_keep(EX_CONFIG);
         }
     } else {
         usage(stderr);

@@ -120,6 +120,10 @@ bool os_cold_add(int queue, int fd, void *mark);
 void os_cold_del(int queue, int fd);
 /* Marks of up to cap readable (or dead) cold descriptors, without waiting. */
 int os_cold_ready(int queue, void **marks, int cap);
+#define HAND_FDS 2 /* descriptors in one message */
+/* One message to another process, with so many descriptors; and the next one. */
+ssize_t os_give(int fd, const void *bytes, size_t n, const int *fds, int count);
+ssize_t os_get(int fd, void *bytes, size_t cap, int fds[HAND_FDS], int *count);
 /* Sets FD_CLOEXEC and O_NONBLOCK. */
 bool os_prepare_fd(int fd);
 /* No program that this process could start gains privileges, where the system can see to that. */
@@ -213,6 +217,12 @@ ssize_t net_peek(int fd, void *out, size_t cap);
 ssize_t net_send(int fd, struct iovec *iov, int count); /* never raises SIGPIPE */
 void net_shutdown(int fd); /* no more output from us; the peer's input may still come */
 void net_close(int fd);
+/* A socket pair over which messages go as they were sent, and descriptors with them; false: this system has none of that kind. */
+bool net_way(int ends[2]);
+/* One message with `count` descriptors: all of it or nothing (-1, EAGAIN: later). */
+ssize_t net_give(int fd, const void *bytes, size_t n, const int *fds, int count);
+/* The next message; 0: the other end is closed. What came with it stands in fds[0..*count), prepared as accepted ones are. */
+ssize_t net_get(int fd, void *bytes, size_t cap, int fds[HAND_FDS], int *count);
 /* The local address of a connected descriptor. */
 bool net_local(int fd, struct address *out);
 #define NET_PROXY_CAP 108 /* bytes, of version 1 with two IPv6 addresses, and a NUL */
@@ -336,6 +346,68 @@ size_t slice_part(const struct slice *s, size_t *at, const unsigned char **p);
 /* Whether chunks became free since somebody was refused one; asking clears it. */
 bool buf_relieved(void);
 
+/* -------------------------------------------------- handover.c (floor 5) */
+
+#define HAND_STATE 768  /* bytes of what a room keeps of one client */
+#define HAND_INPUT 2048 /* what was read of it and not done yet */
+
+/* One client on its way to the next worker. */
+struct handed {
+    uint64_t id;                /* conn.id */
+    uint32_t entry;             /* the room's own number of it */
+    char section[NAME_CAP];
+    uint8_t kind;               /* enum service_kind */
+    uint8_t fd_count;           /* its own descriptor; and that to its mongos */
+    uint16_t state_len, input_len;
+    uint64_t age_ms;
+    struct address peer;
+    unsigned char state[HAND_STATE]; /* the room's own record */
+    unsigned char input[HAND_INPUT]; /* the last: no more of it goes than is there */
+};
+
+/* One thing that is remembered, told to the other worker. */
+struct hand_note {
+    char section[NAME_CAP];
+    uint8_t kind;               /* enum service_kind */
+    uint8_t what;               /* the room's own */
+    uint8_t of, key_len;        /* enum affinity_kind; of the key */
+    uint32_t number[3];         /* the room's own */
+    uint64_t place;             /* a mongos, by its name */
+    uint64_t id[2];             /* the key's hash; or the seed of hashes */
+    unsigned char key[32];      /* key_len 0: only its hash is known */
+};
+
+struct hand_notes {
+    void (*sync)(void);         /* before something is looked up: what the other one has noted is taken in */
+    void (*send)(const struct hand_note *n);
+};
+
+struct conn;
+enum hand_fate { HAND_TAKEN, HAND_REFUSED, HAND_LOST };
+
+/* Begins that record: whose entry of its table it is, its connection. */
+void hand_begin(struct handed *h, uint8_t kind, uint32_t entry, const struct conn *c, const char *section);
+
+/* What a mode does for the handover. NULL: it has nothing of that kind. */
+struct hand_mode {
+    uint8_t kind;
+    /* Gives each client that rests: `give` false: no more now. The descriptors stay its own until it hears more. */
+    void (*hand)(bool (*give)(const struct handed *h, const int *fds));
+    void (*given)(uint32_t entry, uint64_t id, enum hand_fate fate); /* LOST: of all that were given; no more will be */
+    bool (*adopt)(const struct handed *h, const int *fds); /* false: it cannot be had; the descriptors are the caller's still */
+    bool (*seeds)(bool (*give)(const struct hand_note *n)); /* what has to be known before any note; false: it cannot be told */
+    /* Tells its tables from *cursor (0 at first) on; false: to be called again. */
+    bool (*tell)(uint32_t *cursor, bool (*give)(const struct hand_note *n));
+    void (*take_note)(const struct hand_note *n);
+    void (*notes)(const struct hand_notes *to);     /* what it notes from now on is told */
+};
+
+void handover_open(const struct conf *conf, const struct hand_mode *modes, size_t count, bool (*is_ready)(bool all));
+bool handover_drains(void);             /* the next worker has taken over */
+bool handover_is_told(void);            /* and knows all that is not a client's */
+bool handover_is_over(uint32_t stop_ms); /* those who are still here are to be closed, which takes stop_ms */
+uint64_t handover_until_ms(void);       /* by when this worker has to have gone */
+
 /* ------------------------------------------------------ conn.c (floor 3) */
 
 enum conn_state {
@@ -403,6 +475,8 @@ struct conn {
     uint8_t state, kind;
     bool dirty;                 /* in the dirty list */
     bool reading;
+    bool stilled;               /* it is not read now, whatever its owner wants: it is to go to another process */
+    bool given;                 /* it may be that process's by now: nothing is done to it here that would be felt there */
     bool blocked;               /* the last send did not take everything: wait for POLLOUT */
     bool midway;                /* its owner's output stopped in the middle of something: the rest comes before `out` */
     bool gated;                 /* what is received goes by gate.c: `fresh`, or it has a source */
@@ -424,6 +498,7 @@ struct listener {
     void *mark;
     void (*on_accept)(void *mark, int fd, const struct address *peer);
     struct net_sizes sizes;
+    struct listener *next;      /* of all that listen */
 };
 
 void conn_tables(const struct conf *conf);
@@ -446,6 +521,8 @@ void conn_finish(struct conn *c, uint32_t limit_ms);     /* close when all is se
 void conn_close(struct conn *c);                         /* at once, without on_close */
 void conn_fail(struct conn *c, const char *why);         /* at once, with on_close */
 void conn_deadline(struct conn *c, uint64_t due_ms);     /* on_tick then; 0 = none */
+void conn_still(struct conn *c, bool on);                /* `stilled`; one whose peer has hung up is read to its end */
+void conn_given(struct conn *c, bool on);                /* `given`; false: it is this process's after all */
 void conn_reap(void);                                    /* the turn has ended: dead ones become free */
 size_t conn_count(enum conn_kind kind);
 size_t conn_most(enum conn_kind kind);                  /* how many there may be */
@@ -454,6 +531,33 @@ size_t conn_size(void);                                 /* of the table */
 struct conn *conn_at(size_t i);
 void conn_listen(struct listener *l, int fd);
 void conn_unlisten(struct listener *l);
+void conn_accept(bool on);      /* whether any of them takes new connections in now: what has dialled waits in the kernel */
+void conn_listen_no_more(void); /* none of them does any more, and their sockets are closed */
+
+/* --------------------------------------------------- upgrade.c (floor 3) */
+
+#define UPGRADE_ABLE 10     /* the exit code of `-t` by which a program says that it could take over */
+
+/* What one program leaves to the next. */
+struct upgrade_left {
+    pid_t worker;               /* 0: none, or no child of this process */
+    int sock, peer;             /* the parent's ends of its socket pairs; -1: none */
+    size_t question_size;       /* of what goes over sock */
+    uint32_t generation, drain_ms; /* how many programs there were before; how long that worker may take to go */
+};
+
+/* First of all: remembers how this program was started, and takes out of the environment what the one before it left. */
+void upgrade_start(int argc, char **argv);
+bool upgrade_tries(void);           /* the one before it only asks whether it could take over */
+struct upgrade_left *upgrade_left(void);
+int upgrade_listener(const struct address *a); /* the socket that listens there already; -1: none does */
+void upgrade_listens(int fd);       /* to be passed on */
+bool upgrade_keeps(int fd);         /* whether it is */
+void upgrade_close_rest(void);      /* what nobody has asked for */
+void upgrade_drain_limit(uint32_t ms); /* told to the next program: this one's worker is gone by then */
+pid_t upgrade_try(void);            /* tries the next program as a child, which exits with UPGRADE_ABLE or is of no use; -1: no fork */
+pid_t upgrade_spawn(const struct upgrade_left *leave); /* runs it as a child */
+void upgrade_exec(const struct upgrade_left *leave);   /* runs it in this process: returns if that fails */
 
 /* ------------------------------------------------------ gate.c (floor 3) */
 
@@ -499,6 +603,8 @@ bool gate_received(struct conn *c, const void *bytes, size_t n);
 /* For conn.c: it is not held any more, whatever its source asks; and: it has ended. */
 void gate_let_go(struct conn *c);
 void gate_left(struct conn *c);
+/* It has come in elsewhere (an upgrade): it counts as any other. */
+void gate_adopt(struct service *s, struct conn *c);
 
 /* ---------------------------------------------------- parent.c (floor 3) */
 
@@ -523,6 +629,16 @@ void parent_attach(int fd);
  * an exit code for main in *exit_code after the worker has ended for good; the worker returns true with its end of
  * the socket in *fd. Unsupervised, the caller stays the worker and the child helps it until it ends. */
 bool parent_fork(bool supervise, int *fd, int *exit_code);
+
+/* An upgrade: what another program leaves behind that had this process before (upgrade.c). */
+#define PARENT_READY "ready"
+int parent_hand(void);              /* worker's side: the way to the worker that comes after it; -1: there is none */
+int parent_peer(void);              /* the way to the worker before it, which serves still; -1: there is none */
+void parent_ready(void);            /* it can serve: the one before it may go */
+void parent_upgrade(bool taken_over); /* SIGUSR2 has come to a worker; or: the next one has begun to take over */
+/* This program cannot run (exit_code says why). Where there is a worker of the one before, that serves on under this parent until
+ * it ends. Gives the code to exit with. */
+int parent_keep(int exit_code);
 
 /* ---------------------------------------------------- health.c (floor 4) */
 
@@ -775,7 +891,7 @@ struct conf {
     int log_level;
     int prefault, supervise, resp3;      /* yes / no */
     int syslog, seccomp;                 /* syslog: 0 = no, 1 = daemon, 2... = local0...; yes / no */
-    uint32_t backlog, stop_timeout_ms;
+    uint32_t backlog, stop_timeout_ms, drain_timeout_ms;
     uint32_t ready_fd;                   /* 0 = none */
     char user[NAME_CAP], group[NAME_CAP]; /* who the processes become; "" = who they are */
     char chroot[PATH_CAP], pid_file[PATH_CAP];

@@ -257,6 +257,7 @@ struct client {
     uint32_t guesses;           /* wrong ones since it last logged in */
     const struct command *last; /* the row of its last request; NULL: none, or an unknown one */
     uint64_t born_ms;
+    uint64_t stays_ms;          /* the next worker does not take it: not asked again before */
     uint64_t monitor_ms;        /* since when its MONITOR waits for the nodes */
     struct subscriber sub;
     char name[64];
@@ -774,6 +775,7 @@ enum login {
 
 /* A client begins, or begins anew (RESET): admitted only if no password is set. */
 void user_arrive(struct client *c);
+void user_admit(struct client *c);          /* it has been admitted elsewhere */
 /* What a client is told that may not come in at all, as a whole reply; NULL: it may. Counts and logs it. */
 const char *user_barred(const struct conf_service *conf, const struct address *peer);
 /* Answers a command of a client that is not admitted. */
@@ -890,6 +892,14 @@ extern const struct resp_limits redis_limits;
 enum verdict redis_handle(struct client *c);
 /* Answers "ERR Protocol error: ..."; the connection is to be closed then, as Redis does. */
 enum verdict redis_protocol_error(struct client *c, const char *text);
+
+/* --------------------------------------------------- redis_hand.c */
+
+/* struct hand_mode has what these do. */
+void redis_hand_open(struct client *clients, uint32_t count, struct client *(*begin)(struct service *, int, const struct address *));
+void redis_hand(bool (*give)(const struct handed *h, const int *fds));
+void redis_given(uint32_t entry, uint64_t id, enum hand_fate fate);
+bool redis_adopt(const struct handed *h, const int *fds);
 
 /* --------------------------------------------------- redis_client.c */
 

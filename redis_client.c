@@ -364,19 +364,12 @@ static void turn_away(int fd, const char *text)
     net_close(fd);
 }
 
-static struct conn *on_client(struct service *s, int fd, const struct address *peer)
+/* A client; NULL: no entry is left for one. */
+static struct client *client_begin(struct service *s, int fd, const struct address *peer)
 {
     struct client *c = rd.free;
-    const char *barred = user_barred(s->conf, peer);
-    struct conn *conn;
-    if (barred != NULL) {
-        turn_away(fd, barred);
-        return NULL;
-    }
-    conn = c == NULL || rd.stopping ? NULL : conn_take(CONN_CLIENT, &client_ops, c);
+    struct conn *conn = c == NULL || rd.stopping ? NULL : conn_take(CONN_CLIENT, &client_ops, c);
     if (conn == NULL) {
-        stats.clients_refused++;
-        turn_away(fd, "-ERR max number of clients reached\r\n");
         return NULL;
     }
     rd.free = c->next;
@@ -391,7 +384,7 @@ static struct conn *on_client(struct service *s, int fd, const struct address *p
     if (!conn_adopt(conn, fd)) {
         c->conn = NULL;
         client_free(c);
-        return conn;
+        return NULL;
     }
     conn->watch.active_ms = c->born_ms = loop_ms();
     if (s->conf->client_idle_ms > 0) {
@@ -400,7 +393,20 @@ static struct conn *on_client(struct service *s, int fd, const struct address *p
     os_keepalive(fd, KEEPALIVE_IDLE_MS, 0);
     s->clients++;
     stats.clients_accepted++;
-    return conn;
+    return c;
+}
+
+static struct conn *on_client(struct service *s, int fd, const struct address *peer)
+{
+    const char *barred = user_barred(s->conf, peer);
+    struct client *c = barred != NULL ? NULL : client_begin(s, fd, peer);
+    if (barred != NULL) {
+        turn_away(fd, barred);
+    } else if (c == NULL) {
+        stats.clients_refused++;
+        turn_away(fd, "-ERR max number of clients reached\r\n");
+    }
+    return c != NULL ? c->conn : NULL;
 }
 
 /* ------------------------------------------------- a new configuration */
@@ -590,6 +596,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     redis_unblock_open();
     redis_pubsub_open();
     redis_local_open(rd.all, rd.total);
+    redis_hand_open(rd.all, rd.total, client_begin);
     client_on_resume = on_resume;
     rd.ops = redis_service_ops;
     rd.ops.on_client = on_client;

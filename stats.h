@@ -24,6 +24,8 @@ struct conf;
     X(clients_accepted, "client connections that were let in") \
     X(clients_refused, "client connections refused because a table was full") \
     X(clients_closed, "client connections that have ended, for whatever reason") \
+    X(clients_handed_over, "clients handed over to the next worker in an upgrade") \
+    X(clients_taken_over, "clients taken over from the worker before in an upgrade") \
     X(clients_stalled, "clients closed because they did not read their answers") \
     X(requests, "requests of clients") \
     X(replies, "answers of servers to clients' requests") \

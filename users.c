@@ -60,6 +60,11 @@ static void admit(struct client *c, bool admitted)
     c->limits = admitted ? &redis_limits : &stranger_limits;
 }
 
+void user_admit(struct client *c)
+{
+    admit(c, true);
+}
+
 void user_arrive(struct client *c)
 {
     admit(c, c->service->conf->password[0] == '\0');

@@ -19,12 +19,13 @@ PATIENCE = 20 * SLOW  # seconds in which any answer has come
 
 
 class Run:
-    """One run of the clients, to its end; `meanwhile` is called again and again until then."""
+    """One run of the clients, to its end; `meanwhile` is called again and again until then. `faults`: errors of a mongos that dies are
+    none of theirs."""
 
-    def __init__(self, port, clients, answers, seed=1, vanish=0, meanwhile=None):
+    def __init__(self, port, clients, answers, seed=1, vanish=0, meanwhile=None, faults=None):
         self.wanted, self.clients = answers, clients
         log = os.path.join(harness.temporary_folder("puerta-crowd-"), "log")
-        faults = meanwhile is not None
+        faults = meanwhile is not None if faults is None else faults
         process = harness.start([mongo_harness.crowd_tool(), "run"] + [str(int(n)) for n in (port, clients, answers, seed, vanish, PATIENCE, faults)], log)
         try:
             while meanwhile and process.poll() is None:

@@ -1,0 +1,447 @@
+"""SIGUSR2: another program takes the place of the one that runs, and no client notices.
+
+    old parent == new parent (one process)
+       |  |
+       |  +-- new worker    <== clients, between two requests, as descriptors
+       +----- old worker    ==>  gone within drain_timeout
+"""
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import harness
+from mongo_harness import CrowdFronts, MongoPuerta
+from test_mongo_crowd import Run
+from harness import LONG, SLOW, Puerta, children_of, read_file, wait_for
+
+ENDED = "the worker of the program before has ended"
+CONF = """
+[puerta]
+drain_timeout = {drain}
+stop_timeout = 2s
+{process}
+[redis main]
+listen = 127.0.0.1:{{port}}
+nodes = {{seeds}}
+{more}
+"""
+
+
+class Upgrades:
+    """What a Puerta of either mode can do that was started from a copy of the program, which a test may replace."""
+
+    def copy(self):
+        self.program = os.path.join(harness.temporary_folder("puerta-program-"), "puerta")
+        self.replace(harness.BINARY)
+        return self.program
+
+    def replace(self, source=None, text=None):
+        """Another file of that name, as an installation does it."""
+        other = self.program + ".new"
+        if text is None:
+            shutil.copy(source, other)
+        else:
+            with open(other, "w") as f:
+                f.write(text)
+            os.chmod(other, stat.S_IRWXU)
+        os.rename(other, self.program)
+
+    def says(self, text):
+        return self.log_text().count(text)
+
+    def workers(self):
+        return children_of(self.process.pid)
+
+    def upgrade(self, timeout=30.0):
+        """Until the old worker has gone; gives the seconds that this took."""
+        before, begun = self.workers(), time.monotonic()
+        done = self.says(ENDED)
+        self.process.send_signal(signal.SIGUSR2)
+        wait_for("the old worker to go: " + self.log, lambda: self.says(ENDED) > done, timeout)
+        wait_for("one worker", lambda: len(self.workers()) == 1)
+        assert self.workers() != before, self.log_text()
+        return time.monotonic() - begun
+
+    def descriptors(self):
+        """How many the parent and the worker have open."""
+        return [len(os.listdir("/proc/%d/fd" % pid)) for pid in [self.process.pid] + self.workers()]
+
+
+class Upgradable(Upgrades, Puerta):
+    """With a file that a test may change."""
+
+    def __init__(self, cluster, drain="10s", process="", more="", **options):
+        super().__init__(cluster, conf=CONF.format(drain=drain, process=process, more=more), binary=self.copy(), **options)
+        self.path = self.arguments[2]
+
+
+class UpgradableMongo(Upgrades, MongoPuerta):
+    def __init__(self, addresses, process=None, **options):
+        process = dict({"drain_timeout": "10s", "stop_timeout": "2s", "max_clients": 1000}, **(process or {}))
+        super().__init__(addresses, process=process, binary=self.copy(), **options)
+
+
+def zombies(pid):
+    return [p for p in children_of(pid) if "\nState:\tZ" in read_file("/proc/%d/status" % p)]
+
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="descriptors are counted in /proc")
+
+
+@linux
+def test_same_process_other_worker(cluster):
+    with Upgradable(cluster) as p:
+        parent = p.process.pid
+        with p.client() as c:
+            assert c.ask("SET", "upgrade", "1") == b"OK"
+        before = p.descriptors()
+        for _ in range(3):
+            worker = p.worker()
+            p.upgrade()
+            assert p.process.poll() is None and p.process.pid == parent
+            assert p.worker() != worker
+            with p.client() as c:
+                assert c.ask("GET", "upgrade") == b"1"
+            p.wait_ready()
+        wait_for("no descriptor more than before: %s" % before, lambda: p.descriptors() == before)
+        assert zombies(parent) == []
+
+
+# What a client is, so that nothing of it is lost on the way.
+def test_an_idle_client_goes_over(cluster):
+    with Upgradable(cluster) as p, p.client() as c, p.client() as three:
+        assert c.ask("SET", "kept", "1") == b"OK"
+        assert c.ask("CLIENT", "SETNAME", "somebody") == b"OK"
+        assert three.ask("HELLO", "3")
+        ids = [x.ask("CLIENT", "ID") for x in (c, three)]
+        for _ in range(2):
+            p.upgrade()
+            assert c.ask("GET", "kept") == b"1"
+            assert c.ask("CLIENT", "GETNAME") == b"somebody"
+            assert three.ask("HGETALL", "no such hash") == {}
+            assert [x.ask("CLIENT", "ID") for x in (c, three)] == ids
+            with p.client() as new:
+                assert new.ask("CLIENT", "ID") > max(ids)
+        assert p.says("handover=yes") == 2
+
+
+UPGRADES = 5 if LONG else 2
+
+
+class Askers:
+    """Threads that each ask for one thing at a time and look at each answer; what goes wrong stands in `wrong`."""
+
+    def __init__(self, count, run):
+        self.wrong, self.answers, self.over = [], [0] * count, threading.Event()
+        self.threads = [threading.Thread(target=self._go, args=(run, i), daemon=True) for i in range(count)]
+
+    def _go(self, run, i):
+        try:
+            for _ in run(i, self.over):
+                self.answers[i] += 1
+        except Exception as e:  # any: it is what is looked for
+            self.wrong.append("client %d after %d answers: %r" % (i, self.answers[i], e))
+
+    def __enter__(self):
+        for t in self.threads:
+            t.start()
+        self.wait_each(1)
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        for t in self.threads:
+            t.join(30 * SLOW)
+        assert not any(t.is_alive() for t in self.threads)
+
+    def wait_each(self, more):
+        """Until each has had so many more answers."""
+        wanted = [n + more for n in self.answers]
+        wait_for("%d answers of each: %s" % (more, self.wrong), lambda: self.wrong or all(a >= w for a, w in zip(self.answers, wanted)))
+        assert self.wrong == []
+
+
+def test_one_request_at_a_time(cluster):
+    """Clients that wait for each answer go over between two of them."""
+    with Upgradable(cluster) as p:
+        def run(i, over):
+            with p.client() as c:
+                for n in itertools.count():
+                    if over.is_set():
+                        return
+                    assert c.ask("SET", "one:%d" % i, n) == b"OK"
+                    assert c.ask("GET", "one:%d" % i) == b"%d" % n
+                    yield
+
+        with Askers(16, run) as askers:
+            for _ in range(UPGRADES):
+                assert p.upgrade() < 5 * SLOW, p.log_text()
+                askers.wait_each(20)
+        assert askers.wrong == []
+
+
+def test_under_load(cluster):
+    """No error, no lost connection, no lost write with pipelines of all lengths; the old process gone at once, since nobody is there who
+    cannot be handed over."""
+    with Upgradable(cluster) as p, harness.Load(p.port, "-c", 60, "-b", 300000, "-n", 100000000) as load:
+        load.wait_answers(20000)
+        for _ in range(UPGRADES):
+            assert p.upgrade() < 8 * SLOW, p.log_text()
+            load.wait_answers(load.answers() + 20000)
+        result = load.finish(stop=True)
+        result.check()
+        assert result.reconnects == 0 and result.errors == 0
+
+
+# ---- MongoDB mode. In the crowd each client has cursors and transactions open, and looks at every answer; a session has several connections.
+
+
+def crowd_goes_over(p, fronts, clients, answers, vanish=0):
+    took = []
+
+    def upgrade(run):
+        if len(took) < UPGRADES:
+            done = p.says(ENDED)
+            took.append(p.upgrade())
+            assert p.says(ENDED) > done
+        time.sleep(0.05)
+
+    run = Run(p.port, clients, answers, vanish=vanish, meanwhile=upgrade, faults=False)
+    if run.code != 0:
+        print(p.log_text())
+    run.check(fronts)
+    assert len(took) == UPGRADES and max(took) < 8 * SLOW, "%s\n%s" % (took, p.log_text())
+    assert run.figure(r" lost (\d+)") == 0, run.text
+
+
+@pytest.mark.parametrize("vanish", [0, 50])
+def test_pass_through(vanish):
+    """All are one application: what one of them has opened the others must find too."""
+    with CrowdFronts(2) as fronts, UpgradableMongo(fronts.addresses) as p:
+        crowd_goes_over(p, fronts, 100, 200000 if LONG else 60000, vanish)
+
+
+@pytest.mark.parametrize("vanish", [0, 50])
+def test_pooled(vanish):
+    with CrowdFronts(2) as fronts, UpgradableMongo(fronts.addresses, mode="pooled", pool_max=8, pool_wait="10s") as p:
+        crowd_goes_over(p, fronts, 200, 300000 if LONG else 100000, vanish)
+
+
+# ---- what goes wrong: the one that serves goes on, and a later upgrade succeeds.
+
+
+def stays(p, why, act=None):
+    """SIGUSR2 comes to nothing, and nobody notices."""
+    worker, told = p.worker(), p.says(why)
+    with p.client() as c:
+        assert c.ask("SET", "stays", "1") == b"OK"
+        p.process.send_signal(signal.SIGUSR2)
+        wait_for("%r in %s" % (why, p.log), lambda: p.says(why) > told)
+        assert c.ask("GET", "stays") == b"1"
+    assert p.process.poll() is None and p.worker() == worker, p.log_text()
+    with p.client() as c:
+        assert c.ask("GET", "stays") == b"1"
+
+
+def wrapped(p, when_tried="exit 10", otherwise="exec {real} \"$@\""):
+    """A program that does one thing when it is tried and another when it is run for good."""
+    real = p.program + ".real"
+    if not os.path.exists(real):
+        shutil.copy(harness.BINARY, real)
+    p.replace(text="#!/bin/sh\nif [ \"$1\" = -t ]; then %s; fi\n%s\n" % (when_tried.format(real=real), otherwise.format(real=real)))
+
+
+@pytest.mark.parametrize("text", ["no program at all", "#!/bin/sh\nexit 0\n", "#!/bin/sh\nexit 1\n", "#!/bin/sh\nkill -9 $$\n"])
+def test_a_program_that_is_none(cluster, text):
+    with Upgradable(cluster) as p:
+        p.replace(text=text)
+        stays(p, "cannot take over")
+        p.replace(harness.BINARY)
+        p.upgrade()
+
+
+def test_a_file_that_is_wrong(cluster):
+    with Upgradable(cluster) as p:
+        good = read_file(p.path)
+        for more in ("\nno such option = 1\n", "\n[redis other]\nlisten = 127.0.0.1:%d\nnodes = 127.0.0.1:1\n" % cluster.nodes[0].port):
+            with open(p.path, "w") as f:
+                f.write(good + more)
+            stays(p, "cannot take over")
+        with open(p.path, "w") as f:
+            f.write(good)
+        p.upgrade()
+
+
+def test_a_file_that_goes_wrong_behind_the_trial(cluster):
+    """Then the parent is a program that cannot run, and keeps the worker of the one before; the next upgrade is as any other."""
+    with Upgradable(cluster) as p:
+        good = read_file(p.path)
+        wrapped(p, otherwise="echo nonsense >> %s; exec {real} \"$@\"" % p.path)
+        stays(p, "the worker of the old one goes on")
+        with open(p.path, "w") as f:
+            f.write(good)
+        p.upgrade()
+        assert len(p.workers()) == 1
+
+
+def test_a_worker_that_has_no_memory(cluster):
+    with Upgradable(cluster) as p:
+        wrapped(p, otherwise="ulimit -v 50000; exec {real} \"$@\"")
+        stays(p, "the new worker did not become ready; the old one goes on")
+        assert len(p.workers()) == 1
+
+
+def test_a_worker_dies_whose_parent_cannot_run(cluster):
+    """The parent begins anew, with what its file is by then."""
+    with Upgradable(cluster) as p:
+        good = read_file(p.path)
+        wrapped(p, otherwise="echo nonsense >> %s; exec {real} \"$@\"" % p.path)
+        stays(p, "the worker of the old one goes on")
+        with open(p.path, "w") as f:
+            f.write(good)
+        old = p.worker()
+        os.kill(old, signal.SIGKILL)
+        wait_for("another worker", lambda: p.workers() and p.workers() != [old])
+        p.wait_ready()
+
+
+def test_a_second_signal_is_ignored(cluster):
+    with Upgradable(cluster) as p:
+        wrapped(p, when_tried="sleep 1; exec {real} \"$@\"")
+        p.process.send_signal(signal.SIGUSR2)
+        wait_for("the trial", lambda: p.says("the new program is tried") == 1)
+        p.process.send_signal(signal.SIGUSR2)
+        wait_for("that it is ignored", lambda: p.says("SIGUSR2 is ignored") == 1)
+        wait_for("the end of the upgrade", lambda: p.says(ENDED) == 1)
+        assert p.says("the new program is tried") == 1
+
+
+def test_state_stays_until_the_limit(cluster):
+    """A subscriber, a transaction, a blocked client: the old worker serves them on; the transaction goes over when it has ended, the
+    others are let go at the limit."""
+    with Upgradable(cluster, drain="3s") as p, p.client() as sub, p.client() as multi, p.client() as blocked, p.client() as idle:
+        sub.ask("SUBSCRIBE", "upgrade")
+        multi.ask("MULTI")
+        multi.ask("SET", "in a transaction", "1")
+        blocked.send("BLPOP", "no such list", 0)
+        wait_for("it to be blocked", lambda: b"cmd=blpop" in idle.ask("CLIENT", "LIST"))
+        begun = time.monotonic()
+        p.process.send_signal(signal.SIGUSR2)
+        wait_for("the other worker", lambda: p.says("the new worker serves") == 1)
+        assert multi.ask("EXEC") == [b"OK"]
+        wait_for("who is idle to be there", lambda: b"cmd=get" not in idle.ask("CLIENT", "LIST") and b"blpop" not in idle.ask("CLIENT", "LIST"))
+        idle.ask("PUBLISH", "upgrade", "still here")
+        assert sub.read() == [b"message", b"upgrade", b"still here"]
+        wait_for("who has no transaction any more to be there", lambda: idle.ask("CLIENT", "LIST").count(b"id=") == 2)
+        assert multi.ask("GET", "in a transaction") == b"1"
+        assert "UNBLOCKED" in blocked.read().text, "as at SIGTERM"
+        sub.at_end()
+        wait_for("the old worker to go", lambda: p.says(ENDED) == 1)
+        assert time.monotonic() - begun < 3 * SLOW + 2
+        assert multi.ask("GET", "in a transaction") == b"1"
+
+
+def test_stopped_while_it_upgrades(cluster):
+    """SIGTERM ends both workers."""
+    with Upgradable(cluster, drain="60s") as p, p.client() as sub:
+        sub.ask("SUBSCRIBE", "upgrade")
+        p.process.send_signal(signal.SIGUSR2)
+        wait_for("the other worker", lambda: p.says("the new worker serves") == 1)
+        both = p.workers()
+        assert len(both) == 2
+        p.process.send_signal(signal.SIGTERM)
+        assert p.process.wait(15 * SLOW) == 0
+        sub.at_end()
+        assert not any(os.path.exists("/proc/%d" % pid) for pid in both)
+
+
+@pytest.mark.parametrize("who", ["old", "new"])
+def test_a_worker_dies_while_it_upgrades(cluster, who):
+    with Upgradable(cluster, drain="60s") as p, p.client() as sub:
+        sub.ask("SUBSCRIBE", "upgrade")
+        old = p.worker()
+        p.process.send_signal(signal.SIGUSR2)
+        wait_for("the other worker", lambda: p.says("the new worker serves") == 1)
+        new = [pid for pid in p.workers() if pid != old][0]
+        os.kill(old if who == "old" else new, signal.SIGKILL)
+        sub.at_end()
+        wait_for("the old worker to go", lambda: p.says(ENDED) == 1)
+        wait_for("one worker", lambda: len(p.workers()) == 1 and (who == "old") == (p.workers() == [new]))
+        p.wait_ready()
+        p.upgrade()
+
+
+def test_addresses_come_and_go(cluster):
+    ports = [harness.free_port() for _ in range(2)]
+    with Upgradable(cluster, more="listen = 127.0.0.1:%d" % ports[0]) as p:
+        with p.client() as stays_on:
+            stays_on.ask("SET", "a", "1")
+            with harness.RespClient(ports[0]) as c:
+                assert c.ask("GET", "a") == b"1"
+                text = read_file(p.path).replace("listen = 127.0.0.1:%d" % ports[0], "listen = 127.0.0.1:%d" % ports[1])
+                with open(p.path, "w") as f:
+                    f.write(text)
+                p.upgrade()
+                assert c.ask("GET", "a") == b"1", "who came by an address that is gone goes on"
+            assert stays_on.ask("GET", "a") == b"1"
+            with harness.RespClient(ports[1]) as c:
+                assert c.ask("GET", "a") == b"1"
+            with pytest.raises(ConnectionRefusedError):
+                harness.RespClient(ports[0])
+
+
+def test_no_room_for_all(cluster):
+    """What the new worker cannot take stays with the old one, which closes it at the limit."""
+    with Upgradable(cluster, drain="3s", process="max_clients = 8") as p, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(p.client()) for _ in range(6)]
+        for c in clients:
+            c.ask("SET", "room", "1")
+        text = read_file(p.path).replace("max_clients = 8", "max_clients = 2")
+        with open(p.path, "w") as f:
+            f.write(text)
+        p.process.send_signal(signal.SIGUSR2)
+        wait_for("the other worker", lambda: p.says("the new worker serves") == 1)
+        assert [c.ask("GET", "room") for c in clients] == [b"1"] * 6
+        wait_for("the old worker to go", lambda: p.says(ENDED) == 1)
+        left = 0
+        for c in clients:
+            with contextlib.suppress(OSError, EOFError):
+                left += c.ask("GET", "room") == b"1"
+        assert left == 2
+
+
+def test_without_a_parent(cluster):
+    """supervise = no: the helper starts the new program, whose number is another one."""
+    with Upgradable(cluster, process="supervise = no") as p, p.client() as c:
+        assert c.ask("SET", "alone", "1") == b"OK"
+        ident = c.ask("CLIENT", "ID")
+        p.process.send_signal(signal.SIGUSR2)
+        p.process.wait(20 * SLOW)
+        harness.ended(p.process)
+        assert p.process.returncode == 0, p.log_text()
+        pids = [int(n) for n in os.listdir("/proc") if n.isdigit() and p.program in read_quietly("/proc/%s/cmdline" % n)]
+        try:
+            assert c.ask("GET", "alone") == b"1" and c.ask("CLIENT", "ID") == ident
+            with p.client() as other:
+                assert other.ask("GET", "alone") == b"1"
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+        wait_for("both to end", lambda: not any(os.path.exists("/proc/%d" % pid) for pid in pids))
+
+
+def read_quietly(path):
+    try:
+        return read_file(path)
+    except OSError:
+        return ""
