@@ -34,6 +34,7 @@ class System(harness.Puerta):
 
     def __init__(self, lines="", section=SECTION, seeds=("127.0.0.1:1",), env=None, wait=True, binary=None, **process):
         lines += "".join("%s = %s\n" % o for o in process.items())
+        self.supervised = process.get("supervise", "yes") == "yes"
         super().__init__(seeds, wait=wait, conf="[puerta]\n%s%s" % (lines, section), env=dict(ENV, **(env or {})), binary=binary)
 
     def wait_ready(self, timeout=20.0):
@@ -59,6 +60,10 @@ class System(harness.Puerta):
         for word in words:
             assert word in self.log_text(), self.log_text()
         self.stop()
+
+    def worker(self):
+        """The process that serves. Each process of a sanitizer build has larger mappings than the worker's block."""
+        return super().worker() if not ASAN else children_of(self.process.pid)[0] if self.supervised else self.process.pid
 
     def restart_worker(self):
         """Its worker is killed, and another one serves."""
