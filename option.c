@@ -73,7 +73,7 @@ const struct option options[] = {
     { PL(admin_token), "admin_token_file", SECRET_FILE, 0, 0, "", NULL,
       "a file whose first line is the token that they bear; none: this machine may look, and nobody may change anything" },
     { PL(admin_hosts), "admin_hosts", TEXT, 0, 0, "", NULL,
-      "names by which they may ask, besides localhost and numeric addresses; others are refused, as pages of strangers use them" },
+      "names by which they may ask, besides localhost and numeric addresses; pages of strangers use others" },
     { P(admin_clients), "admin_clients", COUNT, 1, 1024, "8", NULL,
       "connections of operators at the same time; beyond, the one that is silent longest gives way" },
     { PL(log_level), "log_level", ENUM, 0, 3, "info", "error|warn|info|debug",

@@ -233,7 +233,8 @@ OTHERS = {
     "max_messages": "17000", "max_subscriptions": "17000", "channel_names": "300k", "max_split_keys": "17000", "script_cache": "300k",
     "upstream_buffer": "256k", "retain_bytes": "128k", "transaction_limit": "2m", "merge_limit": "20m", "client_window": "512k",
     "nodes": "127.0.0.1:2, [::1]:3", "mongos": "127.0.0.1:2*7", "announce": "puerta.example:6379", "redis_version": "7.4.2", "upstream_user": "another",
-    "upstream_password": "an-other", "password": "an-other", "upstream_auth_db": "shop", "command": "json.get first read", "log_level": "debug", "admin_hosts": "puerta.example", "pool_min": "1", "pool_max": "20",
+    "upstream_password": "an-other", "password": "an-other", "upstream_auth_db": "shop", "command": "json.get first read", "log_level": "debug", "admin_hosts": "puerta.example",
+    "trusted": "10.0.0.0/8, unix", "allow": "127.0.0.1, 10.0.0.0/8", "deny": "192.0.2.0/24", "socket_mode": "660", "pool_min": "1", "pool_max": "20",
 }
 SECRETS = {"admin_token_file": "0123456789abcdef0123456789abcdef\n", "upstream_password_file": "a third\n", "password_file": "a third\n", "upstream_keyfile": "QUJDREVGR0hJSktM\n"}
 
