@@ -330,8 +330,10 @@ with() { # VARIANT FACTOR TESTS...: the integration tests of one variant
 
 # What serves clients in every way, in both modes, by a worker that may make no other system calls than those it needs.
 filtered() {
-    PUERTA_OPTIONS="seccomp=yes" pytest tests/test_redis_core.py tests/test_redis_local.py tests/test_redis_pubsub.py tests/test_redis_blocking.py \
-        tests/test_mongo.py tests/test_mongo_pooled.py tests/test_mongo_login.py
+    more=
+    [ -z "$all" ] || more="tests/test_redis_pubsub.py tests/test_redis_blocking.py tests/test_mongo.py tests/test_mongo_pooled.py"
+    # shellcheck disable=SC2086
+    PUERTA_OPTIONS="seccomp=yes" pytest tests/test_redis_core.py tests/test_redis_local.py tests/test_mongo_login.py tests/test_mongo_greet.py $more
 }
 
 tests "tests of the tools" pytest tests/test_tools.py

@@ -40,3 +40,27 @@ def test_every_nth_socket_call_fails(cluster, every):
 def test_the_faults_were_felt():
     """Else this file would say nothing: a build without faults sees no lost connection."""
     assert seen and sum(seen.values()) > 0, seen
+
+
+def test_proxy_headers_while_calls_fail(cluster):
+    """Who comes with a header is served under that address, or is closed: never under another one, and no byte of the header is a request."""
+    header = b"PROXY TCP4 192.0.2.7 198.51.100.1 51234 6379\r\n"
+    env = {"PUERTA_FAULTS": "every=3,limit=2000,seed=3"}
+    good = 0
+    with Puerta(cluster, binary=BINARY, env=env, wait=False, accept_proxy="yes", protected="no") as p:
+        def come(pieces):
+            with p.client(timeout=5) as c:
+                try:
+                    for i in range(0, len(header), pieces):
+                        c.send_raw(header[i:i + pieces])
+                    told = c.ask("CLIENT", "INFO").decode()
+                except (OSError, EOFError):
+                    return False
+                assert " addr=192.0.2.7:51234 " in told
+                return True
+
+        harness.wait_for("puerta to listen", lambda: harness.children_of(p.process.pid) is not None and "serving" in p.log_text())
+        for i in range(300):
+            good += come((1, 7, 200)[i % 3])
+        assert good > 20
+        harness.wait_for("the last fault to have passed", lambda: all(come(200) for _ in range(40)))

@@ -34,6 +34,7 @@ class System(harness.Puerta):
 
     def __init__(self, lines="", section=SECTION, seeds=("127.0.0.1:1",), env=None, wait=True, binary=None, **process):
         lines += "".join("%s = %s\n" % o for o in process.items())
+        self.supervised = process.get("supervise", "yes") == "yes"
         super().__init__(seeds, wait=wait, conf="[puerta]\n%s%s" % (lines, section), env=dict(ENV, **(env or {})), binary=binary)
 
     def wait_ready(self, timeout=20.0):
@@ -59,6 +60,10 @@ class System(harness.Puerta):
         for word in words:
             assert word in self.log_text(), self.log_text()
         self.stop()
+
+    def worker(self):
+        """The process that serves. Each process of a sanitizer build has larger mappings than the worker's block."""
+        return super().worker() if not ASAN else children_of(self.process.pid)[0] if self.supervised else self.process.pid
 
     def restart_worker(self):
         """Its worker is killed, and another one serves."""
@@ -549,3 +554,38 @@ def test_everything_at_once(cluster, tmp_path):
             m.until("WATCHDOG")
             assert read_file(path) == "%d\n" % p.process.pid and status_of(p.worker(), "Seccomp") == ["2"]
         assert not os.path.exists(path)
+
+
+@no_asan
+@root
+def test_reload_and_upgrade_without_roots_rights(cluster, tmp_path):
+    """What happens later happens as the user; the manager hears of both, and the pid file stays the process's."""
+    folder = harness.temporary_folder("puerta-home-")
+    os.chmod(folder, 0o755)
+    binary = shutil.copy(harness.BINARY, os.path.join(folder, "puerta"))
+    os.mkdir(os.path.join(folder, "run"))
+    shutil.chown(os.path.join(folder, "run"), "nobody")
+    pid_file, uid, gid, port = os.path.join(folder, "run", "pid"), id_of("nobody", "-u"), id_of("nobody", "-g"), low_port()
+    with Manager(str(tmp_path)) as m:
+        os.chmod(m.name, 0o777)
+        for place in (tmp_path, *tmp_path.parents):
+            os.chmod(place, os.stat(place).st_mode | 0o011)
+        with System(section=SECTION + "listen = 127.0.0.1:%d\n" % port, seeds=[node.address for node in cluster.masters], wait=False, binary=binary,
+                    user="nobody", seccomp="yes", pid_file=pid_file, env={"NOTIFY_SOCKET": m.name}) as p:
+            m.until("READY")
+            os.chmod(p.folder, 0o755)
+            p.process.send_signal(signal.SIGHUP)
+            assert int(m.until("RELOADING")[0]["MONOTONIC_USEC"]) > 0
+            assert m.until("READY")[1] == p.process.pid
+            before = p.worker()
+            p.process.send_signal(signal.SIGUSR2)
+            told, pid, _ = m.until("READY")
+            assert told["MAINPID"] == str(p.process.pid) and pid == p.process.pid, p.log_text()
+            wait_for("the old worker to be gone", lambda: before not in p.processes())
+            with RespClient(port) as c:
+                assert c.try_ask("PING") == b"PONG"
+            for pid in p.processes():
+                check_is(pid, uid, gid, [gid])
+            assert read_file(pid_file) == "%d\n" % p.process.pid and status_of(p.worker(), "Seccomp") == ["2"]
+            System(wait=False, pid_file=pid_file).fails(EX_TEMPFAIL, "living process, %d" % p.process.pid)
+        assert not os.path.exists(pid_file)

@@ -536,7 +536,7 @@ static void begin(void)
     section->affinity = (enum mongo_affinity)(how / 2 % 4 % 3);
     section->balance = (enum mongo_balance)(how / 8 % 4);
     section->expect_any = (how & 32) != 0;
-    section->upstream_proxy = (how & 64) != 0;
+    section->upstream_proxy = (how & 64) != 0 ? 2 : 0;
     section->deep_probe = (more & 1) != 0;
     section->eject_after = more & 2 ? 2 : 5;
     section->client_idle_ms = more & 4 ? 3000 : 0;
