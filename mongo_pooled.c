@@ -777,17 +777,18 @@ struct conn *pooled_accept(struct service *s, uint8_t section, int fd, const str
 
 /* What goes with a client to the next worker. What it has opened is in the tables. */
 struct state {
-    uint32_t guesses;
-    bool spoke, has_metadata, barred;
+    struct greeting greeting;   /* also of a hello whose answer waits for a change */
+    bool spoke;
     char user[SCRAM_NAME_MAX + 1]; /* as whom it has logged in; "" = as nobody */
 };
 
-/* Between two messages, and in the middle of no login. */
+/* Between two messages, and in the middle of no login. A hello that waits for a change may be answered anywhere. */
 static bool may_go(const struct pooled *p)
 {
-    return p->state == POOLED_READING && p->asks.used == 0 && p->held.len == 0 && p->ahead.len == 0 && p->small.len == 0 && p->link == NULL &&
+    bool rests = p->state == POOLED_READING ? p->asks.used == 0 && !p->greeting.waits : p->state == POOLED_LATER && !p->greeting.login;
+    return rests && p->held.len == 0 && p->ahead.len == 0 && p->small.len == 0 && p->link == NULL &&
            p->split == NULL && !p->wants_split && !p->queues && !p->starved && !p->half && !p->ended && p->greeting.talk == NULL &&
-           !p->greeting.waits && p->conn->out.len == 0 && !p->conn->blocked;
+           p->conn->out.len == 0 && !p->conn->blocked;
 }
 
 static bool give_one(struct pooled *p, bool (*offer)(const struct handed *, const int *))
@@ -797,10 +798,8 @@ static bool give_one(struct pooled *p, bool (*offer)(const struct handed *, cons
     struct state s;
     hand_begin(&h, SERVICE_MONGO, (uint32_t)(p - mp.all), p->conn, conf->name);
     memset(&s, 0, sizeof s);
-    s.guesses = p->greeting.guesses;
+    s.greeting = p->greeting;
     s.spoke = p->spoke;
-    s.has_metadata = p->greeting.has_metadata;
-    s.barred = p->greeting.barred;
     if (p->user < conf->user_count) {
         memcpy(s.user, conf->users[p->user].name, sizeof s.user);
     }
@@ -831,11 +830,7 @@ void pooled_hand(bool (*offer)(const struct handed *, const int *))
             continue;
         }
         conn_still(p->conn, !p->ended && (p->asks.used == 0 || is_whole(&p->asks)));
-        if (p->state == POOLED_LATER && !p->greeting.login) {
-            p->until_ms = loop_ms(); /* its driver asks again at once, and then the next worker */
-            later(p);
-        }
-        if (is_open(p) && may_go(p) && !give_one(p, offer)) {
+        if (may_go(p) && !give_one(p, offer)) {
             return;
         }
     }
@@ -896,10 +891,9 @@ bool pooled_adopt(struct service *s, uint8_t section, const struct handed *h, in
     p->born_ms = loop_ms() > h->age_ms ? loop_ms() - h->age_ms : 0;
     p->user = user;
     p->spoke = state.spoke;
-    p->greeting.has_metadata = state.has_metadata;
-    p->greeting.guesses = state.guesses;
-    p->greeting.barred = state.barred;
-    arm(p);
+    p->greeting = state.greeting;
+    p->until_ms = loop_ms(); /* what it waits for has changed: another process tells it */
+    set_state(p, p->greeting.waits ? POOLED_LATER : POOLED_READING);
     return true;
 }
 

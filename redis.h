@@ -197,6 +197,7 @@ struct client {
     bool leaving;               /* will be ended once its long request is through */
     bool ready;                 /* its next request is whole and waits */
     bool paused, resuming;
+    bool stays;                 /* the next worker did not take it when it was last asked (redis_hand.c) */
     bool starved;
     bool subscribed;            /* to something */
     bool halfway;               /* a part of its next answer has been put out */
@@ -257,7 +258,6 @@ struct client {
     uint32_t guesses;           /* wrong ones since it last logged in */
     const struct command *last; /* the row of its last request; NULL: none, or an unknown one */
     uint64_t born_ms;
-    uint64_t stays_ms;          /* the next worker does not take it: not asked again before */
     uint64_t monitor_ms;        /* since when its MONITOR waits for the nodes */
     struct subscriber sub;
     char name[64];

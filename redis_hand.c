@@ -26,6 +26,7 @@ struct state {
 static struct {
     struct client *all;
     uint32_t count, at;
+    uint64_t again_ms;          /* those that were refused are offered again then */
     struct client *(*begin)(struct service *s, int fd, const struct address *peer);
 } rh;
 
@@ -91,9 +92,13 @@ static void go_on(struct client *c)
 void redis_hand(bool (*give)(const struct handed *, const int *))
 {
     uint32_t n = rh.count < LOOK_AT ? rh.count : LOOK_AT; /* looked at in this turn */
+    for (uint32_t i = 0; i < rh.count && loop_ms() >= rh.again_ms; i++) {
+        rh.all[i].stays = false;
+    }
+    rh.again_ms = loop_ms() >= rh.again_ms ? loop_ms() + AGAIN_MS : rh.again_ms;
     for (; n > 0; n--, rh.at = (rh.at + 1) % rh.count) {
         struct client *c = &rh.all[rh.at];
-        if (c->conn == NULL || c->conn->state != CONN_OPEN || c->conn->given || c->stays_ms > loop_ms()) {
+        if (c->conn == NULL || c->conn->state != CONN_OPEN || c->conn->given || c->stays) {
             continue;
         }
         if (!is_plain(c)) {
@@ -130,7 +135,7 @@ void redis_given(uint32_t entry, uint64_t id, enum hand_fate fate)
     } else if (fate == HAND_TAKEN) {
         conn_fail(c->conn, "handed over");
     } else {
-        c->stays_ms = loop_ms() + AGAIN_MS;
+        c->stays = true;
         go_on(c);
     }
 }

@@ -19,7 +19,7 @@ import time
 import pytest
 
 import harness
-from mongo_harness import CrowdFronts, MongoPuerta
+from mongo_harness import QUICK, CrowdFronts, MongoPuerta
 from test_mongo_crowd import Run
 from harness import LONG, SLOW, Puerta, children_of, read_file, wait_for
 
@@ -293,6 +293,7 @@ def test_a_file_that_goes_wrong_behind_the_trial(cluster):
         assert len(p.workers()) == 1
 
 
+@pytest.mark.skipif(SLOW > 1, reason="a sanitizer needs all the addresses there are")
 def test_a_worker_that_has_no_memory(cluster):
     with Upgradable(cluster) as p:
         wrapped(p, otherwise="ulimit -v 50000; exec {real} \"$@\"")
@@ -445,3 +446,66 @@ def read_quietly(path):
         return read_file(path)
     except OSError:
         return ""
+
+
+@pytest.mark.parametrize("mode", ["passthrough", "loadbalanced", "pooled"])
+def test_a_driver(mongoses, mode):
+    """pymongo with its monitors and its pool; cursors stay open across the upgrade. No error, no retry, no lost connection."""
+    import pymongo
+    addresses = [f.address for f in mongoses]
+    uri_options = "retryReads=false&retryWrites=false" + ("&loadBalanced=true" if mode == "loadbalanced" else "")
+    with UpgradableMongo(addresses, mode=mode, **QUICK) as p:
+        for address in addresses:
+            p.wait_state(address, "up")
+        closed = []
+
+        class Listener(pymongo.monitoring.ConnectionPoolListener):
+            def pool_created(self, event): pass
+            def pool_ready(self, event): pass
+            def pool_cleared(self, event): closed.append(event)
+            def pool_closed(self, event): pass
+            def connection_created(self, event): pass
+            def connection_ready(self, event): pass
+            def connection_closed(self, event):
+                if event.reason == "error":
+                    closed.append(event)
+            def connection_check_out_started(self, event): pass
+            def connection_check_out_failed(self, event): closed.append(event)
+            def connection_checked_out(self, event): pass
+            def connection_checked_in(self, event): pass
+
+        with pymongo.MongoClient(p.uri(uri_options), event_listeners=[Listener()]) as client:
+            many = client["upgrade"][mode]
+            many.insert_many([{"_id": n, "text": "x" * 50} for n in range(100)])
+
+            def run(i, over):
+                while not over.is_set():
+                    cursor = many.find(sort=[("_id", 1)], batch_size=7)
+                    found = []
+                    for document in cursor:
+                        found.append(document["_id"])
+                        if len(found) % 7 == 0:
+                            yield
+                    assert found == list(range(100))
+
+            open_one = many.find(sort=[("_id", 1)], batch_size=2)
+            first = [next(open_one)["_id"] for _ in range(2)]
+            with Askers(8, run) as askers:
+                for _ in range(UPGRADES):
+                    assert p.upgrade() < 8 * SLOW, p.log_text()
+                    askers.wait_each(20)
+            assert askers.wrong == []
+            assert first + [d["_id"] for d in open_one] == list(range(100))
+        assert closed == []
+
+
+def test_who_has_logged_in_stays_so(mongoses):
+    """Pooled mode: the login was here, and holds at the next worker."""
+    import pymongo
+    line = subprocess.run([harness.BINARY, "hash-password", "4096"], input=b"secret\n", stdout=subprocess.PIPE, check=True).stdout.decode().strip()
+    with UpgradableMongo([f.address for f in mongoses], mode="pooled", user="anna " + line, **QUICK) as p:
+        p.wait_state(mongoses.fronts[0] if hasattr(mongoses, "fronts") else list(mongoses)[0], "up")
+        with pymongo.MongoClient(p.uri("retryReads=false&maxPoolSize=1"), username="anna", password="secret") as client:
+            client["upgrade"]["login"].insert_one({"_id": 1})
+            p.upgrade()
+            assert client["upgrade"]["login"].find_one()["_id"] == 1
