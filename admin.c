@@ -25,6 +25,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define HEAD_CAP 1536           /* of an answer's head */
 #define PIECE_CAP DOC_PIECE     /* of a body: what is made in one turn */
@@ -35,13 +36,14 @@
 #define FINISH_MS 2000          /* how long the last answer may take to be read */
 #define RELOAD_MS 20000         /* how long it waits for a reload */
 #define SOURCES 64              /* addresses whose requests are counted; who has asked nothing longest gives way */
-#define RATE 10000              /* requests a second from one address... */
-#define REFUSED_COST 20         /* ... of which one that is refused counts as so many */
+#define RATE 10000              /* requests a second from one address: what comes beyond waits... */
+#define PACE_MS 20              /* ... so long, unless it is to be refused: then it is told no more than that */
+#define REFUSED_COST 20         /* one that is refused counts as so many */
 #define ROOM_FOR_BODY 1024
 
 enum state {
     READING,
-    DELAYED,   /* a token that is not looked at yet, behind wrong ones */
+    DELAYED,   /* not looked at yet: behind wrong tokens, or behind too many requests */
     BODY,      /* the request's body is to come, and is dropped */
     ASKED,     /* the answer is to come from another room */
     ANSWERING
@@ -73,6 +75,7 @@ struct admin_client {
     uint16_t status;
     uint8_t state;
     bool delayed;                 /* this request has waited behind wrong tokens */
+    bool limited;                 /* it is one too many of its address */
     bool last;                    /* the connection ends behind this answer */
     bool chunked, over;           /* the answer: in pieces; the last of them is in out[] */
     char argument[HOST_CAP + NAME_CAP + 16];
@@ -142,8 +145,9 @@ static void put_head(struct admin_client *a, const char *type, size_t n)
     static const char *const login[] = { "WWW-Authenticate", "Bearer", NULL }, *const later[] = { "Retry-After", "1", NULL };
     const char *const allow[] = { "Allow", a->status == 405 ? allowed(a->route) : "", NULL };
     const char *const policy[] = { "Content-Security-Policy", dashboard_csp, NULL };
+    char when[ANSWER_DATE];
     struct answer head = {
-        .status = a->status, .type = type, .length = n + a->page_len, .guards = ANSWER_GUARDS,
+        .status = a->status, .date = answer_date((int64_t)time(NULL), when), .type = type, .length = n + a->page_len, .guards = ANSWER_GUARDS,
         .more = a->status == 401 ? login : a->status == 405 ? allow : a->status == 429 ? later : a->page != NULL ? policy : NULL,
         .body = a->over ? ANSWER_SIZED : a->request.old ? ANSWER_UNTIL_CLOSE : ANSWER_CHUNKED,
     };
@@ -391,8 +395,14 @@ static bool may_ask(const struct address *peer, uint32_t cost)
 
 static void refuse(struct admin_client *a, uint64_t *counter, int status, const char *text)
 {
-    ++*counter;
     may_ask(&a->conn->peer, REFUSED_COST);
+    if (a->limited) {
+        stats.admin_limited++;
+        a->last = true;
+        answer_error(a, 429, "too many requests from this address");
+        return;
+    }
+    ++*counter;
     a->last = a->last || a->request.body > 0; /* what it sends behind is not waited for */
     answer_error(a, status, text);
 }
@@ -535,7 +545,10 @@ static void judge(struct admin_client *a)
     } else if ((r->method == HTTP_POST) != (a->route->methods[0] == 'P')) {
         refuse(a, &stats.admin_malformed, 405, "this path is not asked by that method");
     } else if (a->route->open || has_token(a)) {
-        if (!read_argument(a)) {
+        if (a->limited) {
+            a->limited = false;
+            set_state(a, DELAYED, PACE_MS);
+        } else if (!read_argument(a)) {
             refuse(a, &stats.admin_malformed, 400, "the query is malformed, or too long");
         } else if (r->method == HTTP_POST && a->route->argument != NULL && a->argument[0] == '\0') {
             refuse(a, &stats.admin_malformed, 400, "the query has to name what is meant: ?backend=HOST:PORT, ?client=NUMBER, ?level=WORD");
@@ -570,11 +583,8 @@ static void take(struct admin_client *a)
         return;
     }
     a->last = got == HTTP_BAD;
-    if (!may_ask(&a->conn->peer, 1)) {
-        a->last = true;
-        stats.admin_limited++;
-        answer_error(a, 429, "too many requests from this address");
-    } else if (got == HTTP_BAD) {
+    a->limited = !may_ask(&a->conn->peer, 1);
+    if (got == HTTP_BAD) {
         refuse(a, &stats.admin_malformed, a->request.error, answer_reason(a->request.error));
     } else {
         judge(a);
@@ -728,7 +738,9 @@ static struct admin_client *entry(void)
 
 static void on_accept(void *mark, int fd, const struct address *peer)
 {
-    static const char full[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\nRetry-After: 1\r\n\r\n";
+    static const char full[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 65\r\n"
+                               "Connection: close\r\nRetry-After: 1\r\n\r\n"
+                               "{\"error\":\"all connections are busy (admin_clients)\",\"status\":503}";
     struct admin_client *a = conn_full(CONN_ADMIN) ? NULL : entry();
     struct conn *conn = a != NULL ? conn_take(CONN_ADMIN, &admin_ops, a) : NULL;
     (void)mark;
@@ -759,14 +771,9 @@ void admin_tables(const struct conf *conf)
     ad.all = arena_take("admin clients", ad.total, sizeof *ad.all);
 }
 
-void admin_use(const struct conf *conf)
-{
-    ad.conf = conf;
-}
-
 void admin_open(const struct conf *conf, const int *fds)
 {
-    admin_use(conf);
+    ad.conf = conf;
     for (int i = 0; i < conf->admins; i++) {
         ad.listeners[i].on_accept = on_accept;
         conn_listen(&ad.listeners[i], fds[i]);
