@@ -56,6 +56,7 @@ struct sock {
 
 static struct sock socks[SOCKS];
 static int sock_events;          /* what the last poll told */
+static uint32_t far_address;     /* from where somebody knocks: IPv4; 0: by a unix socket */
 
 /* The test's part. */
 static int far_dialed(uint16_t port, int *far);  /* 0, ECONNREFUSED, or EINPROGRESS: silence */
@@ -163,12 +164,13 @@ int connect(int fd, const struct sockaddr *a, socklen_t len)
 
 int accept(int fd, struct sockaddr *restrict a, socklen_t *restrict len)
 {
+    struct sockaddr_in in4 = { .sin_family = AF_INET, .sin_addr = { htonl(far_address) } };
     MUST(fd == FD_LISTENER);
-    (void)a;
     for (int i = 0; i < SOCKS; i++) {
         if (socks[i].state == SOCK_KNOCKING) {
             socks[i].state = SOCK_OPEN;
-            *len = 0;
+            *len = far_address != 0 ? sizeof in4 : 0;
+            memcpy(a, &in4, *len);
             return FD_FIRST + i;
         }
     }
