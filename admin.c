@@ -25,6 +25,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define HEAD_CAP 1536           /* of an answer's head */
 #define PIECE_CAP DOC_PIECE     /* of a body: what is made in one turn */
@@ -142,8 +143,9 @@ static void put_head(struct admin_client *a, const char *type, size_t n)
     static const char *const login[] = { "WWW-Authenticate", "Bearer", NULL }, *const later[] = { "Retry-After", "1", NULL };
     const char *const allow[] = { "Allow", a->status == 405 ? allowed(a->route) : "", NULL };
     const char *const policy[] = { "Content-Security-Policy", dashboard_csp, NULL };
+    char when[ANSWER_DATE];
     struct answer head = {
-        .status = a->status, .type = type, .length = n + a->page_len, .guards = ANSWER_GUARDS,
+        .status = a->status, .date = answer_date((int64_t)time(NULL), when), .type = type, .length = n + a->page_len, .guards = ANSWER_GUARDS,
         .more = a->status == 401 ? login : a->status == 405 ? allow : a->status == 429 ? later : a->page != NULL ? policy : NULL,
         .body = a->over ? ANSWER_SIZED : a->request.old ? ANSWER_UNTIL_CLOSE : ANSWER_CHUNKED,
     };
@@ -728,7 +730,9 @@ static struct admin_client *entry(void)
 
 static void on_accept(void *mark, int fd, const struct address *peer)
 {
-    static const char full[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\nRetry-After: 1\r\n\r\n";
+    static const char full[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 65\r\n"
+                               "Connection: close\r\nRetry-After: 1\r\n\r\n"
+                               "{\"error\":\"all connections are busy (admin_clients)\",\"status\":503}";
     struct admin_client *a = conn_full(CONN_ADMIN) ? NULL : entry();
     struct conn *conn = a != NULL ? conn_take(CONN_ADMIN, &admin_ops, a) : NULL;
     (void)mark;

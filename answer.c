@@ -114,6 +114,45 @@ void answer_chunk(char out[ANSWER_CHUNK_HEAD], size_t n)
     memcpy(out + 6, "\r\n", 2);
 }
 
+static bool is_leap(unsigned year)
+{
+    return year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+}
+
+/* n in so many digits, and what stands behind it; gives where that ends. */
+static char *put_digits(char *p, unsigned n, int digits, const char *behind)
+{
+    int i;
+
+    for (i = digits - 1; i >= 0; i--, n /= 10)
+        p[i] = (char)('0' + n % 10);
+    memcpy(p + digits, behind, strlen(behind) + 1);
+    return p + digits + strlen(behind);
+}
+
+const char *answer_date(int64_t second, char out[ANSWER_DATE])
+{
+    static const char weekdays[] = "ThuFriSatSunMonTueWed", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec"; /* 1970 began with a Thursday */
+    static const unsigned char lengths[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    const unsigned time = (unsigned)(second % 86400);
+    unsigned days = (unsigned)(second / 86400), year = 1970, month = 0, n;
+    char *p = out;
+
+    memcpy(p, weekdays + days % 7 * 3, 3);
+    memcpy(p + 3, ", ", 2);
+    for (; days >= (n = is_leap(year) ? 366 : 365); year++)
+        days -= n;
+    for (; days >= (n = lengths[month] + (month == 1 && is_leap(year) ? 1u : 0u)); month++)
+        days -= n;
+    p = put_digits(p + 5, days + 1, 2, " ");
+    memcpy(p, months + month * 3, 3);
+    p[3] = ' ';
+    p = put_digits(p + 4, year, 4, " ");
+    p = put_digits(put_digits(p, time / 3600, 2, ":"), time / 60 % 60, 2, ":");
+    (void)put_digits(p, time % 60, 2, " GMT");
+    return out;
+}
+
 /* ------------------------------------------------------------------- JSON */
 
 /* How many bytes at p are one character of UTF-8: no longer form than it needs, no half of a pair, none beyond U+10FFFF. 0: none. */

@@ -48,6 +48,10 @@ size_t answer_head(const struct answer *a, char *out, size_t cap);
 /* Begins a chunk of n bytes (1 to 2^24 - 1): always ANSWER_CHUNK_HEAD bytes, so that its place can be kept before n is known. */
 void answer_chunk(char out[ANSWER_CHUNK_HEAD], size_t n);
 
+#define ANSWER_DATE 30
+/* A second since 1970, up to the year 9999, as Date has it; gives out. */
+const char *answer_date(int64_t second, char out[ANSWER_DATE]);
+
 /* "Not Found"; "Unknown" for a status that is not in the list. */
 const char *answer_reason(int status);
 

@@ -30,7 +30,7 @@ ROOMS = {
     "scram.c": (1, "pure", 540),
     "url.c": (1, "pure", 60),
     "http.c": (1, "pure", 210),
-    "answer.c": (1, "pure", 310),
+    "answer.c": (1, "pure", 350),
     "jread.c": (1, "pure", 300),
     "topk.c": (1, "pure", 200),
     "proxy.c": (1, "pure", 260),

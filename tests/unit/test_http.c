@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -449,6 +450,22 @@ static void head_is(const struct answer *a, const char *text)
         CHECK(answer_head(a, guard - cap, cap) == 0);
 }
 
+/* Against the C library's calendar. */
+static void test_date(void)
+{
+    static const int64_t ends[] = {0, 1, 59, 86399, 86400, 68169599, 68169600, 784111777, 951782399, 951782400, 951868800, 4107542399, 4107542400, 253402300799};
+    char ours[ANSWER_DATE], theirs[64];
+    size_t i;
+
+    unit_note = "dates";
+    for (i = 0; i < sizeof ends / sizeof *ends + 20000; i++) {
+        const time_t t = (time_t)(i < sizeof ends / sizeof *ends ? ends[i] : (int64_t)i * 86399 * 7);
+        CHECK(strftime(theirs, sizeof theirs, "%a, %d %b %Y %H:%M:%S GMT", gmtime(&t)) == ANSWER_DATE - 1);
+        CHECK(strcmp(answer_date(t, ours), theirs) == 0);
+    }
+    CHECK(strcmp(answer_date(784111777, ours), "Sun, 06 Nov 1994 08:49:37 GMT") == 0);
+}
+
 static void test_head(void)
 {
     static const char *const more[] = {"Allow", "GET, HEAD", "WWW-Authenticate", "Bearer", NULL}, *const split[] = {"X", "a\r\nY: b", NULL};
@@ -687,6 +704,7 @@ int main(void)
     test_bearer();
     test_same_site();
     test_head();
+    test_date();
     test_json();
     test_json_pieces();
     test_json_misuse();
