@@ -763,14 +763,9 @@ void admin_tables(const struct conf *conf)
     ad.all = arena_take("admin clients", ad.total, sizeof *ad.all);
 }
 
-void admin_use(const struct conf *conf)
-{
-    ad.conf = conf;
-}
-
 void admin_open(const struct conf *conf, const int *fds)
 {
-    admin_use(conf);
+    ad.conf = conf;
     for (int i = 0; i < conf->admins; i++) {
         ad.listeners[i].on_accept = on_accept;
         conn_listen(&ad.listeners[i], fds[i]);

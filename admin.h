@@ -10,10 +10,8 @@
 #include "puerta.h"
 
 void admin_tables(const struct conf *conf);
-/* fds: the listening sockets, conf->admins of them. */
+/* fds: the listening sockets, conf->admins of them. conf is the one in force, and is looked at with each request: a reload changes it. */
 void admin_open(const struct conf *conf, const int *fds);
-/* From here on token and names are those of this one, which lives as long as the process. */
-void admin_use(const struct conf *conf);
 
 /* Path, methods ("GET", "POST") and help of route i; NULL past the last. */
 const char *admin_route(uint32_t i, const char **methods, const char **help);

@@ -140,10 +140,14 @@ class Http:
         return False
 
 
-def counter(puerta_admin, name):
+def counter_of(where, name, token):
     """A counter of /metrics."""
-    with Http(puerta_admin, token=TOKEN) as h:
+    with Http(where, token=token) as h:
         return int(re.search(r"^puerta_%s_total (\d+)$" % name, h.get("/metrics").text(), re.M).group(1))
+
+
+def counter(where, name):
+    return counter_of(where, name, TOKEN)
 
 
 def rate_of(where, path, clients, seconds, token=None):

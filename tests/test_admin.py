@@ -13,7 +13,7 @@ import harness
 import metrics_doc
 import mongo_harness
 import pytest
-from admin_harness import TOKEN, Http, counter, rate_of
+from admin_harness import TOKEN, Http, counter, counter_of, rate_of
 from harness import SLOW, Load, Puerta, RespClient, encode, wait_for
 from mongo_harness import QUICK, MongoPuerta
 
@@ -631,7 +631,32 @@ def test_down_and_back(cluster):
 
 
 def test_a_reload_without_a_file(http):
-    assert http.post("/reload").status in (409, 200)
+    assert http.post("/reload").error(409)
+
+
+def test_a_reload_changes_the_token_and_says_what_is_wrong(cluster):
+    port, folder = harness.free_port(), harness.temporary_folder("puerta-token-")
+    path = os.path.join(folder, "token")
+
+    def write(token):
+        with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as f:
+            f.write(token + "\n")
+
+    write(TOKEN)
+    with Puerta(cluster, conf="[puerta]\nadmin = 127.0.0.1:%d\nadmin_token_file = %s\n[redis main]\nlisten = 127.0.0.1:{port}\nnodes = {seeds}\n" % (port, path)) as p:
+        with Http(port, token=TOKEN) as h, Http(port, token="another") as other:
+            assert other.get("/version").status == 401
+            write("another")
+            assert h.post("/reload").json()["ok"]
+            assert h.get("/version").status == 401 and other.get("/version").status == 200
+            with open(os.path.join(p.folder, "puerta.conf"), "a") as f:
+                f.write("nonsense = 1\n")
+            assert other.post("/reload").status in (400, 409) and other.get("/version").status == 200
+        with Http(port, token="another") as h:  # who has gone is not told
+            h.send(h.request("POST", "/reload"))
+        wait_for("its end", lambda: counter_of(port, "reload_failures", "another") >= 1)
+        with p.client() as c:
+            assert c.ask("PING") == b"PONG"
 
 
 # ---- unix sockets, both modes, the program ----
