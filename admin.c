@@ -36,13 +36,14 @@
 #define FINISH_MS 2000          /* how long the last answer may take to be read */
 #define RELOAD_MS 20000         /* how long it waits for a reload */
 #define SOURCES 64              /* addresses whose requests are counted; who has asked nothing longest gives way */
-#define RATE 10000              /* requests a second from one address... */
-#define REFUSED_COST 20         /* ... of which one that is refused counts as so many */
+#define RATE 10000              /* requests a second from one address: what comes beyond waits... */
+#define PACE_MS 20              /* ... so long, unless it is to be refused: then it is told no more than that */
+#define REFUSED_COST 20         /* one that is refused counts as so many */
 #define ROOM_FOR_BODY 1024
 
 enum state {
     READING,
-    DELAYED,   /* a token that is not looked at yet, behind wrong ones */
+    DELAYED,   /* not looked at yet: behind wrong tokens, or behind too many requests */
     BODY,      /* the request's body is to come, and is dropped */
     ASKED,     /* the answer is to come from another room */
     ANSWERING
@@ -74,6 +75,7 @@ struct admin_client {
     uint16_t status;
     uint8_t state;
     bool delayed;                 /* this request has waited behind wrong tokens */
+    bool limited;                 /* it is one too many of its address */
     bool last;                    /* the connection ends behind this answer */
     bool chunked, over;           /* the answer: in pieces; the last of them is in out[] */
     char argument[HOST_CAP + NAME_CAP + 16];
@@ -393,8 +395,14 @@ static bool may_ask(const struct address *peer, uint32_t cost)
 
 static void refuse(struct admin_client *a, uint64_t *counter, int status, const char *text)
 {
-    ++*counter;
     may_ask(&a->conn->peer, REFUSED_COST);
+    if (a->limited) {
+        stats.admin_limited++;
+        a->last = true;
+        answer_error(a, 429, "too many requests from this address");
+        return;
+    }
+    ++*counter;
     a->last = a->last || a->request.body > 0; /* what it sends behind is not waited for */
     answer_error(a, status, text);
 }
@@ -537,7 +545,10 @@ static void judge(struct admin_client *a)
     } else if ((r->method == HTTP_POST) != (a->route->methods[0] == 'P')) {
         refuse(a, &stats.admin_malformed, 405, "this path is not asked by that method");
     } else if (a->route->open || has_token(a)) {
-        if (!read_argument(a)) {
+        if (a->limited) {
+            a->limited = false;
+            set_state(a, DELAYED, PACE_MS);
+        } else if (!read_argument(a)) {
             refuse(a, &stats.admin_malformed, 400, "the query is malformed, or too long");
         } else if (r->method == HTTP_POST && a->route->argument != NULL && a->argument[0] == '\0') {
             refuse(a, &stats.admin_malformed, 400, "the query has to name what is meant: ?backend=HOST:PORT, ?client=NUMBER, ?level=WORD");
@@ -572,11 +583,8 @@ static void take(struct admin_client *a)
         return;
     }
     a->last = got == HTTP_BAD;
-    if (!may_ask(&a->conn->peer, 1)) {
-        a->last = true;
-        stats.admin_limited++;
-        answer_error(a, 429, "too many requests from this address");
-    } else if (got == HTTP_BAD) {
+    a->limited = !may_ask(&a->conn->peer, 1);
+    if (got == HTTP_BAD) {
         refuse(a, &stats.admin_malformed, a->request.error, answer_reason(a->request.error));
     } else {
         judge(a);

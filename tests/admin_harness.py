@@ -130,6 +130,13 @@ class Http:
             body, self.buf = self.buf, b""
         return Answer(status, fields, body, chunks)
 
+    def raw(self):
+        """The bytes of one answer that has a length."""
+        while b"\r\n\r\n" not in self.buf:
+            self._more()
+        head = self.buf.index(b"\r\n\r\n") + 4
+        return self._take(head + int(re.search(rb"Content-Length: (\d+)\r\n", self.buf).group(1)))
+
     def at_end(self):
         """True when the other side closes with nothing more to say."""
         try:
@@ -150,17 +157,22 @@ def counter(where, name):
     return counter_of(where, name, TOKEN)
 
 
-def rate_of(where, path, clients, seconds, token=None):
-    """Requests answered in a second by so many connections that ask one after the other; all have to be 200."""
+def rate_of(where, path, clients, seconds, token=None, batch=10):
+    """Requests answered in a second, asked by so many connections in batches; all have to be 200 and, but for the date, the same."""
     connections = [Http(where, token=token) for _ in range(clients)]
-    asked = connections[0].request("GET", path)
+    asked = connections[0].request("GET", path) * batch
+    whole = b""
+    connections[0].send(asked)
+    for _ in range(batch):
+        whole += connections[0].raw()
     count, begun = 0, time.monotonic()
     while time.monotonic() - begun < seconds:
         for c in connections:
             c.send(asked)
         for c in connections:
-            assert c.read().status == 200
-            count += 1
+            got = c._take(len(whole))
+            assert got.count(b"HTTP/1.1 200 OK\r\n") == batch, got[:1000]
+            count += batch
     took = time.monotonic() - begun
     for c in connections:
         c.close()
