@@ -7,6 +7,7 @@ import os
 import pytest
 
 import harness
+from admin_harness import Http
 from harness import LONG, Load, Puerta
 
 BINARY = os.environ.get("PUERTA_FAULTS_BINARY", os.path.join(harness.ROOT, "build", "faults", "puerta"))
@@ -64,3 +65,24 @@ def test_proxy_headers_while_calls_fail(cluster):
             good += come((1, 7, 200)[i % 3])
         assert good > 20
         harness.wait_for("the last fault to have passed", lambda: all(come(200) for _ in range(40)))
+
+
+@pytest.mark.parametrize("every", [3, 7, 13])
+def test_operators_while_socket_calls_fail(cluster, every):
+    """What they are told is whole or not there, and when the faults are over all is well."""
+    port, whole, lost = harness.free_port(), 0, 0
+    with Puerta(cluster, binary=BINARY, env={"PUERTA_FAULTS": "every=%d,limit=%d,seed=%d" % (every, 2000, every)}, wait=False, admin="127.0.0.1:%d" % port) as p:
+        harness.wait_for("the listener", lambda: "serving" in p.log_text())
+        for _ in range(150):
+            for path in ("/metrics", "/status", "/slots"):
+                try:
+                    with Http(port) as h:
+                        got = h.get(path)
+                        assert got.status == 200 and (path == "/metrics" or got.json()) and got.body[-1:] in b"\n}"
+                        whole += 1
+                except (OSError, EOFError):
+                    lost += 1
+        harness.wait_for("the last fault to have passed", lambda: served(p, every))
+        with Http(port) as h:
+            assert h.get("/readyz").status == 200
+    assert whole > 50 and lost > 0, (whole, lost)
