@@ -176,6 +176,27 @@ sanitizer_works() {
 }
 
 mongo_step="mongo servers"
+page_step="the page in a browser"
+
+# Playwright's library is for glibc, and for systems whose package managers bring no browser.
+browser_here() { [ "$MANAGER" = apt-get ] || [ "$MANAGER" = dnf ]; }
+
+need_page() {
+    have chromium-browser || need chromium "shows the page of the admin listener" chromium - chromium - -
+    need node "runs axe-core's installer" nodejs nodejs nodejs node node
+    need npm "installs axe-core" npm npm nodejs-npm node npm
+}
+
+need_page_libraries() {
+    if ! build/venv/bin/python -c 'import playwright' 2>/dev/null; then
+        say "installing playwright (from PyPI) into build/venv: it drives the browser"
+        build/venv/bin/python -m pip install -q --disable-pip-version-check playwright || fail "playwright could not be installed into build/venv"
+    fi
+    if ! [ -e build/node/node_modules/axe-core/axe.min.js ]; then
+        say "installing axe-core (from npm) into build/node: it looks for what keeps people out"
+        npm_install axe-core@4 >$logs/npm-axe.log 2>&1 || { tail -20 $logs/npm-axe.log; fail "axe-core could not be installed into build/node"; }
+    fi
+}
 
 prepare() {
     INSTALL_LOG=$logs/install.log
@@ -195,6 +216,7 @@ prepare() {
         # Where no package brings it, that one test is left out.
         case $MANAGER in apt-get) need promtool "checks what /metrics says" prometheus - - - - ;; brew) need promtool "checks what /metrics says" - - - prometheus - ;; esac
     fi
+    if chosen "$page_step" && browser_here; then need_page; fi
     have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null || need_package "python3-venv" "holds the test libraries in build/venv" python3-venv py3-pip python3-pip - -
     install_needed
     if ! fuzzer_works; then
@@ -214,10 +236,11 @@ prepare() {
         say "installing ioredis and redis (from npm) into build/node: the clients' tests use it"
         npm_install ioredis@5 redis@5 >$logs/npm.log 2>&1 || { tail -20 $logs/npm.log; fail "ioredis and redis could not be installed into build/node"; }
     fi
-    if chosen "integration" || chosen "$mongo_step"; then
+    if chosen "integration" || chosen "$mongo_step" || chosen "$page_step"; then
         need_mongo_drivers $logs/npm-mongo.log
         need_ferretdb
     fi
+    if chosen "$page_step" && browser_here; then need_page_libraries; fi
 }
 
 prepare
@@ -341,7 +364,7 @@ tests "documents" pytest tests/test_docs.py
 tests "$mongo_step" pytest tests/test_fake_mongos.py
 # Where the guard stands, the build that has it runs everything but the drivers: it is the program as it is, and aborts at a heap call
 # after the seal. The program without it then runs the drivers, and what is nearest to daily use.
-others="-e test_tools -e test_docs -e test_fake -e test_faults -e test_million"
+others="-e test_tools -e test_docs -e test_fake -e test_faults -e test_million -e test_page"
 daily="tests/test_clients.py tests/test_command_table.py tests/test_mongo_drivers.py tests/test_redis_core.py tests/test_redis_moves.py"
 if [ -z "$glibc" ] || [ -n "$all" ]; then
     daily=$(ls tests/test_*.py | grep -v $others)
@@ -369,6 +392,13 @@ else
 fi
 tests "every Nth socket call fails" with faults 1 tests/test_faults.py tests/test_faults_mongo.py
 tests "a million answers" pytest tests/test_million.py
+# The page is the same for each build; behind it is the one that aborts at a heap call, where there is that.
+page_variant=$([ -z "$glibc" ] || say noheap)
+if browser_here; then
+    tests "$page_step" with "$page_variant" 1 tests/test_page.py
+else
+    skip "$page_step" "Playwright has no library for this system"
+fi
 step "demo" sh demo.sh --once
 step "demo of MongoDB mode" sh demo.sh mongo --once
 

@@ -1,7 +1,7 @@
 /* trace.h - the slow log and the hot keys: what the path of a request calls, and what is told of it.
  *
  *   a request is answered, or given up --trace_done()--> slower than slow_log_min: its room tells all to trace_slow_add(), a row of a ring
- *   a request is routed                --trace_due()---> one of 16 is looked at: its keys to trace_key(), counted 16 fold by topk.c
+ *   a request is routed                --trace_due()---> one of 32 is looked at: its keys to trace_key(), counted 32 fold by topk.c
  *
  * Both cost a comparison on the path of a request; what is slow, or sampled, pays for itself. Times are those of loop_us(), which is read
  * once a turn: what passes within one turn takes no time, and each part is as exact as turns are short. The wall clock is read for slow
@@ -15,7 +15,7 @@
 #include "puerta.h"
 
 #define TRACE_KEY 64 /* bytes of a key that are kept */
-#define TRACE_SAMPLE 16 /* one request of so many is looked at, on average: which one is chance, since pipelines repeat themselves */
+#define TRACE_SAMPLE 32 /* one request of so many is looked at, on average: which one is chance, since pipelines repeat themselves */
 
 struct trace_entry {
     uint64_t number;            /* grows by one with each: trace_slow_add()'s */

@@ -382,6 +382,25 @@ def test_messages_come_by_another_node_than_one_that_is_down(redis, own_cluster)
         assert s.read() == [b"message", b"news", b"2"]
 
 
+def test_a_reload_keeps_what_is_held(fronts):
+    with before(fronts) as p:
+        done(p, "DRAIN", fronts[0].address)
+        done(p, "RELOAD")
+        with harness.RespClient(p.redis_port) as c:
+            rows = [dict(zip(r[::2], r[1::2])) for r in c.ask("PUERTA", "BACKENDS")]
+        assert {r[b"name"].decode() for r in rows if r[b"hold"] == b"drain"} == {fronts[0].address}
+        for i in range(6):
+            with p.client() as c:
+                assert where(c, fronts, app_name="kept%d" % i) is not fronts[0]
+
+
+def test_info_tells_who_is_held(redis, own_cluster):
+    done(redis, "DOWN", own_cluster.masters[1].address)
+    with redis.client() as c:
+        held = [line for line in c.ask("INFO", "puerta").decode().split("\r\n") if line.endswith("hold=down")]
+        assert len(held) == 1 and "address=%s," % own_cluster.masters[1].address in held[0]
+
+
 # ----------------------------------------------------------------------- kill
 
 def test_kill_a_client_of_each_kind(fronts):

@@ -233,7 +233,7 @@ OTHERS = {
     "max_messages": "17000", "max_subscriptions": "17000", "channel_names": "300k", "max_split_keys": "17000", "script_cache": "300k",
     "upstream_buffer": "256k", "retain_bytes": "128k", "transaction_limit": "2m", "merge_limit": "20m", "client_window": "512k",
     "nodes": "127.0.0.1:2, [::1]:3", "mongos": "127.0.0.1:2*7", "announce": "puerta.example:6379", "redis_version": "7.4.2", "upstream_user": "another",
-    "upstream_password": "an-other", "password": "an-other", "upstream_auth_db": "shop", "command": "json.get first read", "log_level": "debug", "admin_hosts": "puerta.example", "pool_min": "1", "pool_max": "20",
+    "upstream_password": "an-other", "password": "an-other", "upstream_auth_db": "shop", "command": "json.get first read", "log_level": "debug", "admin_hosts": "puerta.example", "trusted": "10.0.0.0/8", "allow": "127.0.0.0/8, 10.0.0.0/8", "deny": "192.0.2.7", "socket_mode": "660", "pool_min": "1", "pool_max": "20",
 }
 SECRETS = {"admin_token_file": "0123456789abcdef0123456789abcdef\n", "upstream_password_file": "a third\n", "password_file": "a third\n", "upstream_keyfile": "QUJDREVGR0hJSktM\n"}
 
@@ -255,9 +255,11 @@ def another(key, standard, allowed, folder):
     return "%s = %s" % (key, words[0])
 
 
+# With what has tables only where it is used.
+GATE = "max_per_address = 1000\n"
 KINDS = {
-    "redis": "[redis main]\nlisten = 127.0.0.1:{port}\nnodes = 127.0.0.1:1\n",
-    "mongo": "[mongo main]\nlisten = 127.0.0.1:{port}\nmongos = 127.0.0.1:1\nmode = pooled\npool_max = 10\n",
+    "redis": "[redis main]\nlisten = 127.0.0.1:{port}\nnodes = 127.0.0.1:1\n" + GATE,
+    "mongo": "[mongo main]\nlisten = 127.0.0.1:{port}\nmongos = 127.0.0.1:1\nmode = pooled\npool_max = 10\n" + GATE,
 }
 # What is said of a login belongs together: lines that come, and keys that go, with one of these.
 TOGETHER = {"upstream_user": (["upstream_password = secret"], []), "upstream_password_file": ([], ["upstream_password"]),
@@ -314,6 +316,14 @@ def test_each_option_that_needs_a_restart_says_so(kind):
         assert figures(r.reload(text)) == (0, 0)
 
 
+def test_the_example_names_what_needs_a_restart():
+    text = harness.read_file(os.path.join(harness.ROOT, "puerta.conf.example"))
+    named = re.search(r"are for the next start.*?:\n((?:#   .*\n)+)", text).group(1)
+    assert set(re.findall(r"\w+", named.replace("[puerta] ", ""))) == {o[1] for o in OPTIONS if o[4]}
+    both = {o[1] for o in OPTIONS if o[4]} & {o[1] for o in OPTIONS if not o[4]}
+    assert both == set(re.findall(r"\[puerta\] (\w+)", named)), "a name that means both: %s" % both
+
+
 def pause():
     """A kind of line is written ten times a second at most."""
     time.sleep(0.15)
@@ -322,7 +332,7 @@ def pause():
 @contextlib.contextmanager
 def bare(kind):
     """A Puerta with one section before nobody, and one to ask it for its counters."""
-    conf = "[puerta]\n" + KINDS[kind] + "[redis counters]\nlisten = 127.0.0.1:{redis_port}\nnodes = 127.0.0.1:1\n"
+    conf = "[puerta]\n" + KINDS[kind] + "[redis counters]\nlisten = 127.0.0.1:{redis_port}\nnodes = 127.0.0.1:1\naccept_proxy = yes\ntrusted = 203.0.113.1\n"
     with MongoPuerta(["127.0.0.1:1"], conf=conf, counters=True) as p:
         yield p
 
@@ -456,6 +466,42 @@ def test_the_one_server_of_a_single_topology_waits_for_a_restart(cluster):
             assert c.ask("PING") == b"PONG" and not isinstance(c.try_ask("SET", "a", "b"), RespError)
     finally:
         node.stop()
+
+
+def turned_away(p):
+    with p.client() as c:
+        try:
+            return isinstance(c.try_ask("PING"), RespError)
+        except (EOFError, ConnectionError):
+            return True
+
+
+def test_who_may_come_and_how_often_follows(cluster):
+    with redis_puerta([n.address for n in cluster.masters], options="max_per_address = 100\n") as p, p.client() as c:
+        r = Reloads(p)
+        text = r.text()
+        r.told()
+        r.reload(text + "deny = 127.0.0.0/8\n")
+        assert turned_away(p)
+        assert c.ask("PING") == b"PONG"
+        r.reload(text.replace("= 100", "= 2"))
+        assert turned_away(p)
+        assert figures(r.reload(text + "request_limit = 2k\n")) == (2, 0)
+        assert "request_limit" in str(c.try_ask("SET", "k", "x" * 5000))
+        # Two a second, then any number again: who waits by the old rate does not.
+        r.reload(text + "request_rate = 2\n")
+        with p.client() as other:
+            other.send_raw(harness.encode("PING") * 30)
+            assert [other.read() for _ in range(2)] == [b"PONG"] * 2 and other.silent(0.2)
+            begun = time.monotonic()
+            r.asker = None
+            p.process.send_signal(signal.SIGHUP) if not r.write(text) else None
+            assert [other.read() for _ in range(28)] == [b"PONG"] * 28
+            assert time.monotonic() - begun < 8
+    with redis_puerta([n.address for n in cluster.masters]) as p:
+        r = Reloads(p)
+        lines = r.reload(r.text() + "max_per_address = 2\naccept_proxy = yes\n")
+        assert figures(lines) == (0, 2), lines
 
 
 # ---- what changes, seen by clients: MongoDB mode ----
@@ -813,8 +859,8 @@ def test_the_accepted_file_outlives_the_worker_and_the_file(cluster):
 @pytest.mark.parametrize("supervise", ["yes", "no"])
 def test_without_the_second_process_a_reload_is_refused(cluster, supervise):
     with redis_puerta([n.address for n in cluster.masters], supervise=supervise) as p, p.client() as c:
-        worker = p.worker()
-        second = p.process.pid if supervise == "yes" else harness.children_of(p.process.pid)[0]
+        child = harness.children_of(p.process.pid)[0]
+        worker, second = (child, p.process.pid) if supervise == "yes" else (p.process.pid, child)
         r = Reloads(p)
         r.write(r.text() + "redis_version = 7.9.9\n")
         before = r.told()
@@ -855,3 +901,39 @@ def test_a_relative_path_is_meant_from_where_it_was_started(cluster, tmp_path):
         process.send_signal(signal.SIGTERM)
         assert process.wait(20 * SLOW) == 0
         harness.ended(process)
+
+
+# ---- asked for by other ways than a signal ----
+
+def test_who_asks_is_told_what_came_of_it(cluster):
+    with redis_puerta([n.address for n in cluster.masters], options="allow_admin = yes\n") as p, p.client() as c, p.client() as gone:
+        r = Reloads(p)
+        text = r.text()
+        r.write(text + "client_idle = 1h\nclient_stall = 20s\n")
+        assert b"options changed: 2" in c.ask("PUERTA", "RELOAD")
+        r.write(text.replace("[puerta]", "[puerta]\nchunks = 4096\nmax_clients = 99"))
+        told = c.ask("PUERTA", "RELOAD").decode()
+        assert "options changed: 2; a restart is needed for" in told, told
+        assert "chunks of puerta (2048, in the file 4096)" in told and "max_clients of puerta (4096, in the file 99)" in told, told
+        r.write("bogus\n")
+        told = c.try_ask("PUERTA", "RELOAD")
+        assert isinstance(told, RespError) and "puerta.conf:1: " in str(told), told
+        # One that leaves before its answer, and signals meanwhile.
+        r.write(text)
+        before = r.told()
+        gone.send("PUERTA", "RELOAD")
+        r.signal()
+        gone.close()
+        wait_for("the file to be read", lambda: r.told()[0] > before[0])
+        assert b"options changed: 0" in wait_for("no other reload to be under way", lambda: again(c))
+
+
+def again(c):
+    answer = c.try_ask("PUERTA", "RELOAD")
+    return None if isinstance(answer, RespError) else answer
+
+
+def test_the_quick_start_says_that_there_is_no_file(cluster):
+    with Puerta(cluster, allow_admin="yes") as p, p.client() as c:
+        answer = c.try_ask("PUERTA", "RELOAD")
+        assert isinstance(answer, RespError) and "file" in str(answer), answer

@@ -667,7 +667,7 @@ static bool example_has(const char *example, const struct option *o)
         end = strstr(end, "\n#[puerta]\n"); /* the profile at the end does not count */
     }
     snprintf(header, sizeof header, "\n%s%s = ", o->type == SECRET_FILE || o->type == COMMAND || o->type == KEYFILE || o->type == USER ||
-             (o->type == NETS && o->standard[0] == '\0') ? "#" : "", o->key);
+             ((o->type == NETS || o->type == LISTEN) && o->standard[0] == '\0') ? "#" : "", o->key);
     snprintf(want, sizeof want, "%s%s", header, o->standard);
     p = strstr(p, want);
     n = strlen(want);

@@ -347,12 +347,12 @@ static void test_stats(void)
 
     unit_note = "counters";
     stats.clients_accepted = 3;
-    stats.backend_downs = 9;
     CHECK(strcmp(stats_row(0, &help, &value), "clients_accepted") == 0 && value == 3);
     for (i = 0; stats_row(i, &help, &value) != NULL; i++)
         ;
     CHECK((size_t)i == sizeof stats / sizeof(uint64_t));
-    CHECK(strcmp(stats_row(i - 1, &help, &value), "backend_downs") == 0 && value == 9);
+    ((uint64_t *)(void *)&stats)[i - 1] = 9;
+    CHECK(stats_row(i - 1, &help, &value) != NULL && value == 9);
     CHECK(stats_row(-1, &help, &value) == NULL);
 }
 

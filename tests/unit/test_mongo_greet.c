@@ -152,7 +152,7 @@ static bool give(struct pooled *p, size_t n)
         return false;
     }
     out_len = greet_answer(p, request, n, out, sizeof out);
-    CHECK((out_len == 0) == p->greeting.waits);
+    CHECK(p->greeting.waits == (out_len == 0 || (out[WIRE_HEADER] & WIRE_MORE_TO_COME) != 0));
     return true;
 }
 
@@ -386,10 +386,67 @@ static void test_minimum(void)
 
 static void await(struct pooled *p, const unsigned char process[12], int64_t counter, int64_t ms)
 {
+    begin("hello");
+    put_version(process, counter);
+    bson_int64(&q, "maxAwaitTimeMS", ms);
+    ask(p);
+}
+
+/* The same by a client that takes as many answers as there are. */
+static void stream(struct pooled *p, const unsigned char process[12], int64_t counter, int64_t ms)
+{
     begin_flags("hello", WIRE_EXHAUST_ALLOWED);
     put_version(process, counter);
     bson_int64(&q, "maxAwaitTimeMS", ms);
     ask(p);
+}
+
+static bool goes_on(const struct pooled *p, int32_t answers)
+{
+    struct wire_header h = wire_header_get(out);
+    return out_len > 0 && h.length == out_len && h.request_id != 0 && h.response_to == answers && number("ok") == 1 &&
+           p->greeting.waits && bson_get32(out + WIRE_HEADER) == WIRE_MORE_TO_COME;
+}
+
+static void test_stream(void)
+{
+    struct pooled *p = &clients[0];
+    unsigned char process[12];
+    int64_t version;
+    int32_t id;
+
+    unit_note = "a hello that goes on: each answer is what the next one answers";
+    memset(process, 0, sizeof process);
+    arrive(p);
+    hello(p);
+    process_of(process);
+    version = number("topologyVersion.counter");
+    stream(p, process, version - 1, 1000);
+    CHECK(goes_on(p, wire_header_get(request).request_id) && p->until_ms == loop_ms() + 1000);
+    for (int i = 0; i < 3; i++) {
+        id = wire_header_get(out).request_id;
+        CHECK(again(p) == WAITED);
+        pass_time(1000);
+        CHECK(again(p) > 0 && goes_on(p, id) && number("topologyVersion.counter") == version);
+    }
+    id = wire_header_get(out).request_id;
+    facts(0)->max_wire++;
+    greet_version(&service);
+    CHECK(again(p) > 0 && goes_on(p, id) && number("topologyVersion.counter") == version + 1);
+
+    unit_note = "one that ends when its client says more, or is in too great a hurry";
+    p->ended = true;
+    pass_time(1000);
+    CHECK(again(p) > 0 && number("ok") == 1 && !p->greeting.waits && bson_get32(out + WIRE_HEADER) == 0);
+    p->ended = false;
+    stream(p, process, version, 0);
+    CHECK(p->until_ms == loop_ms() + 100);
+    stream(p, process, version, INT64_MAX);
+    CHECK(p->until_ms < loop_ms() + 3600000);
+    stream(p, process, version + 900, 1000);
+    CHECK(refused(MONGO_CODE_TOPOLOGY_AHEAD) && !p->greeting.waits);
+    facts(0)->max_wire--;
+    greet_version(&service);
 }
 
 static void test_await(void)
@@ -1037,6 +1094,7 @@ int main(void)
     test_checksum();
     test_minimum();
     test_await();
+    test_stream();
     test_wrong_types();
     test_refusals();
     test_others();

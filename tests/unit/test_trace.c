@@ -229,7 +229,7 @@ static void test_sampling(void)
     struct trace_hot hot;
     unsigned long sampled = 0;
     unit_note = "sampling";
-    for (int i = 0; i < 160000; i++) {
+    for (int i = 0; i < 10000 * TRACE_SAMPLE; i++) {
         if (trace_due() && CHECK(trace_sample())) {
             sampled++;
             trace_key(i % 2 == 0 ? "even" : "odd", i % 2 == 0 ? 4 : 3, (uint16_t)(i % 2));
@@ -238,9 +238,9 @@ static void test_sampling(void)
     CHECK(sampled > 9500 && sampled < 10500);
     for (uint32_t i = 0; i < 2; i++) {
         if (CHECK(trace_hot_key(i, &hot))) {
-            CHECK(hot.count > 70000 && hot.count < 90000 && hot.error == 0 && hot.slot == (hot.len == 3));
+            CHECK(hot.count > 4500 * TRACE_SAMPLE && hot.count < 5500 * TRACE_SAMPLE && hot.error == 0 && hot.slot == (hot.len == 3));
         }
-        CHECK(trace_hot_slot(i, &hot) && hot.key == NULL && hot.slot < 2 && hot.count > 70000);
+        CHECK(trace_hot_slot(i, &hot) && hot.key == NULL && hot.slot < 2 && hot.count > 4500 * TRACE_SAMPLE);
     }
     CHECK(!trace_hot_key(2, &hot) && !trace_hot_slot(2, &hot));
 }
