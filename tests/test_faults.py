@@ -9,6 +9,7 @@ import pytest
 import harness
 from admin_harness import Http
 from harness import LONG, Load, Puerta
+from test_upgrade import Upgradable
 
 BINARY = os.environ.get("PUERTA_FAULTS_BINARY", os.path.join(harness.ROOT, "build", "faults", "puerta"))
 PRIMES = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 61, 71, 83, 97, 113, 131, 151, 173, 199, 229, 263, 307, 353, 401]
@@ -86,3 +87,19 @@ def test_operators_while_socket_calls_fail(cluster, every):
         with Http(port) as h:
             assert h.get("/readyz").status == 200
     assert whole > 50 and lost > 0, (whole, lost)
+
+
+@pytest.mark.parametrize("every", [3, 7, 29] if LONG else [11, 29])
+def test_upgrades_while_calls_fail(cluster, every):
+    """Also those by which clients go over: lost connections may come, a wrong answer or a lost write never, and nobody is left behind."""
+    env = {"PUERTA_FAULTS": "every=%d,limit=2000,seed=%d" % (every, every)}
+    with Upgradable(cluster, source=BINARY, env=env, wait=False, drain="5s") as p:
+        with Load(p.port, "-c", 20, "-n", 100000000, "-b", 100000, "-e", "-t", 60) as load:
+            for _ in range(3):
+                load.wait_answers(load.answers() + 2000)
+                p.upgrade(timeout=60)
+            result = load.finish(timeout=150, stop=True)
+        result.check(errors=None, reconnects=None, early=None)
+        harness.wait_for("the last fault to have passed", lambda: served(p, every))
+        assert len(p.workers()) == 1
+    cluster.flush()

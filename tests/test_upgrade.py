@@ -39,9 +39,9 @@ nodes = {{seeds}}
 class Upgrades:
     """What a Puerta of either mode can do that was started from a copy of the program, which a test may replace."""
 
-    def copy(self):
+    def copy(self, source=None):
         self.program = os.path.join(harness.temporary_folder("puerta-program-"), "puerta")
-        self.replace(harness.BINARY)
+        self.replace(source or harness.BINARY)
         return self.program
 
     def replace(self, source=None, text=None):
@@ -79,8 +79,8 @@ class Upgrades:
 class Upgradable(Upgrades, Puerta):
     """With a file that a test may change."""
 
-    def __init__(self, cluster, drain="10s", process="", more="", **options):
-        super().__init__(cluster, conf=CONF.format(drain=drain, process=process, more=more), binary=self.copy(), **options)
+    def __init__(self, cluster, drain="10s", process="", more="", source=None, **options):
+        super().__init__(cluster, conf=CONF.format(drain=drain, process=process, more=more), binary=self.copy(source), **options)
         self.path = self.arguments[2]
 
 
