@@ -315,6 +315,14 @@ def test_each_option_that_needs_a_restart_says_so(kind):
         assert figures(r.reload(text)) == (0, 0)
 
 
+def test_the_example_names_what_needs_a_restart():
+    text = harness.read_file(os.path.join(harness.ROOT, "puerta.conf.example"))
+    named = re.search(r"are for the next start.*?:\n((?:#   .*\n)+)", text).group(1)
+    assert set(re.findall(r"\w+", named.replace("[puerta] user", "user"))) == {o[1] for o in OPTIONS if o[4]}
+    both = {o[1] for o in OPTIONS if o[4]} & {o[1] for o in OPTIONS if not o[4]}
+    assert both == {"user"}, "a name that means both: %s" % both
+
+
 def pause():
     """A kind of line is written ten times a second at most."""
     time.sleep(0.15)
