@@ -822,8 +822,8 @@ def test_the_accepted_file_outlives_the_worker_and_the_file(cluster):
 @pytest.mark.parametrize("supervise", ["yes", "no"])
 def test_without_the_second_process_a_reload_is_refused(cluster, supervise):
     with redis_puerta([n.address for n in cluster.masters], supervise=supervise) as p, p.client() as c:
-        worker = p.worker()
-        second = p.process.pid if supervise == "yes" else harness.children_of(p.process.pid)[0]
+        child = harness.children_of(p.process.pid)[0]
+        worker, second = (child, p.process.pid) if supervise == "yes" else (p.process.pid, child)
         r = Reloads(p)
         r.write(r.text() + "redis_version = 7.9.9\n")
         before = r.told()
@@ -864,3 +864,39 @@ def test_a_relative_path_is_meant_from_where_it_was_started(cluster, tmp_path):
         process.send_signal(signal.SIGTERM)
         assert process.wait(20 * SLOW) == 0
         harness.ended(process)
+
+
+# ---- asked for by other ways than a signal ----
+
+def test_who_asks_is_told_what_came_of_it(cluster):
+    with redis_puerta([n.address for n in cluster.masters], options="allow_admin = yes\n") as p, p.client() as c, p.client() as gone:
+        r = Reloads(p)
+        text = r.text()
+        r.write(text + "client_idle = 1h\nclient_stall = 20s\n")
+        assert b"options changed: 2" in c.ask("PUERTA", "RELOAD")
+        r.write(text.replace("[puerta]", "[puerta]\nchunks = 4096\nmax_clients = 99"))
+        told = c.ask("PUERTA", "RELOAD").decode()
+        assert "options changed: 2; a restart is needed for" in told, told
+        assert "chunks of puerta (2048, in the file 4096)" in told and "max_clients of puerta (4096, in the file 99)" in told, told
+        r.write("bogus\n")
+        told = c.try_ask("PUERTA", "RELOAD")
+        assert isinstance(told, RespError) and "puerta.conf:1: " in str(told), told
+        # One that leaves before its answer, and signals meanwhile.
+        r.write(text)
+        before = r.told()
+        gone.send("PUERTA", "RELOAD")
+        r.signal()
+        gone.close()
+        wait_for("the file to be read", lambda: r.told()[0] > before[0])
+        assert b"options changed: 0" in wait_for("no other reload to be under way", lambda: again(c))
+
+
+def again(c):
+    answer = c.try_ask("PUERTA", "RELOAD")
+    return None if isinstance(answer, RespError) else answer
+
+
+def test_the_quick_start_says_that_there_is_no_file(cluster):
+    with Puerta(cluster, allow_admin="yes") as p, p.client() as c:
+        answer = c.try_ask("PUERTA", "RELOAD")
+        assert isinstance(answer, RespError) and "file" in str(answer), answer
