@@ -614,6 +614,20 @@ void gate_tables(const struct conf *conf)
     gt.buckets = arena_take("client address hash", gt.bucket_count, sizeof *gt.buckets);
 }
 
+void gate_conf(const struct service *s)
+{
+    for (size_t i = 0; i < gt.source_count; i++) {
+        struct gate_source *source = &gt.sources[i];
+        if (source->service == s) {
+            source->requests = source->bytes = 0;
+            source->at_us = loop_us();
+        }
+        if (source->service == s && source->first != NULL) {
+            loop_timer(&source->timer, loop_ms());
+        }
+    }
+}
+
 void gate_open(void)
 {
     gt.free = NULL;

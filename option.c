@@ -137,7 +137,7 @@ const struct option options[] = {
       "whether clients may log in as users of the servers, with the rights that they have there (connections of max_own)" },
     { RL(allow_admin), "allow_admin", BOOL, 0, 1, "no", "no|yes",
       "whether clients may send commands that change servers or the cluster (SHUTDOWN, CONFIG SET, MIGRATE...)" },
-    { R(accept_proxy), "accept_proxy", BOOL, 0, 1, "no", "no|yes",
+    { RL(accept_proxy), "accept_proxy", BOOL, 0, 1, "no", "no|yes",
       "whether the addresses in `trusted` send a PROXY header (v1 or v2) ahead, as a load balancer does" },
     { RL(trusted), "trusted", NETS, 0, MAX_SUBNETS, "127.0.0.0/8, ::1, unix", NULL,
       "accept_proxy: whose header is taken, and must come within 5 s; from anybody else it is refused" },
@@ -147,15 +147,15 @@ const struct option options[] = {
       "clients from there may not, be they in allow or not" },
     { R(socket_mode), "socket_mode", TEXT, 0, 0, "", NULL,
       "permissions of the unix sockets of listen, in octal (660); none: as the umask leaves them" },
-    { R(max_per_address), "max_per_address", COUNT, 1, 1000000, "0", "any number",
+    { RL(max_per_address), "max_per_address", COUNT, 1, 1000000, "0", "any number",
       "connections of one client address" },
-    { R(request_rate), "request_rate", COUNT, 1, 10000000, "0", "any number",
+    { RL(request_rate), "request_rate", COUNT, 1, 10000000, "0", "any number",
       "requests that one client address may make a second, those of one second at once" },
-    { R(byte_rate), "byte_rate", SIZE, KIB(1), MIB(1024), "0", "any number",
+    { RL(byte_rate), "byte_rate", SIZE, KIB(1), MIB(1024), "0", "any number",
       "bytes that one client address may send and be sent a second" },
-    { R(limit_error), "limit_action", ENUM, 0, 1, "delay", "delay|error",
+    { RL(limit_error), "limit_action", ENUM, 0, 1, "delay", "delay|error",
       "what becomes of its requests beyond those rates: they wait, or get an error" },
-    { R(request_limit), "request_limit", SIZE, KIB(1), MIB(1024), "0", "what the protocol allows",
+    { RL(request_limit), "request_limit", SIZE, KIB(1), MIB(1024), "0", "what the protocol allows",
       "a request longer than this gets an error, and its client is closed" },
     { R(retain_bytes), "retain_bytes", SIZE, KIB(4), MIB(16), "256k", NULL,
       "a request up to this size is kept until it is answered, so that it can follow a slot that moves" },
@@ -222,7 +222,7 @@ const struct option options[] = {
       "database in which that user is kept (authSource)" },
     { ML(users), "user", USER, 0, MAX_USERS, "", NULL,
       "pooled: a user whom clients log in as; puerta hash-password makes KEYS of a password; none: all may come in" },
-    { M(accept_proxy), "accept_proxy", BOOL, 0, 1, "no", "no|yes",
+    { ML(accept_proxy), "accept_proxy", BOOL, 0, 1, "no", "no|yes",
       "whether the addresses in `trusted` send a PROXY header (v1 or v2) ahead, as a load balancer does" },
     { ML(trusted), "trusted", NETS, 0, MAX_SUBNETS, "127.0.0.0/8, ::1, unix", NULL,
       "accept_proxy: whose header is taken, and must come within 5 s; from anybody else it is refused" },
@@ -232,15 +232,15 @@ const struct option options[] = {
       "clients from there may not, be they in allow or not" },
     { M(socket_mode), "socket_mode", TEXT, 0, 0, "", NULL,
       "permissions of the unix sockets of listen, in octal (660); none: as the umask leaves them" },
-    { M(max_per_address), "max_per_address", COUNT, 1, 1000000, "0", "any number",
+    { ML(max_per_address), "max_per_address", COUNT, 1, 1000000, "0", "any number",
       "connections of one client address" },
-    { M(request_rate), "request_rate", COUNT, 1, 10000000, "0", "any number",
+    { ML(request_rate), "request_rate", COUNT, 1, 10000000, "0", "any number",
       "requests that one client address may make a second, those of one second at once" },
-    { M(byte_rate), "byte_rate", SIZE, KIB(1), MIB(1024), "0", "any number",
+    { ML(byte_rate), "byte_rate", SIZE, KIB(1), MIB(1024), "0", "any number",
       "bytes that one client address may send and be sent a second" },
-    { M(limit_error), "limit_action", ENUM, 0, 1, "delay", "delay|error",
+    { ML(limit_error), "limit_action", ENUM, 0, 1, "delay", "delay|error",
       "what becomes of its requests beyond those rates: they wait, or get an error" },
-    { M(request_limit), "request_limit", SIZE, KIB(1), MIB(1024), "0", "what the protocol allows",
+    { ML(request_limit), "request_limit", SIZE, KIB(1), MIB(1024), "0", "what the protocol allows",
       "a request longer than this gets an error, and its client is closed" },
     { ML(affinity), "affinity", ENUM, 0, 2, "fingerprint", "fingerprint|source|connection",
       "passthrough: what one client is: its address, appName and system; its address; or each connection by itself" },
@@ -458,6 +458,16 @@ static bool same_addresses(const struct option *o, const void *a, const void *b)
     return same;
 }
 
+static bool same_nets(const struct subnets *a, const struct subnets *b)
+{
+    char mine[SUBNET_TEXT], other[SUBNET_TEXT];
+    bool same = a->count == b->count;
+
+    for (int i = 0; i < a->count && same; i++)
+        same = strcmp(subnet_text(&a->at[i], mine), subnet_text(&b->at[i], other)) == 0;
+    return same;
+}
+
 static bool same_nodes(const struct conf_service *a, const struct conf_service *b)
 {
     bool same = a->node_count == b->node_count;
@@ -486,11 +496,6 @@ static bool same_commands(const struct conf *a, const struct conf *b)
     return same;
 }
 
-static bool same_subnets(const struct subnets *a, const struct subnets *b)
-{
-    return a->count == b->count && memcmp(a->at, b->at, (size_t)a->count * sizeof *a->at) == 0;
-}
-
 /* A file whose secret another row has as well, the one before: that one speaks for both. */
 static bool is_spoken_for(const struct option *o)
 {
@@ -499,15 +504,16 @@ static bool is_spoken_for(const struct option *o)
 
 bool option_same(const struct option *o, const void *a, const void *b)
 {
+    const void *mine = (const char *)a + o->offset, *other = (const char *)b + o->offset;
+
     switch (o->type) {
+    case NETS:    return same_nets(mine, other);
     case LISTEN:  return same_addresses(o, a, b);
     case NODES:   return same_nodes(a, b);
     case USER:    return same_users(a, b);
     case COMMAND: return same_commands(a, b);
-    case NETS:
-        return same_subnets((const void *)((const char *)a + o->offset), (const void *)((const char *)b + o->offset));
     case TEXT: case SECRET: case SECRET_FILE: case KEYFILE:
-        return is_spoken_for(o) || strcmp((const char *)a + o->offset, (const char *)b + o->offset) == 0;
+        return is_spoken_for(o) || strcmp(mine, other) == 0;
     case SIZE: case TIME: case COUNT: case BOOL: case ENUM: break;
     }
     return option_load(a, o) == option_load(b, o);
@@ -549,19 +555,19 @@ static const char *show_list(const struct option *o, const void *base, char out[
     const struct conf *conf = base;
     const struct conf_service *s = base;
     const struct subnets *nets = (const void *)((const char *)base + o->offset);
-    char text[ADDRESS_TEXT];
+    char text[ADDRESS_TEXT], net[SUBNET_TEXT];
     int n = 0;
     const struct address *list = o->type == LISTEN ? addresses(o, base, &n) : NULL;
 
     out[0] = '\0';
     for (int i = 0; i < n; i++)
         show_item(out, "%s", address_text(&list[i], text));
+    for (int i = 0; o->type == NETS && i < nets->count; i++)
+        show_item(out, "%s", subnet_text(&nets->at[i], net));
     for (int i = 0; o->type == COMMAND && i < conf->command_count; i++)
         show_item(out, "%s", conf->commands[i].name);
     for (int i = 0; o->type == USER && i < s->user_count; i++)
         show_item(out, "%s", s->users[i].name);
-    for (int i = 0; o->type == NETS && i < nets->count; i++)
-        show_item(out, "%s", subnet_text(&nets->at[i], text));
     for (int i = 0; o->type == NODES && i < s->node_count; i++) {
         bool six = strchr(s->nodes[i].host, ':') != NULL;
         char weight[8] = "";

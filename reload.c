@@ -136,14 +136,22 @@ static void end(bool good)
 
 /* -------------------------------------------------------- what is different */
 
-/* Whether it can change now. That of a plain server owns all slots; where no section had users, there are no tables for their logins. */
+static bool is_field(const struct option *o, size_t offset)
+{
+    return o->scope != PROCESS && o->offset == offset;
+}
+
+/* Whether it can change now. The node of a plain server owns all slots; and some options have tables only where a section uses them:
+ * users, for their logins, PROXY headers, limits by address. */
 static bool is_live(const struct conf *conf, const struct option *o, const struct conf_service *s)
 {
-    bool users = false;
+    bool users = false, limit = is_field(o, offsetof(struct conf_service, max_per_address)) ||
+                                is_field(o, offsetof(struct conf_service, request_rate)) || is_field(o, offsetof(struct conf_service, byte_rate));
     for (int i = 0; i < conf->service_count; i++) {
         users = users || conf->services[i].user_count > 0;
     }
-    return o->live && !(o->type == NODES && s->kind == SERVICE_REDIS && s->single) && (o->type != USER || users);
+    return o->live && !(o->type == NODES && s->kind == SERVICE_REDIS && s->single) && (o->type != USER || users) &&
+           (!is_field(o, offsetof(struct conf_service, accept_proxy)) || conf_arrivals(conf) > 0) && (!limit || conf_limits(conf));
 }
 
 /* Takes what has changed of one section, and of the others tells, if somebody listens. */
@@ -210,8 +218,12 @@ static void tell_rooms(void)
         log_threshold = (enum log_level)rl.now->log_level;
     }
     for (int i = 0; (s = service_at(i)) != NULL; i++) {
+        const struct conf_service *before = &rl.before.services[s->conf - rl.now->services];
+        if (s->conf->request_rate != before->request_rate || s->conf->byte_rate != before->byte_rate) {
+            gate_conf(s);
+        }
         if (s->ops->on_conf != NULL) {
-            s->ops->on_conf(s, &rl.before.services[s->conf - rl.now->services]);
+            s->ops->on_conf(s, before);
         }
     }
 }

@@ -256,9 +256,11 @@ def another(key, standard, allowed, folder):
     return "%s = %s" % (key, words[0])
 
 
+# With what has tables only where it is used.
+GATE = "max_per_address = 1000\n"
 KINDS = {
-    "redis": "[redis main]\nlisten = 127.0.0.1:{port}\nnodes = 127.0.0.1:1\n",
-    "mongo": "[mongo main]\nlisten = 127.0.0.1:{port}\nmongos = 127.0.0.1:1\nmode = pooled\npool_max = 10\n",
+    "redis": "[redis main]\nlisten = 127.0.0.1:{port}\nnodes = 127.0.0.1:1\n" + GATE,
+    "mongo": "[mongo main]\nlisten = 127.0.0.1:{port}\nmongos = 127.0.0.1:1\nmode = pooled\npool_max = 10\n" + GATE,
 }
 # What is said of a login belongs together: lines that come, and keys that go, with one of these.
 TOGETHER = {"upstream_user": (["upstream_password = secret"], []), "upstream_password_file": ([], ["upstream_password"]),
@@ -331,7 +333,7 @@ def pause():
 @contextlib.contextmanager
 def bare(kind):
     """A Puerta with one section before nobody, and one to ask it for its counters."""
-    conf = "[puerta]\n" + KINDS[kind] + "[redis counters]\nlisten = 127.0.0.1:{redis_port}\nnodes = 127.0.0.1:1\n"
+    conf = "[puerta]\n" + KINDS[kind] + "[redis counters]\nlisten = 127.0.0.1:{redis_port}\nnodes = 127.0.0.1:1\naccept_proxy = yes\ntrusted = 203.0.113.1\n"
     with MongoPuerta(["127.0.0.1:1"], conf=conf, counters=True) as p:
         yield p
 
@@ -465,6 +467,36 @@ def test_the_one_server_of_a_single_topology_waits_for_a_restart(cluster):
             assert c.ask("PING") == b"PONG" and not isinstance(c.try_ask("SET", "a", "b"), RespError)
     finally:
         node.stop()
+
+
+def test_who_may_come_and_how_often_follows(cluster):
+    with redis_puerta([n.address for n in cluster.masters], options="max_per_address = 100\n") as p, p.client() as c:
+        r = Reloads(p)
+        text = r.text()
+        r.told()
+        r.reload(text + "deny = 127.0.0.0/8\n")
+        with p.client() as other:
+            assert "DENIED" in str(other.try_ask("PING"))
+        assert c.ask("PING") == b"PONG"
+        r.reload(text.replace("= 100", "= 2"))
+        with p.client() as other:
+            assert isinstance(other.try_ask("PING"), RespError)
+        assert figures(r.reload(text + "request_limit = 2k\n")) == (2, 0)
+        assert "request_limit" in str(c.try_ask("SET", "k", "x" * 5000))
+        # Two a second, then any number again: who waits by the old rate does not.
+        r.reload(text + "request_rate = 2\n")
+        with p.client() as other:
+            other.send_raw(harness.encode("PING") * 30)
+            assert [other.read() for _ in range(2)] == [b"PONG"] * 2 and other.silent(0.2)
+            begun = time.monotonic()
+            r.asker = None
+            p.process.send_signal(signal.SIGHUP) if not r.write(text) else None
+            assert [other.read() for _ in range(28)] == [b"PONG"] * 28
+            assert time.monotonic() - begun < 8
+    with redis_puerta([n.address for n in cluster.masters]) as p:
+        r = Reloads(p)
+        lines = r.reload(r.text() + "max_per_address = 2\naccept_proxy = yes\n")
+        assert figures(lines) == (0, 2), lines
 
 
 # ---- what changes, seen by clients: MongoDB mode ----

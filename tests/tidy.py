@@ -115,7 +115,7 @@ ROOMS = {
     "ctl_ask.c": (5, "ctl", 180),
     "ctl_view.c": (5, "ctl", 380),
     "ctl.c": (5, "ctl", 350),
-    "option.c": (5, "conf", 740),
+    "option.c": (5, "conf", 760),
     "conf.c": (5, "conf", 870),
     "puerta.c": (5, "main", 600),
 }
