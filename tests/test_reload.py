@@ -320,9 +320,9 @@ def test_each_option_that_needs_a_restart_says_so(kind):
 def test_the_example_names_what_needs_a_restart():
     text = harness.read_file(os.path.join(harness.ROOT, "puerta.conf.example"))
     named = re.search(r"are for the next start.*?:\n((?:#   .*\n)+)", text).group(1)
-    assert set(re.findall(r"\w+", named.replace("[puerta] user", "user"))) == {o[1] for o in OPTIONS if o[4]}
+    assert set(re.findall(r"\w+", named.replace("[puerta] ", ""))) == {o[1] for o in OPTIONS if o[4]}
     both = {o[1] for o in OPTIONS if o[4]} & {o[1] for o in OPTIONS if not o[4]}
-    assert both == {"user"}, "a name that means both: %s" % both
+    assert both == set(re.findall(r"\[puerta\] (\w+)", named)), "a name that means both: %s" % both
 
 
 def pause():
@@ -469,18 +469,24 @@ def test_the_one_server_of_a_single_topology_waits_for_a_restart(cluster):
         node.stop()
 
 
+def turned_away(p):
+    with p.client() as c:
+        try:
+            return isinstance(c.try_ask("PING"), RespError)
+        except (EOFError, ConnectionError):
+            return True
+
+
 def test_who_may_come_and_how_often_follows(cluster):
     with redis_puerta([n.address for n in cluster.masters], options="max_per_address = 100\n") as p, p.client() as c:
         r = Reloads(p)
         text = r.text()
         r.told()
         r.reload(text + "deny = 127.0.0.0/8\n")
-        with p.client() as other:
-            assert "DENIED" in str(other.try_ask("PING"))
+        assert turned_away(p)
         assert c.ask("PING") == b"PONG"
         r.reload(text.replace("= 100", "= 2"))
-        with p.client() as other:
-            assert isinstance(other.try_ask("PING"), RespError)
+        assert turned_away(p)
         assert figures(r.reload(text + "request_limit = 2k\n")) == (2, 0)
         assert "request_limit" in str(c.try_ask("SET", "k", "x" * 5000))
         # Two a second, then any number again: who waits by the old rate does not.
