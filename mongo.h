@@ -103,6 +103,7 @@ struct mongos {
     unsigned char service_id[12]; /* told to drivers in load-balanced mode; the same as long as its address is */
     bool away;                  /* it has been anything but UP since it was first heard */
     uint64_t up_ms;             /* since when it is UP again, for slow_start; 0: it never was away */
+    uint64_t held_ms;           /* since when it is held by hand, or named no more */
     uint64_t drained_ms;        /* DRAINING: by when everybody has to have left */
     uint64_t name;              /* a hash of its address: the same in each process */
     uint8_t weight;
@@ -211,6 +212,8 @@ void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const
 void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, const struct wire *reply);
 /* Whether the client has cursors or transactions open. */
 bool pins_hold(const struct mongo_client_id *id);
+/* How many connections the client has, where it is in the table. */
+uint32_t mongo_connections(const struct mongo_client_id *id);
 /* An upgrade: its tables, told and taken; a client that comes from the worker before, with its connection to b. */
 void choose_seed(int section, const struct service *s, struct hand_note *n);
 bool choose_tell(int section, const struct service *s, uint32_t *at, bool (*give)(const struct hand_note *n));

@@ -382,6 +382,11 @@ static void unpin(const struct mongo_client_id *id, enum affinity_kind kind, int
     mongo_count(&k->table, &k->told);
 }
 
+uint32_t mongo_connections(const struct mongo_client_id *id)
+{
+    return keep_of(id)->entries[id->entry].uses;
+}
+
 bool pins_hold(const struct mongo_client_id *id)
 {
     return id->entry != AFFINITY_NONE && hold(&keep_of(id)->pins[id->entry]);

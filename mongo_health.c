@@ -145,6 +145,7 @@ void mongos_held(struct backend *b)
         return;
     }
     m->away = true;
+    m->held_ms = loop_ms();
     snprintf(b->service->trouble, sizeof b->service->trouble, "%.60s:%u is %s", b->host, (unsigned)b->port,
              b->removed ? "not in the configuration any more" : b->hold == HELD_DOWN ? "held by hand (down)" : "held by hand (drain)");
 }

@@ -21,6 +21,7 @@
 #define HELD_MAX 65536         /* a hello that is longer is none, nor is any other first message */
 #define FINISH_MS 2000         /* how long a client that is being closed may take to read its last answer */
 #define CARE_MS 20             /* how often those that find no chunk, or are to leave, are looked after */
+#define TOGETHER_MS 2000       /* a client has so long to be at rest with all its connections, at a mongos that is drained */
 #define STARVING_MS 2000       /* one found no chunk for so long: who holds most of them gives them back */
 #define RELIEF_MS 200          /* what was given back gets this long to be of help */
 #define MOVE_MS 2000           /* how long a connection waits for the others of its client, which is to move, to come to rest */
@@ -225,10 +226,37 @@ static bool must_leave(const struct client *c)
     return c->backend != NULL && mongos_drains(c->backend) && (is_over(c->backend) || !pins_hold(&c->id));
 }
 
+/* Another connection of the same client at the same mongos. */
+static bool is_sibling(const struct client *o, const struct client *c)
+{
+    return o != c && o->conn != NULL && o->conn->state == CONN_OPEN && o->backend == c->backend && o->id.section == c->id.section &&
+           o->id.entry == c->id.entry;
+}
+
+/* A client leaves a mongos that is drained with all its connections at once, when all of them rest: what one of them is just beginning
+ * there (a cursor) would be asked for on another one, which is closed, and drivers do not try that again. If it never rests, they leave
+ * one by one after a while. */
+static bool leaves_together(struct client *c)
+{
+    bool soon = c->backend->state == BACKEND_UP && loop_ms() - mongos_of(c->backend)->held_ms < TOGETHER_MS;
+    bool several = c->id.entry != AFFINITY_NONE && mongo_connections(&c->id) > 1;
+    for (uint32_t i = 0; i < md.total && soon && several; i++) {
+        if (is_sibling(&md.all[i], c) && !client_rests(&md.all[i])) {
+            return false;
+        }
+    }
+    for (uint32_t i = 0; i < md.total && soon && several; i++) {
+        if (is_sibling(&md.all[i], c)) {
+            client_finish(&md.all[i]);
+        }
+    }
+    return true;
+}
+
 /* The end of an answer: where a client may be closed without harm. */
 static void settle(struct client *c)
 {
-    if (client_rests(c) && ((c->ended && c->unanswered == 0) || mongo_stopping || must_leave(c))) {
+    if (client_rests(c) && ((c->ended && c->unanswered == 0) || mongo_stopping || (must_leave(c) && leaves_together(c)))) {
         client_finish(c);
     }
 }

@@ -114,7 +114,7 @@ def test_reloads_under_load_in_redis_mode(cluster, supervise):
         r.reload(redis_round(text, addresses, 13))
         r.reload(text)
         before = settled(p)
-        with Load(p.port, "-n", 1000000000, "-c", 50, "-m", 100, "-b", 65536) as load:
+        with Load(p.port, "-n", 1000000000, "-c", 50, "-m", 900, "-b", 65536) as load:
             load.wait_answers(5000)
             for i in range(ROUNDS):
                 r.reload(redis_round(text, addresses, i))
@@ -792,7 +792,7 @@ def test_a_file_that_never_ends(cluster):
 
 def test_storms_of_signals(cluster):
     """However many come, and whatever the file is at the moment: the last state of it is what holds, and nothing is left over."""
-    with redis_puerta([n.address for n in cluster.masters]) as p, Load(p.port, "-n", 1000000000, "-c", 10, "-m", 20, "-b", 4096) as load:
+    with redis_puerta([n.address for n in cluster.masters]) as p, Load(p.port, "-n", 1000000000, "-c", 10, "-m", 200, "-b", 4096) as load:
         r = Reloads(p)
         text = r.text()
         load.wait_answers(100)

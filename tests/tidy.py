@@ -104,7 +104,7 @@ ROOMS = {
     "mongo_hold.c": (4, "mongo", 120),
     "mongo_puerta.c": (4, "mongo", 230),
     "mongo_pooled.c": (4, "mongo", 1140),
-    "mongo_relay.c": (4, "mongo", 1080),
+    "mongo_relay.c": (4, "mongo", 1110),
     "mongo.c": (4, "mongo", 560),
     "dashboard.c": (5, "admin", 10),  # made of dashboard.html by the Makefile
     "metrics.c": (5, "admin", 350),
