@@ -76,6 +76,8 @@ struct admin_client {
     uint8_t state;
     bool delayed;                 /* this request has waited behind wrong tokens */
     bool limited;                 /* it is one too many of its address */
+    bool known;                   /* its connection has shown the token */
+    uint8_t crowd;                /* its address, as crowds are counted */
     bool last;                    /* the connection ends behind this answer */
     bool chunked, over;           /* the answer: in pieces; the last of them is in out[] */
     char argument[HOST_CAP + NAME_CAP + 16];
@@ -511,6 +513,7 @@ static bool has_token(struct admin_client *a)
         refuse(a, &stats.admin_unauthorized, 401, "this is not the token");
         return false;
     }
+    a->known = true;
     return true;
 }
 
@@ -717,15 +720,34 @@ static bool is_older(const struct admin_client *a, const struct admin_client *th
     return a->since_ms != than->since_ms ? a->since_ms < than->since_ms : a->conn->id < than->conn->id;
 }
 
-/* A free entry; if need be that of the connection that has asked nothing for longest: who only holds one keeps nobody out. */
-static struct admin_client *entry(void)
+/* Addresses are counted in so few places that two may share one: then they count as one address. */
+static uint8_t crowd_of(const struct address *peer)
+{
+    uint64_t net;
+    (void)address_source(peer, &net);
+    return (uint8_t)(net * UINT64_C(0x9e3779b97f4a7c15) >> 56);
+}
+
+/* A free entry; if need be that of another connection: of the address that has most of them, the one that has begun or ended nothing for
+ * longest. Who only holds one keeps nobody out: it goes for anybody whose address has no more of them. Nor does who is always
+ * busy with a wrong token, or with not reading: without the token it goes in the middle of that, for an address that has fewer. */
+static struct admin_client *entry(uint8_t crowd)
 {
     struct admin_client *victim = NULL;
+    uint16_t counts[UINT8_MAX + 1] = { 0 };
     for (struct admin_client *a = ad.all; a < ad.all + ad.total; a++) {
         if (a->conn == NULL) {
             return a;
         }
-        if ((a->state == READING || a->conn->state != CONN_OPEN) && (victim == NULL || is_older(a, victim))) {
+        counts[a->crowd]++;
+    }
+    for (struct admin_client *a = ad.all; a < ad.all + ad.total; a++) {
+        bool rests = a->state == READING || a->conn->state != CONN_OPEN;
+        if ((rests ? counts[a->crowd] < counts[crowd] : a->known || counts[a->crowd] < counts[crowd] + 2) ||
+            (victim != NULL && counts[a->crowd] < counts[victim->crowd])) {
+            continue;
+        }
+        if (victim == NULL || counts[a->crowd] > counts[victim->crowd] || is_older(a, victim)) {
             victim = a;
         }
     }
@@ -741,7 +763,8 @@ static void on_accept(void *mark, int fd, const struct address *peer)
     static const char full[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 65\r\n"
                                "Connection: close\r\nRetry-After: 1\r\n\r\n"
                                "{\"error\":\"all connections are busy (admin_clients)\",\"status\":503}";
-    struct admin_client *a = conn_full(CONN_ADMIN) ? NULL : entry();
+    const uint8_t crowd = crowd_of(peer);
+    struct admin_client *a = conn_full(CONN_ADMIN) ? NULL : entry(crowd);
     struct conn *conn = a != NULL ? conn_take(CONN_ADMIN, &admin_ops, a) : NULL;
     (void)mark;
     if (conn == NULL) {
@@ -754,6 +777,7 @@ static void on_accept(void *mark, int fd, const struct address *peer)
     }
     memset(a, 0, offsetof(struct admin_client, argument));
     a->conn = conn;
+    a->crowd = crowd;
     conn->peer = *peer;
     conn->stall_limit_ms = STALL_MS;
     if (!conn_adopt(conn, fd)) {

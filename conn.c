@@ -27,6 +27,7 @@ static struct listener *listeners; /* all that listen */
 static struct {
     struct conn *all;
     size_t size;
+    size_t used;            /* entries from here on have never been taken */
     struct conn *free, *dead;
     struct conn *dirty, **dirty_end;
     bool urgent;            /* some of the dirty ones should not wait */
@@ -71,6 +72,7 @@ void conn_tables(const struct conf *conf)
 void conn_open_table(void)
 {
     table.free = table.dead = table.dirty = NULL;
+    table.used = 0;
     table.dirty_end = &table.dirty;
     table.last_id = (uint64_t)upgrade_left()->generation << 32; /* those that come from the program before keep theirs */
     for (int kind = 0; kind < CONN_KINDS; kind++) {
@@ -100,7 +102,7 @@ size_t conn_count(enum conn_kind kind)
 
 size_t conn_size(void)
 {
-    return table.size;
+    return table.used;
 }
 
 struct conn *conn_at(size_t i)
@@ -162,6 +164,7 @@ struct conn *conn_take(enum conn_kind kind, const struct conn_ops *ops, void *ow
         return NULL;
     }
     table.free = c->next;
+    table.used = (size_t)(c - table.all) < table.used ? table.used : (size_t)(c - table.all) + 1;
     set_count(kind, table.count[kind] + 1);
     memset(c, 0, sizeof *c);
     c->kind = (uint8_t)kind;

@@ -20,6 +20,7 @@
 #define LINE_CAP 1024
 #define COLUMNS_MAX 16
 #define EACH_MS 1000            /* top: from one look to the next */
+#define SEARCHES_MAX 200        /* top: of all servers there were, in one look */
 
 /* Where lines go. A terminal has so many columns and rows; anything else as many as there are. */
 static struct { bool terminal; unsigned columns, rows, used; } screen = { .columns = LINE_CAP, .rows = UINT32_MAX };
@@ -38,8 +39,8 @@ enum form {
 /* One column: the field of a row, or with a dot that of the object in it. */
 struct column { const char *title, *field; enum form form; };
 
-/* For RATE: what was told before, how long ago; and where in its servers was looked last. */
-static struct { struct jvalue json, at; double seconds, when; } was;
+/* For RATE: what was told before, how long ago; where in its servers was looked last, and how often from their beginning. */
+static struct { struct jvalue json, at; double seconds, when; unsigned searches; } was;
 
 /* -------------------------------------------------------------------- cells */
 
@@ -93,28 +94,32 @@ static double grown(struct jvalue row, struct jvalue before, const char *name)
 {
     struct jvalue now, then;
     bool both = jread_get(row, name, &now) && jread_get(before, name, &then);
-    double more = both ? (double)(jread_number(now) - jread_number(then)) : 0;
+    double more = both ? (double)jread_number(now) - (double)jread_number(then) : 0;
     return more > 0 && was.seconds > 0 ? more / was.seconds : 0;
 }
 
-static bool same_text(struct jvalue a, struct jvalue b, const char *name)
+static bool has_text(struct jvalue row, const char *name, struct jvalue text)
 {
-    struct jvalue x, y;
-    return jread_get(a, name, &x) && jread_get(b, name, &y) && x.n == y.n && memcmp(x.p, y.p, x.n) == 0;
+    struct jvalue own;
+    return jread_get(row, name, &own) && own.n == text.n && memcmp(own.p, text.p, own.n) == 0;
 }
 
-/* What was told of that server before: mostly the next one behind that which was looked for last. */
+/* What was told of that server before: mostly the next one behind that which was looked for last. A few servers that are new cost a
+ * search of all; whoever tells of very many that were never there is not searched for any longer. */
 static struct jvalue row_before(struct jvalue row)
 {
-    struct jvalue list, name, value;
-    for (int turn = 0; turn < 2; turn++) {
+    struct jvalue list, name, value, called, section;
+    jread_get(row, "name", &called);
+    jread_get(row, "section", &section);
+    for (int turn = 0; turn < 2 && was.searches <= SEARCHES_MAX; turn++) {
         while (jread_next(&was.at, &name, &value)) {
-            if (same_text(row, value, "name") && same_text(row, value, "section")) {
+            if (has_text(value, "name", called) && has_text(value, "section", section)) {
                 return value;
             }
         }
         jread_get(was.json, "backends", &list);
         was.at = jread_inside(list);
+        was.searches++;
     }
     return (struct jvalue){ NULL, 0 };
 }
@@ -391,6 +396,7 @@ static bool look(const struct ctl_where *where, struct ctl_answer *now, struct c
     }
     was.json = good ? now->json : (struct jvalue){ NULL, 0 };
     was.at = (struct jvalue){ NULL, 0 };
+    was.searches = 0;
     was.when = when;
     *before = *now;
     *now = spare;

@@ -526,7 +526,7 @@ void conn_given(struct conn *c, bool on);                /* `given`; false: it i
 void conn_reap(void);                                    /* the turn has ended: dead ones become free */
 size_t conn_count(enum conn_kind kind);
 size_t conn_most(enum conn_kind kind);                  /* how many there may be */
-size_t conn_size(void);                                 /* of the table */
+size_t conn_size(void);                                 /* of the table, as far as it was ever used */
 /* Entry i of the table, while it is OPEN or FINISHING; else NULL. For those who tell what there is: nobody keeps it. */
 struct conn *conn_at(size_t i);
 void conn_listen(struct listener *l, int fd);

@@ -157,15 +157,22 @@ void topk_halve(struct topk *t)
     }
 }
 
-/* In ascending order the heap is still one. Most of it is in order already, or nearly. */
+/* In ascending order the heap is still one. Most of it is in order already, or nearly: then this costs little more than a look at
+ * each. Never more than some times as many moves as there are entries: a plain insertion sort of 16,384 would take 0.1 s. */
 static void sort(struct topk *t)
 {
-    for (uint32_t i = 1; i < t->used; i++) {
-        struct topk_place p = t->heap[i];
-        uint32_t at = i;
-        for (; at > 0 && p.count < t->heap[at - 1].count; at--)
-            put(t, at, t->heap[at - 1]);
-        put(t, at, p);
+    uint32_t gap = 1;
+    while (gap < t->used / 3)
+        gap = 3 * gap + 1;
+    for (; gap > 0; gap /= 3) { /* Shell's, with Knuth's gaps */
+        for (uint32_t i = gap; i < t->used; i++) {
+            struct topk_place p = t->heap[i];
+            uint32_t at = i;
+            for (; at >= gap && p.count < t->heap[at - gap].count; at -= gap)
+                put(t, at, t->heap[at - gap]);
+            if (at != i)
+                put(t, at, p);
+        }
     }
     t->sorted = true;
 }

@@ -32,9 +32,9 @@ class Answer:
 
 
 class Http:
-    """One connection, to a port of this machine or to a unix socket."""
+    """One connection, to a port of this machine or to a unix socket; from another of its own addresses, if need be."""
 
-    def __init__(self, where, timeout=10.0, token=None, rcvbuf=None):
+    def __init__(self, where, timeout=10.0, token=None, rcvbuf=None, source=None):
         self.timeout = timeout * harness.SLOW
         self.token = token
         self.buf = b""
@@ -42,6 +42,8 @@ class Http:
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         self.sock.settimeout(self.timeout)
+        if source:
+            self.sock.bind((source, 0))
         self.sock.connect(where if isinstance(where, str) else ("127.0.0.1", where))
 
     def __enter__(self):

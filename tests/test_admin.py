@@ -521,6 +521,33 @@ def test_many_connections_at_once(cluster):
             assert c.ask("PING") == b"PONG"
 
 
+@pytest.mark.parametrize("how", ["wrong tokens", "reads nothing", "comes anew"])
+def test_one_address_keeps_no_other_out(cluster, how):
+    """Whatever it does with its connections, as long as it has not shown the token."""
+    def crowd(port):
+        h = Http(port, source="127.0.0.2", rcvbuf=4096)
+        h.sock.setblocking(False)
+        asked = h.request("GET", "/status", token="wrong") if how == "wrong tokens" else h.request("GET", "/")
+        with contextlib.suppress(OSError):
+            for _ in range(0 if how == "comes anew" else 3000):
+                h.sock.send(asked)
+        return h
+
+    with admin_of(cluster, admin_clients=4) as (p, port), Http(port, token=TOKEN) as steady:
+        there = []
+        try:
+            for _ in range(10):
+                there += [crowd(port) for _ in range(8)]
+                assert steady.get("/version").status == 200  # it keeps its place, too
+                with Http(port, token=TOKEN) as h:
+                    assert h.get("/version").status == 200
+        finally:
+            for h in there:
+                h.close()
+        with p.client() as c:
+            assert c.ask("PING") == b"PONG"
+
+
 def test_too_many_requests_from_one_address(cluster):
     """Those that are refused cost most: 500 in a second are enough."""
     with admin_of(cluster) as (p, port):
