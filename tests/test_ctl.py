@@ -298,6 +298,13 @@ def test_json_of_another_kind(body):
             assert all(len(line) < 1100 for line in lines(done))
 
 
+def test_very_many_servers_that_were_never_there():
+    """Each was to be searched for among all there were before: top would have been at that for hours, deaf to Ctrl-C."""
+    with liar(http(b'{"backends":[' + b"{}," * 100000 + b"{}]}")) as (at, _):
+        done = ctl("top", "-a", at)
+        assert done.returncode == 0 and len(lines(done)) > 100000
+
+
 def test_nothing_reaches_the_terminal_as_it_came():
     bad = "\x1b[2J\x07\x9b1m\r\nfake"
     body = json.dumps({"version": bad, "log_level": bad, "sections": [{"name": bad, "listen": [bad]}], "backends": [{"name": bad, "state": bad}],
