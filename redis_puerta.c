@@ -224,7 +224,7 @@ static void slowlog(struct client *c, const struct request *q)
     }
     n = trace_slow_count() < most ? trace_slow_count() : most;
     say_header('*', n);
-    for (uint32_t i = 0; i < n && (e = trace_slow(i)) != NULL; i++) {
+    for (uint32_t i = 0; i < n && !say_overlong() && (e = trace_slow(i)) != NULL; i++) {
         say_map(11);
         pair_number("number", e->number);
         pair_number("when_ms", (uint64_t)e->when_ms);
@@ -249,7 +249,7 @@ static void say_hot(const char *name, bool (*row)(uint32_t, struct trace_hot *),
     }
     say_name(name);
     say_header('*', n);
-    for (uint32_t i = 0; i < n && row(i, &h); i++) {
+    for (uint32_t i = 0; i < n && !say_overlong() && row(i, &h); i++) {
         say_map(h.key != NULL ? 4 : 3);
         if (h.key != NULL) {
             pair_bytes("key", h.key, h.len < TRACE_KEY ? h.len : TRACE_KEY);
