@@ -154,6 +154,9 @@ static struct action downed(const struct backend *b, const char *name)
 
 static struct action released(const struct backend *b, const char *name)
 {
+    if (b->removed) {
+        return said(ACTION_REFUSED, "%s is not in the configuration any more: name it there, and reload", name);
+    }
     if (b->hold == HELD_NOT) {
         return said(ACTION_DONE, "%s was not held", name);
     }

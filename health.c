@@ -224,14 +224,14 @@ static void set_hold(struct backend *b, enum backend_hold hold)
     loop_timer(&hb.holds, loop_ms());
 }
 
-/* One that has been taken out of the configuration cannot be taken back by hand. */
 void backend_hold(struct backend *b, enum backend_hold hold)
 {
     static const char *const names[] = { "none", "drain", "down" };
     if (b->hold != hold) {
         log_warn("node held by hand", "node=%s:%u was=%s now=%s", b->host, (unsigned)b->port, names[b->hold], names[hold]);
-        set_hold(b, b->removed && hold == HELD_NOT ? HELD_DRAIN : hold);
+        set_hold(b, hold);
     }
+    b->dropped = false;
 }
 
 static void tell_holds(struct timer *t)
@@ -425,7 +425,10 @@ static void find_seeds(struct service *s)
         if (b != NULL && b->removed) {
             b->removed = false;
             log_info("node named again", "node=%s:%u", b->host, (unsigned)b->port);
-            set_hold(b, HELD_NOT);
+            if (b->dropped) {
+                b->dropped = false;
+                set_hold(b, HELD_NOT);
+            }
         }
     }
 }
@@ -451,8 +454,9 @@ static void drop_seeds(struct service *s)
         b->seed = false;
         b->unlisted_ms = loop_ms();
         log_info("node not named any more", "node=%s:%u", b->host, (unsigned)b->port);
-        if (s->conf->kind == SERVICE_MONGO && b->hold == HELD_NOT) {
-            b->removed = true;
+        b->removed = s->conf->kind == SERVICE_MONGO;
+        if (b->removed && b->hold == HELD_NOT) {
+            b->dropped = true;
             set_hold(b, HELD_DRAIN);
         }
     }

@@ -672,7 +672,8 @@ struct backend {
     uint8_t hold;               /* enum backend_hold: what an operator wants of it, whatever its state */
     uint8_t held;               /* of that, what the rooms above have been told */
     bool seed, listed, resolving;
-    bool removed;               /* a mongos that a reload found in the configuration no more: it is drained */
+    bool removed;               /* a mongos that a reload found in the configuration no more: it is held... */
+    bool dropped;               /* ... drained, and for that alone: till it is named again */
     uint8_t rises, fails;
     uint8_t address_count, address_at;
     struct address address[MAX_ADDRESSES];

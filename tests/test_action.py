@@ -394,6 +394,33 @@ def test_a_reload_keeps_what_is_held(fronts):
                 assert where(c, fronts, app_name="kept%d" % i) is not fronts[0]
 
 
+@pytest.mark.parametrize("by_hand", ["drain", "down", "none"])
+def test_one_that_is_not_in_the_file_any_more_cannot_be_taken_back(fronts, by_hand):
+    """Also where it was held by hand before; that counts again when it is named again."""
+    def held(p):
+        with harness.RespClient(p.redis_port) as c:
+            return {r[1]: dict(zip(r[::2], r[1::2]))[b"hold"].decode() for r in c.ask("PUERTA", "BACKENDS")}.get(fronts[0].address.encode())
+
+    with before(fronts) as p:
+        path = os.path.join(p.folder, "puerta.conf")
+        text = harness.read_file(path)
+        if by_hand != "none":
+            done(p, by_hand, fronts[0].address)
+        with open(path, "w") as f:
+            f.write(text.replace(fronts[0].address + ", ", ""))
+        done(p, "RELOAD")
+        wait_for("its hold", lambda: held(p) == ("drain" if by_hand == "none" else by_hand))
+        answer = told(p, "UNDRAIN", fronts[0].address)
+        assert isinstance(answer, RespError) and "not in the configuration any more" in answer.text, answer
+        for i in range(6):
+            with p.client() as c:
+                assert where(c, fronts, app_name="gone%d" % i) is not fronts[0]
+        with open(path, "w") as f:
+            f.write(text)
+        done(p, "RELOAD")
+        wait_for("it to be named again", lambda: held(p) == by_hand)
+
+
 def test_info_tells_who_is_held(redis, own_cluster):
     done(redis, "DOWN", own_cluster.masters[1].address)
     with redis.client() as c:
