@@ -202,6 +202,18 @@ def test_under_load(cluster):
         assert result.reconnects == 0 and result.errors == 0
 
 
+def test_who_is_delayed_is_asked_once(cluster):
+    """What a client has sent before its turn goes along, and is not done here as well when that comes: the counters would tell."""
+    with Upgradable(cluster, more="request_rate = 2000\n") as p, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(p.client()) for _ in range(40)]
+        for i, c in enumerate(clients):
+            c.send_raw(harness.encode("INCR", "delayed:%d" % i) * 200)
+        for _ in range(6):
+            p.upgrade()
+        for c in clients:
+            assert [c.read() for _ in range(200)] == list(range(1, 201))
+
+
 # ---- MongoDB mode. In the crowd each client has cursors and transactions open, and looks at every answer; a session has several connections.
 
 
