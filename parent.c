@@ -801,6 +801,7 @@ bool parent_fork(bool supervise, int *fd, int *exit_code)
 {
     *fd = -1;
     *exit_code = 0;
+    fatal_keep = NULL; /* what goes wrong from here on is this program's own matter */
     if (supervise || upgrade_left()->worker > 0) /* what has children stays their parent: no longer to be one is for the next start */
         return supervise_worker(fd, exit_code);
     parent.before.peer = upgrade_left()->peer;

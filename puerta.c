@@ -504,6 +504,7 @@ int main(int argc, char **argv)
     bool test = false;
     int opt;
     upgrade_start(argc, argv);
+    fatal_keep = parent_keep;
     while ((opt = getopt(argc, argv, "c:thV")) != -1) {
         switch (opt) {
         case 'c':

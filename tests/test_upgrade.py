@@ -305,6 +305,21 @@ def test_a_file_that_goes_wrong_behind_the_trial(cluster):
         assert len(p.workers()) == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="nobody but root changes the user")
+@pytest.mark.parametrize("line", ["user = no-such-user", "user = nobody\ngroup = no-such-group"])
+def test_rights_that_cannot_be_dropped(cluster, line):
+    """No trial drops any: who fails at that is the parent already, and keeps the worker of the one before."""
+    with Upgradable(cluster) as p:
+        good = read_file(p.path)
+        with open(p.path, "w") as f:
+            f.write(good.replace("[puerta]", "[puerta]\n" + line))
+        stays(p, "the worker of the old one goes on")
+        with open(p.path, "w") as f:
+            f.write(good)
+        p.upgrade()
+        assert len(p.workers()) == 1
+
+
 @pytest.mark.skipif(SLOW > 1, reason="a sanitizer needs all the addresses there are")
 def test_a_worker_that_has_no_memory(cluster):
     with Upgradable(cluster) as p:
