@@ -289,7 +289,7 @@ static void run(void)
             stop_by = handover_until_ms();
             stop();
         }
-        if (handover_is_told() && idle()) {
+        if (handover_is_told() && idle() && !gate_awaits()) {
             return;
         }
         if ((signals & (1u << SIGTERM | 1u << SIGINT)) != 0) {

@@ -582,6 +582,7 @@ struct service;
 void gate_tables(const struct conf *conf);
 void gate_open(void);
 void gate_conf(const struct service *s); /* its rates are others: what is owed by the old ones is forgiven */
+bool gate_awaits(void); /* whether a connection is there whose PROXY header is not: so for 5 s at most */
 /* The address of a section: who may come in is given to s->ops->on_client. */
 void gate_listen(struct listener *l, struct service *s, int fd);
 

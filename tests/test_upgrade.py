@@ -10,6 +10,7 @@ import itertools
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -212,6 +213,37 @@ def test_who_is_delayed_is_asked_once(cluster):
             p.upgrade()
         for c in clients:
             assert [c.read() for _ in range(200)] == list(range(1, 201))
+
+
+def test_who_comes_by_a_load_balancer(cluster):
+    """Its header may be on its way while the worker that it came to has nobody else left. And who has come by one stays who it was, to
+    all limits."""
+    balancer = "protected = no\naccept_proxy = yes\ntrusted = 127.0.0.2/32\nmax_per_address = 6\n"
+    with Upgradable(cluster, more=balancer) as p, contextlib.ExitStack() as stack:
+        def arrive():
+            s = stack.enter_context(contextlib.closing(socket.socket()))
+            s.settimeout(20 * SLOW)
+            s.bind(("127.0.0.2", 0))
+            s.connect(("127.0.0.1", p.port))
+            return s
+
+        def asked(s, text):
+            s.sendall(text)
+            return s.recv(200)
+
+        header = b"PROXY TCP4 127.0.0.3 127.0.0.1 1000 6379\r\nPING\r\n"
+        here = []
+        for n in range(3):
+            here += [arrive(), arrive()]
+            assert asked(here[-2], header) == b"+PONG\r\n"
+            p.process.send_signal(signal.SIGUSR2)
+            wait_for("the other worker", lambda: p.says("the new worker serves") > n)
+            assert asked(here[-1], header) == b"+PONG\r\n"
+            wait_for("the old worker to go", lambda: p.says(ENDED) > n)
+        assert [asked(s, b"PING\r\n") for s in here] == [b"+PONG\r\n"] * 6
+        assert b"for this address" in asked(arrive(), header)
+        with p.client() as c:
+            assert c.ask("CLIENT", "LIST").count(b"127.0.0.3:1000") == 6
 
 
 # ---- MongoDB mode. In the crowd each client has cursors and transactions open, and looks at every answer; a session has several connections.
