@@ -374,6 +374,22 @@ def test_a_worker_dies_whose_parent_cannot_run(cluster):
         p.wait_ready()
 
 
+def test_begins_anew_without_a_parent(cluster):
+    """The same where the file has supervise = no by then: it hears signals as any other."""
+    with Upgradable(cluster) as p:
+        good = read_file(p.path)
+        wrapped(p, otherwise="echo nonsense >> %s; exec {real} \"$@\"" % p.path)
+        stays(p, "the worker of the old one goes on")
+        with open(p.path, "w") as f:
+            f.write(good.replace("[puerta]", "[puerta]\nsupervise = no"))
+        p.replace(harness.BINARY)
+        os.kill(p.worker(), signal.SIGKILL)
+        wait_for("the new program", lambda: p.says('msg="serving"') == 2)
+        p.wait_ready()
+        p.process.send_signal(signal.SIGTERM)
+        assert p.process.wait(15 * SLOW) == 0
+
+
 def test_a_second_signal_is_ignored(cluster):
     with Upgradable(cluster) as p:
         wrapped(p, when_tried="sleep 1; exec {real} \"$@\"")
@@ -568,3 +584,26 @@ def test_who_has_logged_in_stays_so(mongoses):
             client["upgrade"]["login"].insert_one({"_id": 1})
             p.upgrade()
             assert client["upgrade"]["login"].find_one()["_id"] == 1
+
+
+def test_a_hello_that_goes_on_goes_over(mongoses):
+    """Pooled mode: who hears of changes without asking hears on from the next worker, as an answer to what it heard last."""
+    import bson
+    from fake import wire
+    with UpgradableMongo([f.address for f in mongoses], mode="pooled", **QUICK) as p, p.client() as c, p.client() as parked:
+        p.wait_state(list(mongoses)[0], "up")
+        known = wait_for("mongos", lambda: c.ask({"hello": 1}).get("topologyVersion"))
+        hello = {"hello": 1, "topologyVersion": known, "maxAwaitTimeMS": bson.Int64(100)}
+        asked = c.send(hello, flags=wire.EXHAUST_ALLOWED)
+        once = parked.send(dict(hello, maxAwaitTimeMS=bson.Int64(600000)))
+        for n in range(3):
+            p.upgrade()
+            before = process = known["processId"] if n == 0 else process
+            while process == before:
+                answer = c.read()
+                assert answer.flags & wire.MORE_TO_COME and answer.response_to == asked and answer.body["ok"] == 1, answer
+                asked, process = answer.request_id, answer.body["topologyVersion"]["processId"]
+        told = parked.read()
+        assert told.response_to == once and told.body["ok"] == 1 and told.body["topologyVersion"]["processId"] != known["processId"]
+        assert parked.ask({"ping": 1})["ok"] == 1
+        assert p.says("handover=yes") == 3
