@@ -21,6 +21,7 @@
 
 #define FLUSH_ROUNDS 4        /* sends to one connection in one turn before the others get theirs */
 #define ACCEPT_PAUSE_MS 100   /* how long a listener rests when the system has no descriptor left */
+#define GIVEN_MS 100          /* until one that has been given is looked at again, if it is still here then */
 
 static struct listener *listeners; /* all that listen */
 
@@ -216,7 +217,9 @@ void conn_hold(struct conn *c, bool held)
 static void on_deadline(struct timer *t)
 {
     struct conn *c = (struct conn *)(void *)((char *)t - offsetof(struct conn, timer));
-    if (c->state == CONN_DIALING) {
+    if (c->given) {
+        conn_deadline(c, loop_ms() + GIVEN_MS); /* what is due may be another worker's to do by now */
+    } else if (c->state == CONN_DIALING) {
         conn_fail(c, "no connection within dial_timeout");
     } else if (c->state == CONN_FINISHING && c->out.len > 0 && loop_ms() - c->sent_ms < c->finish_ms) {
         conn_deadline(c, c->sent_ms + c->finish_ms); /* it still reads */
@@ -283,6 +286,7 @@ void conn_given(struct conn *c, bool on)
     c->given = on;
     if (on) {
         loop_unwatch(&c->watch);
+        gate_let_go(c); /* its turn would come here, for what the next worker does */
     } else if (watch(c, c->fd, 0)) {
         want(c);
     }

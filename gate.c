@@ -54,7 +54,7 @@ struct gate_source {
 
 static struct {
     struct arrival *arrivals, *free;
-    size_t arrival_count, source_count, bucket_count;
+    size_t arrival_count, arriving, source_count, bucket_count;
     struct gate_source *sources, **buckets; /* bucket_count is a power of two */
     struct gate_source *oldest, *newest;    /* those without a connection */
     uint64_t seed;              /* so that nobody can choose addresses that share a bucket */
@@ -462,6 +462,7 @@ static void arrival_end(struct arrival *a)
     loop_unwatch(&a->watch);
     a->next = gt.free;
     gt.free = a;
+    gt.arriving--;
 }
 
 /* The load balancer has not said what it has to. */
@@ -579,6 +580,7 @@ static void await(struct service *s, int fd, const struct address *peer)
         refuse(s, fd, peer, "no place to watch it");
         return;
     }
+    gt.arriving++;
     a->timer.on_due = on_late;
     loop_timer(&a->timer, loop_ms() + HEADER_MS);
     arrival_read(a); /* most often it is here already */
@@ -612,6 +614,11 @@ void gate_tables(const struct conf *conf)
     }
     gt.sources = arena_take("client addresses", gt.source_count, sizeof *gt.sources);
     gt.buckets = arena_take("client address hash", gt.bucket_count, sizeof *gt.buckets);
+}
+
+bool gate_awaits(void)
+{
+    return gt.arriving > 0;
 }
 
 void gate_conf(const struct service *s)

@@ -235,9 +235,12 @@ static void line_last(struct line *l)
     log_socket = socket_before;
 }
 
+int (*fatal_keep)(int exit_code);
+
 void fatal(int exit_code, const char *fmt, ...)
 {
     struct line line = { .len = 0 };
+    int (*keep)(int) = fatal_keep;
     va_list args;
 
     line_add(&line, "puerta: ");
@@ -245,7 +248,8 @@ void fatal(int exit_code, const char *fmt, ...)
     line_addv(&line, fmt, args);
     va_end(args);
     line_last(&line);
-    exit(exit_code);
+    fatal_keep = NULL; /* what goes wrong there is the end */
+    exit(keep != NULL ? keep(exit_code) : exit_code);
 }
 
 void must_failed(const char *cond, const char *file, int line_number)

@@ -646,7 +646,7 @@ static void client_room(struct conn *conn)
 
 static void later(struct pooled *p)
 {
-    size_t n = greet_again(p, said, sizeof said);
+    size_t n = p->conn->given ? 0 : greet_again(p, said, sizeof said); /* the next worker says it */
     if (n > 0) {
         give(p, said, n);
         pump(p);
@@ -787,7 +787,7 @@ static bool may_go(const struct pooled *p)
 {
     bool rests = p->state == POOLED_READING ? p->asks.used == 0 && !p->greeting.waits : p->state == POOLED_LATER && !p->greeting.login;
     return rests && p->held.len == 0 && p->ahead.len == 0 && p->small.len == 0 && p->link == NULL &&
-           p->split == NULL && !p->wants_split && !p->queues && !p->starved && !p->half && !p->ended && p->greeting.talk == NULL &&
+           p->split == NULL && !p->wants_split && !p->queues && !p->starved && !p->half && !p->ended && !p->leaves && p->greeting.talk == NULL &&
            p->conn->out.len == 0 && !p->conn->blocked;
 }
 
@@ -817,6 +817,9 @@ static void go_on(struct pooled *p)
 {
     if (p->conn->given) {
         conn_given(p->conn, false);
+    }
+    if (p->state == POOLED_LATER) {
+        conn_deadline(p->conn, loop_ms());
     }
     conn_still(p->conn, false);
 }

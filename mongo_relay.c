@@ -1161,7 +1161,7 @@ static void on_care(struct timer *t)
     }
     look_who_is_busy();
     for (uint32_t i = 0; i < md.total; i++) {
-        if (md.all[i].conn != NULL && md.all[i].conn->state == CONN_OPEN) {
+        if (md.all[i].conn != NULL && md.all[i].conn->state == CONN_OPEN && !md.all[i].conn->given) {
             look_after(&md.all[i]);
         }
     }

@@ -682,16 +682,22 @@ static bool fork_pair(bool supervise, int *fd)
     return is_worker;
 }
 
-static void begin_parent(void)
+/* The program before this one has let none in since it became this one. */
+static void let_signals_in(void)
 {
     sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static void begin_parent(void)
+{
     parent.supervises = true;
     open_pipe();
     set_signal(SIGCHLD, on_signal);
     set_signal(SIGUSR2, on_signal);
     relayed_signals(on_signal);
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL); /* the program before this one has let none in since it became this one */
+    let_signals_in();
 }
 
 /* The worker of the program before this one, if there is one. */
@@ -801,9 +807,11 @@ bool parent_fork(bool supervise, int *fd, int *exit_code)
 {
     *fd = -1;
     *exit_code = 0;
+    fatal_keep = NULL; /* what goes wrong from here on is this program's own matter */
     if (supervise || upgrade_left()->worker > 0) /* what has children stays their parent: no longer to be one is for the next start */
         return supervise_worker(fd, exit_code);
     parent.before.peer = upgrade_left()->peer;
+    let_signals_in();
     if (fork_pair(false, fd))
         return true;
     help();

@@ -289,7 +289,7 @@ static void run(void)
             stop_by = handover_until_ms();
             stop();
         }
-        if (handover_is_told() && idle()) {
+        if (handover_is_told() && idle() && !gate_awaits()) {
             return;
         }
         if ((signals & (1u << SIGTERM | 1u << SIGINT)) != 0) {
@@ -504,6 +504,7 @@ int main(int argc, char **argv)
     bool test = false;
     int opt;
     upgrade_start(argc, argv);
+    fatal_keep = parent_keep;
     while ((opt = getopt(argc, argv, "c:thV")) != -1) {
         switch (opt) {
         case 'c':

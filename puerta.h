@@ -82,7 +82,9 @@ void log_write(struct log_gate *gate, enum log_level level, const char *msg, con
 /* Copies text into out as a logfmt value: quoted, control bytes as \xHH, cut at cap. Gives out. */
 const char *log_quote(const char *text, size_t n, char *out, size_t cap);
 
-/* Says why and ends the process: exit code as sysexits.h has them. */
+/* Says why and ends the process: exit code as sysexits.h has them. What fatal_keep is (NULL: nothing) has the last word: it gives the
+ * code to exit with, and may take its time (parent_keep). */
+extern int (*fatal_keep)(int exit_code);
 void fatal(int exit_code, const char *fmt, ...) __attribute__((format(printf, 2, 3), noreturn));
 
 /* What must hold for memory safety stays checked in release builds: aborts with file and line. */
@@ -580,6 +582,7 @@ struct service;
 void gate_tables(const struct conf *conf);
 void gate_open(void);
 void gate_conf(const struct service *s); /* its rates are others: what is owed by the old ones is forgiven */
+bool gate_awaits(void); /* whether a connection is there whose PROXY header is not: so for 5 s at most */
 /* The address of a section: who may come in is given to s->ops->on_client. */
 void gate_listen(struct listener *l, struct service *s, int fd);
 

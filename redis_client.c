@@ -209,6 +209,9 @@ static void on_resume(struct client *c)
         client_free(c);
         return;
     }
+    if (c->conn->given) {
+        return; /* if it comes back, it is resumed then (redis_hand.c) */
+    }
     if (c->head != NULL && c->head->state == REQ_DONE) {
         client_advance(c);
     }

@@ -42,9 +42,10 @@ static bool is_plain(const struct client *c)
     return !in_transaction && !own && !listens && !half && c->in.len <= HAND_INPUT;
 }
 
+/* One that is about to be resumed would be so here, with a request that has been given away. */
 static bool rests(const struct client *c)
 {
-    return c->head == NULL && c->queued == 0 && c->unsettled == 0 && c->held == 0 && c->parked_bytes == 0 && !c->halfway &&
+    return !c->resuming && !c->starved && c->head == NULL && c->queued == 0 && c->unsettled == 0 && c->held == 0 && c->parked_bytes == 0 && !c->halfway &&
            c->conn->out.len == 0 && !c->conn->blocked && !c->conn->midway;
 }
 
@@ -85,6 +86,7 @@ static void go_on(struct client *c)
 {
     if (c->conn->given) {
         conn_given(c->conn, false);
+        client_resume(c); /* what it has sent may wait for nothing else */
     }
     conn_still(c->conn, false);
 }

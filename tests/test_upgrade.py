@@ -10,6 +10,7 @@ import itertools
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -202,6 +203,49 @@ def test_under_load(cluster):
         assert result.reconnects == 0 and result.errors == 0
 
 
+def test_who_is_delayed_is_asked_once(cluster):
+    """What a client has sent before its turn goes along, and is not done here as well when that comes: the counters would tell."""
+    with Upgradable(cluster, more="request_rate = 2000\n") as p, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(p.client()) for _ in range(40)]
+        for i, c in enumerate(clients):
+            c.send_raw(harness.encode("INCR", "delayed:%d" % i) * 200)
+        for _ in range(6):
+            p.upgrade()
+        for c in clients:
+            assert [c.read() for _ in range(200)] == list(range(1, 201))
+
+
+def test_who_comes_by_a_load_balancer(cluster):
+    """Its header may be on its way while the worker that it came to has nobody else left. And who has come by one stays who it was, to
+    all limits."""
+    balancer = "protected = no\naccept_proxy = yes\ntrusted = 127.0.0.2/32\nmax_per_address = 6\n"
+    with Upgradable(cluster, more=balancer) as p, contextlib.ExitStack() as stack:
+        def arrive():
+            s = stack.enter_context(contextlib.closing(socket.socket()))
+            s.settimeout(20 * SLOW)
+            s.bind(("127.0.0.2", 0))
+            s.connect(("127.0.0.1", p.port))
+            return s
+
+        def asked(s, text):
+            s.sendall(text)
+            return s.recv(200)
+
+        header = b"PROXY TCP4 127.0.0.3 127.0.0.1 1000 6379\r\nPING\r\n"
+        here = []
+        for n in range(3):
+            here += [arrive(), arrive()]
+            assert asked(here[-2], header) == b"+PONG\r\n"
+            p.process.send_signal(signal.SIGUSR2)
+            wait_for("the other worker", lambda: p.says("the new worker serves") > n)
+            assert asked(here[-1], header) == b"+PONG\r\n"
+            wait_for("the old worker to go", lambda: p.says(ENDED) > n)
+        assert [asked(s, b"PING\r\n") for s in here] == [b"+PONG\r\n"] * 6
+        assert b"for this address" in asked(arrive(), header)
+        with p.client() as c:
+            assert c.ask("CLIENT", "LIST").count(b"127.0.0.3:1000") == 6
+
+
 # ---- MongoDB mode. In the crowd each client has cursors and transactions open, and looks at every answer; a session has several connections.
 
 
@@ -293,6 +337,21 @@ def test_a_file_that_goes_wrong_behind_the_trial(cluster):
         assert len(p.workers()) == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="nobody but root changes the user")
+@pytest.mark.parametrize("line", ["user = no-such-user", "user = nobody\ngroup = no-such-group"])
+def test_rights_that_cannot_be_dropped(cluster, line):
+    """No trial drops any: who fails at that is the parent already, and keeps the worker of the one before."""
+    with Upgradable(cluster) as p:
+        good = read_file(p.path)
+        with open(p.path, "w") as f:
+            f.write(good.replace("[puerta]", "[puerta]\n" + line))
+        stays(p, "the worker of the old one goes on")
+        with open(p.path, "w") as f:
+            f.write(good)
+        p.upgrade()
+        assert len(p.workers()) == 1
+
+
 @pytest.mark.skipif(SLOW > 1, reason="a sanitizer needs all the addresses there are")
 def test_a_worker_that_has_no_memory(cluster):
     with Upgradable(cluster) as p:
@@ -313,6 +372,22 @@ def test_a_worker_dies_whose_parent_cannot_run(cluster):
         os.kill(old, signal.SIGKILL)
         wait_for("another worker", lambda: p.workers() and p.workers() != [old])
         p.wait_ready()
+
+
+def test_begins_anew_without_a_parent(cluster):
+    """The same where the file has supervise = no by then: it hears signals as any other."""
+    with Upgradable(cluster) as p:
+        good = read_file(p.path)
+        wrapped(p, otherwise="echo nonsense >> %s; exec {real} \"$@\"" % p.path)
+        stays(p, "the worker of the old one goes on")
+        with open(p.path, "w") as f:
+            f.write(good.replace("[puerta]", "[puerta]\nsupervise = no"))
+        p.replace(harness.BINARY)
+        os.kill(p.worker(), signal.SIGKILL)
+        wait_for("the new program", lambda: p.says('msg="serving"') == 2)
+        p.wait_ready()
+        p.process.send_signal(signal.SIGTERM)
+        assert p.process.wait(15 * SLOW) == 0
 
 
 def test_a_second_signal_is_ignored(cluster):
@@ -509,3 +584,26 @@ def test_who_has_logged_in_stays_so(mongoses):
             client["upgrade"]["login"].insert_one({"_id": 1})
             p.upgrade()
             assert client["upgrade"]["login"].find_one()["_id"] == 1
+
+
+def test_a_hello_that_goes_on_goes_over(mongoses):
+    """Pooled mode: who hears of changes without asking hears on from the next worker, as an answer to what it heard last."""
+    import bson
+    from fake import wire
+    with UpgradableMongo([f.address for f in mongoses], mode="pooled", **QUICK) as p, p.client() as c, p.client() as parked:
+        p.wait_state(list(mongoses)[0], "up")
+        known = wait_for("mongos", lambda: c.ask({"hello": 1}).get("topologyVersion"))
+        hello = {"hello": 1, "topologyVersion": known, "maxAwaitTimeMS": bson.Int64(100)}
+        asked = c.send(hello, flags=wire.EXHAUST_ALLOWED)
+        once = parked.send(dict(hello, maxAwaitTimeMS=bson.Int64(600000)))
+        for n in range(3):
+            p.upgrade()
+            before = process = known["processId"] if n == 0 else process
+            while process == before:
+                answer = c.read()
+                assert answer.flags & wire.MORE_TO_COME and answer.response_to == asked and answer.body["ok"] == 1, answer
+                asked, process = answer.request_id, answer.body["topologyVersion"]["processId"]
+        told = parked.read()
+        assert told.response_to == once and told.body["ok"] == 1 and told.body["topologyVersion"]["processId"] != known["processId"]
+        assert parked.ask({"ping": 1})["ok"] == 1
+        assert p.says("handover=yes") == 3
