@@ -61,6 +61,7 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 struct log_gate { uint64_t second; uint32_t lines, dropped; };
 
 extern enum log_level log_threshold;
+const char *log_level_name(enum log_level level); /* "error", "warn", "info", "debug" */
 
 /* From here on lines go to the system's log (facility: an index of the option `syslog`; 0: they stay on stderr). What nobody takes
  * there goes to stderr after all. Before a chroot, which hides the socket that it connects to. */
@@ -382,11 +383,7 @@ struct hand_notes {
     void (*send)(const struct hand_note *n);
 };
 
-struct conn;
 enum hand_fate { HAND_TAKEN, HAND_REFUSED, HAND_LOST };
-
-/* Begins that record: whose entry of its table it is, its connection. */
-void hand_begin(struct handed *h, uint8_t kind, uint32_t entry, const struct conn *c, const char *section);
 
 /* What a mode does for the handover. NULL: it has nothing of that kind. */
 struct hand_mode {
@@ -523,6 +520,8 @@ void conn_fail(struct conn *c, const char *why);         /* at once, with on_clo
 void conn_deadline(struct conn *c, uint64_t due_ms);     /* on_tick then; 0 = none */
 void conn_still(struct conn *c, bool on);                /* `stilled`; one whose peer has hung up is read to its end */
 void conn_given(struct conn *c, bool on);                /* `given`; false: it is this process's after all */
+/* Begins a client's record for the next worker: whose entry of its table it is, its connection. */
+void hand_begin(struct handed *h, uint8_t kind, uint32_t entry, const struct conn *c, const char *section);
 void conn_reap(void);                                    /* the turn has ended: dead ones become free */
 size_t conn_count(enum conn_kind kind);
 size_t conn_most(enum conn_kind kind);                  /* how many there may be */
@@ -768,7 +767,8 @@ struct backend *backend_at(uint16_t index);               /* NULL when there is 
 struct backend *backend_named(const struct service *s, const char *host, uint16_t port, const struct backend *near);
 uint16_t backend_cap(void);
 const char *backend_name(const struct backend *b, char out[HOST_CAP + 8]); /* "host:port" */
-const char *backend_state_name(const struct backend *b);  /* "up", "down"...: a constant */
+const char *backend_state_name(enum backend_state state); /* "up", "down"...: a constant */
+const char *backend_hold_name(enum backend_hold hold);    /* "none", "drain", "down": the same */
 /* Whether something new may go there: it is up, and nobody holds it. */
 static inline bool backend_takes_new(const struct backend *b)
 {

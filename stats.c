@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define ERROR_WORDS 32     /* kinds of errors told apart; Puerta makes fewer */
-#define ERROR_WORD_CAP 24
+#define ERROR_WORD_CAP 40 /* MongoDB has longer ones than Redis */
 
 struct stats stats;
 struct reloaded reloaded;

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import threading
 import time
+import urllib.request
 
 import pytest
 
@@ -738,7 +739,9 @@ def test_mongo_messages_behind_each_other_are_all_answered(mongoses, mode):
 
 
 def test_mongo_requests_are_refused(mongoses, mode):
-    with MongoPuerta(mongoses, request_rate=5, limit_action="error", **mode, **QUICK) as p, mongo_dial(p.port, source="127.0.0.7") as c:
+    port = harness.free_port()
+    with MongoPuerta(mongoses, request_rate=5, limit_action="error", process={"admin": "127.0.0.1:%d" % port}, **mode, **QUICK) as p, \
+            mongo_dial(p.port, source="127.0.0.7") as c:
         c.hello()
         got = [c.ask({"ping": 1}) for _ in range(15)]
         assert all(r["ok"] == 1 for r in got[:5])
@@ -750,6 +753,9 @@ def test_mongo_requests_are_refused(mongoses, mode):
         long = {"insert": "c", "documents": [{"x": "y" * 300000}]}
         for _ in range(10):
             answer = c.ask(long)
+        with urllib.request.urlopen("http://127.0.0.1:%d/metrics" % port, timeout=10 * harness.SLOW) as r:
+            told = re.search(r'errors_total\{error="IngressRequestRateLimitExceeded"\} (\d+)', r.read().decode())
+        assert told and int(told.group(1)) >= 8
         assert answer["code"] == 462 and c.ask({"hello": 1})["ok"] == 1
 
 
