@@ -578,7 +578,7 @@ struct service;
 
 void gate_tables(const struct conf *conf);
 void gate_open(void);
-void gate_conf(const struct service *s); /* its rates are others: what is owed by the old ones is forgiven */
+void gate_conf(struct service *s); /* its limits are others: what is owed by the old ones is forgiven; who is there has them too */
 /* The address of a section: who may come in is given to s->ops->on_client. */
 void gate_listen(struct listener *l, struct service *s, int fd);
 
