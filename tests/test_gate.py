@@ -302,8 +302,8 @@ def test_no_more_of_them_than_there_is_room_for(server):
         wait_counter(p, "proxy_full", 1)
         for c in waiting:
             c.send_raw(v1()[6:] + encode("PING"))
-        answers = [c.read() for c in waiting[:7]]
-        assert answers == [b"PONG"] * 7
+        answers = [c.read() for c in waiting]
+        assert answers.count(b"PONG") >= 7, answers  # who has asked for the counter may not be seen to have gone
         for c in waiting:
             c.close()
 
