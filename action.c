@@ -163,7 +163,7 @@ static struct action released(const struct backend *b, const char *name)
     if (b->state == BACKEND_UP) {
         return said(ACTION_DONE, "%s serves again", name);
     }
-    return said(ACTION_DONE, "%s is held no longer; its state is: %s", name, backend_state_name(b));
+    return said(ACTION_DONE, "%s is held no longer; its state is: %s", name, backend_state_name((enum backend_state)b->state));
 }
 
 struct action action_hold(const char *name, enum backend_hold hold)
@@ -227,15 +227,13 @@ struct action action_kill(uint64_t id)
 
 /* ---------------------------------------------------------------- the log */
 
-static const char *const levels[] = { "error", "warn", "info", "debug" };
-
 struct action action_level(const char *word)
 {
-    const char *was = levels[log_threshold];
-    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
-        if (strcmp(word, levels[i]) == 0) {
-            log_threshold = (enum log_level)i;
-            return said(ACTION_DONE, "the log level is %s (was %s)", levels[i], was);
+    const char *was = log_level_name(log_threshold);
+    for (enum log_level level = LOG_ERROR; level <= LOG_DEBUG; level++) {
+        if (strcmp(word, log_level_name(level)) == 0) {
+            log_threshold = level;
+            return said(ACTION_DONE, "the log level is %s (was %s)", word, was);
         }
     }
     return said(ACTION_MALFORMED, "no log level: it is error, warn, info or debug (now %s)", was);

@@ -89,7 +89,7 @@ static bool backends(struct doc *y, struct json *j)
     json_uint(j, "pool_max", b.facts.pool_max);
     json_uint(j, "weight", b.facts.weight);
     json_bool(j, "ejected", b.facts.ejected);
-    json_uint(j, "answers", b.latency->all);
+    json_uint(j, "answers", latency_answers(b.latency));
     json_uint(j, "p50_us", latency_percentile(b.latency, 50));
     json_uint(j, "p99_us", latency_percentile(b.latency, 99));
     json_bool(j, "busy", b.backend->busy);

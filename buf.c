@@ -17,8 +17,7 @@ static struct {
     unsigned char *block;
     struct chunk *free;
     size_t chunk_size, stride;
-    size_t total, fresh; /* chunks below `fresh` have been used at least once */
-    size_t in_use;
+    size_t total, fresh; /* chunks below `fresh` have been used at least once; how many are in use: gauges.chunks */
     size_t reserve;
     bool refused, relieved;
 } pool;
@@ -35,7 +34,7 @@ void buf_tables(const struct conf *conf)
 void buf_open(void)
 {
     pool.free = NULL;
-    pool.fresh = pool.in_use = 0;
+    pool.fresh = 0;
     pool.refused = pool.relieved = false;
     gauges.chunks = (struct gauge){ .most = pool.total };
 }
@@ -52,12 +51,12 @@ size_t buf_total(void)
 
 size_t buf_free_chunks(void)
 {
-    return pool.total - pool.in_use;
+    return pool.total - gauges.chunks.now;
 }
 
 static size_t available(enum buf_use use)
 {
-    size_t left = pool.total - pool.in_use;
+    size_t left = pool.total - gauges.chunks.now;
     size_t kept = use == BUF_REQUEST ? pool.reserve : use == BUF_URGENT ? pool.reserve / 2 : 0;
     return left > kept ? left - kept : 0;
 }
@@ -99,7 +98,7 @@ struct chunk *chunk_take(enum buf_use use)
         must(pool.fresh < pool.total);
         k = (struct chunk *)(void *)(pool.block + pool.fresh++ * pool.stride);
     }
-    gauge_set(&gauges.chunks, ++pool.in_use);
+    gauge_up(&gauges.chunks);
     k->next = NULL;
     k->used = 0;
     k->refs = 1;
@@ -114,7 +113,7 @@ void chunk_release(struct chunk *k)
     }
     k->next = pool.free;
     pool.free = k;
-    gauges.chunks.now = --pool.in_use;
+    gauge_down(&gauges.chunks);
     if (pool.refused && available(BUF_REQUEST) > pool.total / 16) {
         pool.refused = false;
         pool.relieved = true;

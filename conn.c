@@ -146,18 +146,6 @@ static void set_state(struct conn *c, enum conn_state to)
     c->state = (uint8_t)to;
 }
 
-void hand_begin(struct handed *h, uint8_t kind, uint32_t entry, const struct conn *c, const char *section)
-{
-    memset(h, 0, offsetof(struct handed, input));
-    h->id = c->id;
-    h->entry = entry;
-    h->kind = kind;
-    h->fd_count = 1;
-    h->peer = c->peer;
-    must(strlen(section) < sizeof h->section);
-    memcpy(h->section, section, strlen(section));
-}
-
 struct conn *conn_take(enum conn_kind kind, const struct conn_ops *ops, void *owner)
 {
     struct conn *c = table.free;
@@ -281,6 +269,18 @@ bool conn_dial(struct conn *c, const struct address *a, uint32_t timeout_ms, con
     return true;
 }
 
+void hand_begin(struct handed *h, uint8_t kind, uint32_t entry, const struct conn *c, const char *section)
+{
+    memset(h, 0, offsetof(struct handed, input));
+    h->id = c->id;
+    h->entry = entry;
+    h->kind = kind;
+    h->fd_count = 1;
+    h->peer = c->peer;
+    must(strlen(section) < sizeof h->section);
+    memcpy(h->section, section, strlen(section));
+}
+
 void conn_given(struct conn *c, bool on)
 {
     c->given = on;
@@ -325,9 +325,6 @@ void conn_fail(struct conn *c, const char *why)
     }
 }
 
-/* Closing with input unread would reset the connection and could take our last words from the peer: first our
- * side ends, then what still comes is thrown away until the peer ends too. From here on `reading` says that it has not
- * ended yet. */
 void conn_stall_limit(struct conn *c, uint32_t limit_ms)
 {
     c->stall_limit_ms = limit_ms;
@@ -336,6 +333,9 @@ void conn_stall_limit(struct conn *c, uint32_t limit_ms)
     }
 }
 
+/* Closing with input unread would reset the connection and could take our last words from the peer: first our
+ * side ends, then what still comes is thrown away until the peer ends too. From here on `reading` says that it has not
+ * ended yet. */
 void conn_finish(struct conn *c, uint32_t limit_ms)
 {
     if (c->state != CONN_OPEN || c->given) {

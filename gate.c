@@ -424,6 +424,11 @@ static void belong(struct conn *c, struct gate_source *source, bool fresh)
     }
 }
 
+static bool limits(const struct conf_service *conf)
+{
+    return conf->max_per_address > 0 || conf->request_rate > 0 || conf->byte_rate > 0;
+}
+
 /* peer: the real address. told: by a header, so that no other may follow. */
 static void enter(struct service *s, int fd, const struct address *peer, bool told)
 {
@@ -435,7 +440,7 @@ static void enter(struct service *s, int fd, const struct address *peer, bool to
         refuse(s, fd, peer, "its address may not come in (allow, deny)");
         return;
     }
-    source = conf->max_per_address > 0 || conf->request_rate > 0 || conf->byte_rate > 0 ? source_of(s, peer) : NULL;
+    source = limits(conf) ? source_of(s, peer) : NULL;
     if (source != NULL && conf->max_per_address > 0 && source->connections >= conf->max_per_address) {
         refuse_crowd(s, fd, peer);
         return;
@@ -449,8 +454,7 @@ static void enter(struct service *s, int fd, const struct address *peer, bool to
 
 void gate_adopt(struct service *s, struct conn *c)
 {
-    const struct conf_service *conf = s->conf;
-    belong(c, conf->max_per_address > 0 || conf->request_rate > 0 || conf->byte_rate > 0 ? source_of(s, &c->peer) : NULL, false);
+    belong(c, limits(s->conf) ? source_of(s, &c->peer) : NULL, false);
 }
 
 /* ------------------------------------------------------------ PROXY headers */
@@ -621,8 +625,26 @@ bool gate_awaits(void)
     return gt.arriving > 0;
 }
 
-void gate_conf(const struct service *s)
+/* Who came in while its section had no limit. */
+static void belong_late(struct service *s)
 {
+    for (size_t i = 0; i < conn_size(); i++) {
+        struct conn *c = conn_at(i);
+        struct conn_facts facts;
+        if (c == NULL || c->kind != CONN_CLIENT || c->state != CONN_OPEN || c->source != NULL) {
+            continue;
+        }
+        memset(&facts, 0, sizeof facts);
+        c->ops->describe(c, &facts);
+        if (facts.section == s->conf->name) {
+            belong(c, limits(s->conf) ? source_of(s, &c->peer) : NULL, c->fresh);
+        }
+    }
+}
+
+void gate_conf(struct service *s)
+{
+    belong_late(s);
     for (size_t i = 0; i < gt.source_count; i++) {
         struct gate_source *source = &gt.sources[i];
         if (source->service == s) {

@@ -54,10 +54,16 @@ const char *backend_name(const struct backend *b, char out[HOST_CAP + 8])
     return out;
 }
 
-const char *backend_state_name(const struct backend *b)
+const char *backend_state_name(enum backend_state state)
 {
     static const char *const names[] = { "free", "new", "up", "suspect", "draining", "mismatch", "down" };
-    return names[b->state];
+    return names[state];
+}
+
+const char *backend_hold_name(enum backend_hold hold)
+{
+    static const char *const names[] = { "none", "drain", "down" };
+    return names[hold];
 }
 
 struct service *service_at(int i)
@@ -196,7 +202,7 @@ static void forget(struct backend *b)
 
 void health_state(struct backend *b, enum backend_state to)
 {
-    const char *from = backend_state_name(b);
+    const char *from = backend_state_name((enum backend_state)b->state);
     if (to != BACKEND_UP) {
         b->rises = 0;
     }
@@ -210,7 +216,7 @@ void health_state(struct backend *b, enum backend_state to)
     b->state_ms = loop_ms();
     stats.backend_ups += to == BACKEND_UP;
     stats.backend_downs += to == BACKEND_DOWN;
-    log_info("node changes state", "node=%s:%u from=%s to=%s slots=%u", b->host, (unsigned)b->port, from, backend_state_name(b),
+    log_info("node changes state", "node=%s:%u from=%s to=%s slots=%u", b->host, (unsigned)b->port, from, backend_state_name(to),
              b->slots);
     b->service->ops->on_backend(b);
     if (to != BACKEND_UP) {
@@ -226,9 +232,9 @@ static void set_hold(struct backend *b, enum backend_hold hold)
 
 void backend_hold(struct backend *b, enum backend_hold hold)
 {
-    static const char *const names[] = { "none", "drain", "down" };
     if (b->hold != hold) {
-        log_warn("node held by hand", "node=%s:%u was=%s now=%s", b->host, (unsigned)b->port, names[b->hold], names[hold]);
+        log_warn("node held by hand", "node=%s:%u was=%s now=%s", b->host, (unsigned)b->port,
+                 backend_hold_name((enum backend_hold)b->hold), backend_hold_name(hold));
         set_hold(b, hold);
     }
     b->dropped = false;

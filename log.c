@@ -29,8 +29,13 @@ enum log_level log_threshold = LOG_INFO;
 int log_socket = -1;
 static int log_facility; /* its number in RFC 3164, times 8 */
 
-static const char *const level_names[] = { "error", "warn", "info", "debug" };
 static const int severities[] = { 3, 4, 6, 7 }; /* of RFC 3164 */
+
+const char *log_level_name(enum log_level level)
+{
+    static const char *const names[] = { "error", "warn", "info", "debug" };
+    return names[level];
+}
 
 /* One line being made. Adding beyond the end cuts. */
 struct line { char text[LINE_CAP]; size_t len; };
@@ -135,7 +140,7 @@ static void line_begin(struct line *l, const struct timespec *now, enum log_leve
         line_add(l, "<%d>puerta[%ld]:", log_facility + severities[level], (long)getpid());
     else
         line_add_time(l, now);
-    line_add(l, " level=%s msg=\"%s\"", level_names[level], msg);
+    line_add(l, " level=%s msg=\"%s\"", log_level_name(level), msg);
 }
 
 /* Whether this line may be written. Monotonic time, so that a clock set back does not close a gate for hours. */

@@ -134,8 +134,6 @@ static void label(char labels[METRICS_LABELS], const char *name, const char *val
 
 #define STATES (BACKEND_DOWN + 1)
 
-static const char *const states[STATES] = { NULL, "new", "up", "suspect", "draining", "mismatch", "down" };
-
 static bool backend_sample(struct metrics_at *at, struct sample *s, uint32_t each)
 {
     uint32_t i = at->row / each, before = i;
@@ -238,7 +236,7 @@ static bool look(struct metrics_at *at, const struct metric *m)
         some = backend_sample(at, &s, STATES);
         at->row += at->row % STATES == 0;
         s.value = some && s.backend.backend->state == at->row % STATES;
-        label(at->labels, "state", states[at->row % STATES]);
+        label(at->labels, "state", backend_state_name((enum backend_state)(at->row % STATES)));
         break;
     case OF_TABLE: some = table_sample(at, &s); break;
     case OF_CLASS: some = class_sample(at, &s); break;

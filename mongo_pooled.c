@@ -533,7 +533,7 @@ static void request_bad(struct pooled *p, enum mongo_code code, const char *why)
     stats.protocol_errors++;
     log_warn("client refused", "client=%s why=\"%s\"", address_text(&p->conn->peer, peer), why);
     if (!mute && chain_put(&p->conn->out, BUF_REPLY, said, n)) {
-        mongo_refused(MONGO_CODE_PROTOCOL_ERROR);
+        mongo_refused(code);
     }
     client_finish(p);
 }

@@ -74,7 +74,7 @@ static void put_backend(struct bson *b, const struct status_backend *row)
     bson_int64(b, "pool_max", row->facts.pool_max);
     bson_int64(b, "weight", row->facts.weight);
     bson_bool(b, "ejected", row->facts.ejected);
-    bson_int64(b, "answers", (int64_t)row->latency->all);
+    bson_int64(b, "answers", (int64_t)latency_answers(row->latency));
     bson_int64(b, "p50_us", (int64_t)latency_percentile(row->latency, 50));
     bson_int64(b, "p99_us", (int64_t)latency_percentile(row->latency, 99));
     bson_close(b);

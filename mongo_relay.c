@@ -323,7 +323,9 @@ static bool refuse_one(struct client *c)
     const struct wire *w = &c->asks.wire;
     size_t n = mongomsg_refuse(edited, sizeof edited, &w->header, ++md.last_id, MONGO_CODE_RATE_LIMIT_EXCEEDED,
                                "too many requests from this address (request_rate, byte_rate)", "SystemOverloadedError");
-    stats.errors_sent += !wire_more_to_come(w);
+    if (!wire_more_to_come(w)) {
+        mongo_refused(MONGO_CODE_RATE_LIMIT_EXCEEDED);
+    }
     if (!wire_more_to_come(w) && !chain_put(&c->conn->out, BUF_REPLY, edited, n)) {
         conn_fail(c->conn, "no chunk left to tell it what is wrong (chunks)");
         return false;
@@ -1029,6 +1031,7 @@ static bool adopt_relaying(struct client *c, struct backend *b, const struct sta
     c->up->watch.may_cool = true;
     c->backend = b;
     mongos_of(b)->connections++;
+    mongos_of(b)->in_flight += s->unanswered; /* of a hello that waits */
     c->asked = s->asked;
     c->hello_id = s->hello_id;
     c->unanswered = s->unanswered;

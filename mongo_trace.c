@@ -86,7 +86,7 @@ void mongo_asked(const struct wire *request)
 
 void mongo_refused(enum mongo_code code)
 {
-    char word[32];
+    char word[64];
     int n = snprintf(word, sizeof word, "-%s", mongomsg_code_name(code));
     stats_error(word, (size_t)n < sizeof word ? (size_t)n : sizeof word - 1);
 }

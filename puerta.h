@@ -61,6 +61,7 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 struct log_gate { uint64_t second; uint32_t lines, dropped; };
 
 extern enum log_level log_threshold;
+const char *log_level_name(enum log_level level); /* "error", "warn", "info", "debug" */
 
 /* From here on lines go to the system's log (facility: an index of the option `syslog`; 0: they stay on stderr). What nobody takes
  * there goes to stderr after all. Before a chroot, which hides the socket that it connects to. */
@@ -384,11 +385,7 @@ struct hand_notes {
     void (*send)(const struct hand_note *n);
 };
 
-struct conn;
 enum hand_fate { HAND_TAKEN, HAND_REFUSED, HAND_LOST };
-
-/* Begins that record: whose entry of its table it is, its connection. */
-void hand_begin(struct handed *h, uint8_t kind, uint32_t entry, const struct conn *c, const char *section);
 
 /* What a mode does for the handover. NULL: it has nothing of that kind. */
 struct hand_mode {
@@ -525,6 +522,8 @@ void conn_fail(struct conn *c, const char *why);         /* at once, with on_clo
 void conn_deadline(struct conn *c, uint64_t due_ms);     /* on_tick then; 0 = none */
 void conn_still(struct conn *c, bool on);                /* `stilled`; one whose peer has hung up is read to its end */
 void conn_given(struct conn *c, bool on);                /* `given`; false: it is this process's after all */
+/* Begins a client's record for the next worker: whose entry of its table it is, its connection. */
+void hand_begin(struct handed *h, uint8_t kind, uint32_t entry, const struct conn *c, const char *section);
 void conn_reap(void);                                    /* the turn has ended: dead ones become free */
 size_t conn_count(enum conn_kind kind);
 size_t conn_most(enum conn_kind kind);                  /* how many there may be */
@@ -581,7 +580,7 @@ struct service;
 
 void gate_tables(const struct conf *conf);
 void gate_open(void);
-void gate_conf(const struct service *s); /* its rates are others: what is owed by the old ones is forgiven */
+void gate_conf(struct service *s); /* its limits are others: what is owed by the old ones is forgiven; who is there has them too */
 bool gate_awaits(void); /* whether a connection is there whose PROXY header is not: so for 5 s at most */
 /* The address of a section: who may come in is given to s->ops->on_client. */
 void gate_listen(struct listener *l, struct service *s, int fd);
@@ -772,7 +771,8 @@ struct backend *backend_at(uint16_t index);               /* NULL when there is 
 struct backend *backend_named(const struct service *s, const char *host, uint16_t port, const struct backend *near);
 uint16_t backend_cap(void);
 const char *backend_name(const struct backend *b, char out[HOST_CAP + 8]); /* "host:port" */
-const char *backend_state_name(const struct backend *b);  /* "up", "down"...: a constant */
+const char *backend_state_name(enum backend_state state); /* "up", "down"...: a constant */
+const char *backend_hold_name(enum backend_hold hold);    /* "none", "drain", "down": the same */
 /* Whether something new may go there: it is up, and nobody holds it. */
 static inline bool backend_takes_new(const struct backend *b)
 {

@@ -65,6 +65,7 @@ enum req_state {
 #define REQ_TRYAGAIN 32u /* the last word on it was TRYAGAIN */
 #define REQ_TURNED 64u   /* a node turned it away for reasons of its own: its wait has begun */
 #define REQ_COUNTED 128u /* stands in its client's count of unsettled ones */
+#define REQ_TIMED 2097152u /* how long its node took is in the histogram already */
 #define REQ_SCRIPT 512u  /* may name a script that the node has not got */
 #define REQ_VIA_ASK 256u /* its last reply came from a node that was told ASKING */
 #define REQ_ALL 2048u    /* a part of what concerns all slots; its own is only the way to its node */

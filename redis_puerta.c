@@ -155,7 +155,7 @@ static void backends(struct client *c, const struct request *q)
         pair_number("pool_max", b.facts.pool_max);
         pair_number("weight", b.facts.weight);
         pair_bool("ejected", b.facts.ejected);
-        pair_number("answers", b.latency->all);
+        pair_number("answers", latency_answers(b.latency));
         pair_number("p50_us", latency_percentile(b.latency, 50));
         pair_number("p99_us", latency_percentile(b.latency, 99));
         pair_bool("busy", b.backend->busy);

@@ -23,7 +23,7 @@
 
 static struct {
     struct req *all, *free;
-    size_t total, in_use;
+    size_t total;                 /* how many are in use: gauges.requests */
     struct client *resume, *resume_tail;
     struct client *starved, *starved_tail;
     struct client *urgent;
@@ -57,7 +57,7 @@ static uint32_t now32(void)
 
 size_t redis_req_in_flight(void)
 {
-    return rq.in_use;
+    return gauges.requests.now;
 }
 
 bool req_any(const struct service *s, bool (*such)(const struct command *))
@@ -73,7 +73,7 @@ bool req_any(const struct service *s, bool (*such)(const struct command *))
 
 size_t redis_req_free(void)
 {
-    return rq.total - rq.in_use;
+    return rq.total - gauges.requests.now;
 }
 
 void redis_req_shortage(void)
@@ -93,7 +93,7 @@ struct req *req_take(struct client *c, const struct command *command, req_taker 
         return NULL;
     }
     rq.free = r->next;
-    gauge_set(&gauges.requests, ++rq.in_use);
+    gauge_up(&gauges.requests);
     memset(r, 0, sizeof *r);
     r->client = c;
     r->service = c != NULL ? c->service : NULL;
@@ -127,7 +127,7 @@ void req_free(struct req *r)
     r->state = REQ_FREE;
     r->next = rq.free;
     rq.free = r;
-    gauges.requests.now = --rq.in_use;
+    gauge_down(&gauges.requests);
     rq.relief = rq.relief || rq.shortage;
 }
 

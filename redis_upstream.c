@@ -262,19 +262,21 @@ static bool take_slow(struct upstream *u, struct req *r, const unsigned char *p,
     return true;
 }
 
-/* Its reply is passed on, if there is room. How long its node took for it is counted: of one that is passed on in pieces until it
- * began, since then its client has a say in it. */
+/* How long its node took for it is counted: once, since a reply for which there is no room comes by here again; of one that is passed
+ * on in pieces until it began, since then its client has a say in it. */
+static void reply_time(const struct upstream *u, struct req *r)
+{
+    if (r->sent_us != 0 && (r->flags & (REQ_BLOCKS | REQ_TIMED)) == 0) {
+        r->flags |= REQ_TIMED;
+        stats_latency(u->backend->index, (u->streaming ? u->began_us : trace_stamp()) - r->sent_us);
+    }
+}
+
+/* Its reply is passed on, if there is room. */
 static bool reply_take(struct upstream *u, struct req *r, const unsigned char *p, size_t n)
 {
-    uint32_t now = trace_stamp(), sent = r->sent_us, began = u->streaming ? u->began_us : now;
-    bool timed = sent != 0 && (r->flags & REQ_BLOCKS) == 0;
-    if (!(trace_done(now - r->born_us) ? take_slow(u, r, p, n) : r->take(r, p, n, true))) {
-        return false;
-    }
-    if (timed) {
-        stats_latency(u->backend->index, began - sent);
-    }
-    return true;
+    reply_time(u, r);
+    return trace_done(trace_stamp() - r->born_us) ? take_slow(u, r, p, n) : r->take(r, p, n, true);
 }
 
 /* The whole reply of the oldest request lies in [from, at). False: its taker has no room now. */

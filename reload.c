@@ -141,28 +141,37 @@ static bool is_field(const struct option *o, size_t offset)
     return o->scope != PROCESS && o->offset == offset;
 }
 
-/* Whether it can change now. The node of a plain server owns all slots; and some options have tables only where a section uses them:
- * users, for their logins, PROXY headers, limits by address. */
-static bool is_live(const struct conf *conf, const struct option *o, const struct conf_service *s)
+/* Some options have tables only where a section uses them: users, for their logins, PROXY headers, limits by address. */
+struct had { bool users, arrivals, limits; };
+
+/* Asked before anything changes: what one section gives up another one may take. */
+static struct had had_before(const struct conf *conf)
 {
-    bool users = false, limit = is_field(o, offsetof(struct conf_service, max_per_address)) ||
-                                is_field(o, offsetof(struct conf_service, request_rate)) || is_field(o, offsetof(struct conf_service, byte_rate));
+    struct had h = { false, conf_arrivals(conf) > 0, conf_limits(conf) };
     for (int i = 0; i < conf->service_count; i++) {
-        users = users || conf->services[i].user_count > 0;
+        h.users = h.users || conf->services[i].user_count > 0;
     }
-    return o->live && !(o->type == NODES && s->kind == SERVICE_REDIS && s->single) && (o->type != USER || users) &&
-           (!is_field(o, offsetof(struct conf_service, accept_proxy)) || conf_arrivals(conf) > 0) && (!limit || conf_limits(conf));
+    return h;
+}
+
+/* Whether it can change now. The node of a plain server owns all slots. */
+static bool is_live(const struct had *had, const struct option *o, const struct conf_service *s)
+{
+    bool limit = is_field(o, offsetof(struct conf_service, max_per_address)) ||
+                                is_field(o, offsetof(struct conf_service, request_rate)) || is_field(o, offsetof(struct conf_service, byte_rate));
+    return o->live && !(o->type == NODES && s->kind == SERVICE_REDIS && s->single) && (o->type != USER || had->users) &&
+           (!is_field(o, offsetof(struct conf_service, accept_proxy)) || had->arrivals) && (!limit || had->limits);
 }
 
 /* Takes what has changed of one section, and of the others tells, if somebody listens. */
-static void take_options(struct conf *conf, enum option_scope scope, const char *section, void *now, const void *next, bool told)
+static void take_options(const struct had *had, enum option_scope scope, const char *section, void *now, const void *next, bool told)
 {
     for (size_t i = 0; i < option_count; i++) {
         const struct option *o = &options[i];
         if (o->scope != scope || option_same(o, now, next)) {
             continue;
         }
-        if (!is_live(conf, o, now)) {
+        if (!is_live(had, o, now)) {
             if (told) {
                 tell_restart(section, o, now, next);
             }
@@ -188,12 +197,13 @@ static const struct conf_service *section_of(const struct conf *conf, const stru
 
 static void take(struct conf *conf, const struct conf *next, bool told)
 {
-    take_options(conf, PROCESS, "puerta", conf, next, told);
+    const struct had had = had_before(conf);
+    take_options(&had, PROCESS, "puerta", conf, next, told);
     for (int i = 0; i < conf->service_count; i++) {
         struct conf_service *s = &conf->services[i];
         const struct conf_service *its = section_of(next, s);
         if (its != NULL) {
-            take_options(conf, s->kind == SERVICE_MONGO ? MONGO : REDIS, s->name, s, its, told);
+            take_options(&had, s->kind == SERVICE_MONGO ? MONGO : REDIS, s->name, s, its, told);
         } else if (told) {
             tell_section(s, false);
         }
@@ -219,7 +229,8 @@ static void tell_rooms(void)
     }
     for (int i = 0; (s = service_at(i)) != NULL; i++) {
         const struct conf_service *before = &rl.before.services[s->conf - rl.now->services];
-        if (s->conf->request_rate != before->request_rate || s->conf->byte_rate != before->byte_rate) {
+        if (s->conf->request_rate != before->request_rate || s->conf->byte_rate != before->byte_rate ||
+            s->conf->max_per_address != before->max_per_address) {
             gate_conf(s);
         }
         if (s->ops->on_conf != NULL) {

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define ERROR_WORDS 32     /* kinds of errors told apart; Puerta makes fewer */
-#define ERROR_WORD_CAP 24
+#define ERROR_WORD_CAP 40 /* MongoDB has longer ones than Redis */
 
 struct stats stats;
 struct reloaded reloaded;
@@ -73,7 +73,6 @@ void stats_latency(uint16_t backend, uint64_t us)
     struct latency *l = &servers[backend];
     l->count[bucket_of(us)]++;
     l->sum_us += us;
-    l->all++;
 }
 
 const struct latency *latency_of(uint16_t backend)
@@ -87,9 +86,17 @@ void latency_forget(uint16_t backend)
     memset(&servers[backend], 0, sizeof servers[backend]);
 }
 
+uint64_t latency_answers(const struct latency *l)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < LATENCY_BUCKETS; i++)
+        sum += l->count[i];
+    return sum;
+}
+
 uint64_t latency_percentile(const struct latency *l, unsigned percent)
 {
-    uint64_t want = (l->all * percent + 99) / 100, sum = 0;
+    uint64_t want = (latency_answers(l) * percent + 99) / 100, sum = 0;
     for (int i = 0; i < LATENCY_BUCKETS && want > 0; i++) {
         sum += l->count[i];
         if (sum >= want)

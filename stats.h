@@ -148,7 +148,9 @@ extern struct gauges gauges;
 static inline void gauge_set(struct gauge *g, uint64_t now)
 {
     g->now = now;
-    g->high = now > g->high ? now : g->high;
+    if (now > g->high) {
+        g->high = now;
+    }
 }
 /* One more, one less. */
 static inline void gauge_up(struct gauge *g)
@@ -166,7 +168,7 @@ const char *gauge_row(int i, const char **help, const struct gauge **g);
 
 #define LATENCY_BUCKETS 18 /* bucket i: at most 64 << i microseconds (64 us to 4.2 s); the last: anything longer */
 
-struct latency { uint64_t count[LATENCY_BUCKETS], sum_us, all; };
+struct latency { uint64_t count[LATENCY_BUCKETS], sum_us; };
 
 void stats_tables(const struct conf *conf);
 /* One answer of the server with that index in the table took so long from its request's last byte sent to its own last byte; one of
@@ -177,6 +179,8 @@ void stats_latency(uint16_t backend, uint64_t us);
 const struct latency *latency_of(uint16_t backend);
 /* That entry of the table is another server's now. */
 void latency_forget(uint16_t backend);
+/* How many there were. */
+uint64_t latency_answers(const struct latency *l);
 /* Microseconds below which `percent` of the answers stayed: the upper edge of a bucket; 0: there were none. */
 uint64_t latency_percentile(const struct latency *l, unsigned percent);
 

@@ -26,10 +26,9 @@ void status_open(void)
 
 struct status_process status_process(void)
 {
-    static const char *const levels[] = { "error", "warn", "info", "debug" };
     struct status_process p = {
         .version = PUERTA_VERSION, .pid = (long)getpid(), .uptime_ms = loop_ms() - self.began_ms, .started = self.started,
-        .ready = !status_stopping, .stopping = status_stopping, .log_level = levels[log_threshold], .memory = arena_bytes(),
+        .ready = !status_stopping, .stopping = status_stopping, .log_level = log_level_name(log_threshold), .memory = arena_bytes(),
     };
     struct status_section s;
     int i = 0;
@@ -77,12 +76,6 @@ bool status_section(int i, struct status_section *out)
 
 /* ----------------------------------------------------------------- servers */
 
-const char *status_hold_name(enum backend_hold hold)
-{
-    static const char *const names[] = { "none", "drain", "down" };
-    return names[hold];
-}
-
 bool status_backend(uint32_t *at, struct status_backend *out)
 {
     for (; *at < backend_cap(); ++*at) {
@@ -94,8 +87,8 @@ bool status_backend(uint32_t *at, struct status_backend *out)
         out->backend = b;
         backend_name(b, out->name);
         out->section = b->service->conf->name;
-        out->state = backend_state_name(b);
-        out->hold = status_hold_name((enum backend_hold)b->hold);
+        out->state = backend_state_name((enum backend_state)b->state);
+        out->hold = backend_hold_name((enum backend_hold)b->hold);
         out->latency = latency_of(b->index);
         out->since_ms = loop_ms() - b->state_ms;
         if (b->service->ops->describe != NULL) {

@@ -33,12 +33,11 @@ bool status_section(int i, struct status_section *out);
 struct status_backend {
     const struct backend *backend;
     char name[HOST_CAP + 8];    /* "HOST:PORT" */
-    const char *section, *state, *hold; /* hold: as status_hold_name() has it */
+    const char *section, *state, *hold; /* as backend_state_name() and backend_hold_name() have them */
     struct backend_facts facts;
     const struct latency *latency;
     uint64_t since_ms;          /* how long it has been in that state */
 };
-const char *status_hold_name(enum backend_hold hold); /* "none", "drain", "down" */
 /* The next server from *at on (begin with 0); false when there is none left. */
 bool status_backend(uint32_t *at, struct status_backend *out);
 

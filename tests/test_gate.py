@@ -14,6 +14,7 @@ import struct
 import subprocess
 import threading
 import time
+import urllib.request
 
 import pytest
 
@@ -301,12 +302,15 @@ def test_no_more_of_them_than_there_is_room_for(server):
         wait_counter(p, "proxy_full", 1)
         for c in waiting:
             c.send_raw(v1()[6:] + encode("PING"))
-        answers = [c.read() for c in waiting[:7]]
-        assert answers == [b"PONG"] * 7
+        answers = [c.read() for c in waiting]
+        assert answers.count(b"PONG") >= 7, answers  # who has asked for the counter may not be seen to have gone
         for c in waiting:
             c.close()
-        with dial(p.port, first=v1() + encode("PING")) as c:
-            assert c.read() == b"PONG"
+
+        def served():
+            with dial(p.port, first=v1() + encode("PING")) as c:
+                return c.read() == b"PONG"
+        harness.wait_for("their places to be free", served)
 
 
 def test_wrong_guesses_are_those_of_the_real_address(plain):
@@ -738,7 +742,9 @@ def test_mongo_messages_behind_each_other_are_all_answered(mongoses, mode):
 
 
 def test_mongo_requests_are_refused(mongoses, mode):
-    with MongoPuerta(mongoses, request_rate=5, limit_action="error", **mode, **QUICK) as p, mongo_dial(p.port, source="127.0.0.7") as c:
+    port = harness.free_port()
+    with MongoPuerta(mongoses, request_rate=5, limit_action="error", process={"admin": "127.0.0.1:%d" % port}, **mode, **QUICK) as p, \
+            mongo_dial(p.port, source="127.0.0.7") as c:
         c.hello()
         got = [c.ask({"ping": 1}) for _ in range(15)]
         assert all(r["ok"] == 1 for r in got[:5])
@@ -750,6 +756,9 @@ def test_mongo_requests_are_refused(mongoses, mode):
         long = {"insert": "c", "documents": [{"x": "y" * 300000}]}
         for _ in range(10):
             answer = c.ask(long)
+        with urllib.request.urlopen("http://127.0.0.1:%d/metrics" % port, timeout=10 * harness.SLOW) as r:
+            told = re.search(r'errors_total\{error="IngressRequestRateLimitExceeded"\} (\d+)', r.read().decode())
+        assert told and int(told.group(1)) >= 8
         assert answer["code"] == 462 and c.ask({"hello": 1})["ok"] == 1
 
 

@@ -498,6 +498,15 @@ def test_who_may_come_and_how_often_follows(cluster):
             p.process.send_signal(signal.SIGHUP) if not r.write(text) else None
             assert [other.read() for _ in range(28)] == [b"PONG"] * 28
             assert time.monotonic() - begun < 8
+        # What one limit had tables for another one can take.
+        assert figures(r.reload(text.replace("max_per_address = 100", "byte_rate = 100k"))) == (2, 0)
+    section = "[redis other]\nlisten = 127.0.0.1:%d\nnodes = %s\nmax_per_address = 100\n" % (harness.free_port(), cluster.masters[0].address)
+    with redis_puerta([n.address for n in cluster.masters], options=section) as p, p.client() as c:
+        r = Reloads(p)
+        assert c.ask("PING") == b"PONG"
+        assert figures(r.reload(r.text().replace("[redis other]", "request_rate = 2\n[redis other]"))) == (1, 0)
+        c.send_raw(harness.encode("PING") * 5)  # who came before there was a limit has it too
+        assert [c.read() for _ in range(2)] == [b"PONG"] * 2 and c.silent(0.2)
     with redis_puerta([n.address for n in cluster.masters]) as p:
         r = Reloads(p)
         lines = r.reload(r.text() + "max_per_address = 2\naccept_proxy = yes\n")

@@ -574,6 +574,19 @@ def test_a_driver(mongoses, mode):
         assert closed == []
 
 
+def test_a_hello_that_waits_is_counted_where_it_has_gone(mongoses):
+    with UpgradableMongo([f.address for f in mongoses], allow_admin="yes", **QUICK) as p, p.client() as c, p.client() as other:
+        def in_flight():
+            return sum(b["in_flight"] for b in other.ask({"puertaStatus": 1})["backends"])
+        other.hello()
+        c.send({"hello": 1, "topologyVersion": c.hello()["topologyVersion"], "maxAwaitTimeMS": 60000 * SLOW})
+        wait_for("the hello to wait", lambda: in_flight() == 1)
+        p.upgrade()
+        assert in_flight() == 1
+        c.close()
+        wait_for("the hello to be over", lambda: in_flight() == 0)
+
+
 def test_who_has_logged_in_stays_so(mongoses):
     """Pooled mode: the login was here, and holds at the next worker."""
     import pymongo

@@ -45,7 +45,7 @@ ROOMS = {
     "buf.c": (3, "waist", 450),
     "conn.c": (3, "waist", 700),
     "tls.c": (3, "waist", 450),
-    "gate.c": (3, "gate", 560),
+    "gate.c": (3, "gate", 600),
     "upgrade.c": (3, "parent", 280),
     "parent.c": (3, "parent", 740),
     "health.c": (4, "health", 430),
