@@ -564,8 +564,8 @@ static void take_question(void)
     if (got < 0)
         close_sock();
     if (got > 0 && parent.in.kind == TELL) {
-        must(parent.in.port < MANAGER_WORDS);
-        manager_say((enum manager_word)parent.in.port);
+        if (parent.in.port < MANAGER_WORDS) /* a worker that others have taken over must not end its parent */
+            manager_say((enum manager_word)parent.in.port);
     } else if (got > 0 && parent.in.kind == UPGRADE) {
         begin_upgrade();
     } else if (got > 0 && parent.in.kind == TAKEN_OVER) {
