@@ -490,7 +490,7 @@ def test_no_answer_is_told_and_a_new_process_noticed(browser, cluster, fronts):
             first.puerta.process.send_signal(signal.SIGTERM)
             first.puerta.process.wait(20 * harness.SLOW)
             lost = e.page.locator("#lost")
-            expect(lost).to_contain_text(re.compile(r"No answer since \d\d:\d\d:\d\d"))
+            expect(lost).to_contain_text(re.compile(r"No answer since \d\d:\d\d:\d\d"), timeout=30000 * harness.SLOW)
             expect(e.page.locator("#state")).to_have_text("✕ no answer")
             assert "no answer" in e.page.title()
             e.picture("lost", full=False)
