@@ -48,6 +48,7 @@ EXTRA_noheap := $(B)/tests/noheap.o
 EXTRA := $(EXTRA_$(VARIANT))
 
 all: $(B)/puerta
+objects: $(OBJ)
 
 $(B)/puerta: $(OBJ) $(EXTRA)
 	$(LINK) -o $@ $(OBJ) $(EXTRA) $(LDLIBS)
@@ -143,6 +144,7 @@ check:
 SERVICE := puerta.service puerta.openrc puerta.openbsd puerta.freebsd s6/run s6/notification-fd
 
 install: $(B)/puerta
+objects: $(OBJ)
 	mkdir -p $(DESTDIR)$(BINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(DOCDIR)/service/s6 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
 	install -m 755 $(B)/puerta $(DESTDIR)$(BINDIR)/puerta
 	install -m 644 puerta.conf.example $(DESTDIR)$(SYSCONFDIR)/puerta.conf.example
@@ -162,6 +164,7 @@ clean:
 
 help:
 	@echo 'make             build/puerta'
+	@echo 'make objects     compiles without linking: for a system whose libraries are not at hand'
 	@echo 'make check       everything the CI runs (sh check.sh; sh check.sh --all for the longer form)'
 	@echo 'make unit        unit tests: tests/unit/test_*.c'
 	@echo 'make load        the correctness load: build/tests/load'
@@ -181,7 +184,7 @@ help:
 	@echo 'Needs GNU make 3.81 or newer: on a BSD, say gmake.'
 
 FORCE:
-.PHONY: all man lists load crowd unit-build unit fuzz replay check install uninstall clean help FORCE
+.PHONY: all objects man lists load crowd unit-build unit fuzz replay check install uninstall clean help FORCE
 .SECONDARY:
 
 -include $(OBJ:.o=.d) $(wildcard $(B)/unit/*.d $(B)/tests/*.d $(BUILD)/fuzz/*.d $(BUILD)/fuzz/obj/*.d)

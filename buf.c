@@ -51,12 +51,12 @@ size_t buf_total(void)
 
 size_t buf_free_chunks(void)
 {
-    return pool.total - gauges.chunks.now;
+    return pool.total - (size_t)gauges.chunks.now;
 }
 
 static size_t available(enum buf_use use)
 {
-    size_t left = pool.total - gauges.chunks.now;
+    size_t left = pool.total - (size_t)gauges.chunks.now;
     size_t kept = use == BUF_REQUEST ? pool.reserve : use == BUF_URGENT ? pool.reserve / 2 : 0;
     return left > kept ? left - kept : 0;
 }

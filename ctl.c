@@ -80,7 +80,7 @@ static bool read_token(const char *path, char token[SECRET_CAP])
 static void come_near(struct address *a)
 {
     if (a->u.sa.sa_family == AF_INET && a->u.in4.sin_addr.s_addr == htonl(INADDR_ANY)) {
-        a->u.in4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        a->u.in4.sin_addr.s_addr = htonl(0x7f000001); /* POSIX has no name for it */
     } else if (a->u.sa.sa_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&a->u.in6.sin6_addr)) {
         a->u.in6.sin6_addr = in6addr_loopback;
     }

@@ -61,7 +61,7 @@ static int pid_file_open(const char *path)
     char who[32] = "";
 
     for (int i = 0; i < TRIES; i++) {
-        int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0644);
+        int fd = os_open_no_link(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK);
         if (fd < 0 || fstat(fd, &ours) < 0)
             fatal(EX_CANTCREAT, "pid_file = %s: %s", path, strerror(errno));
         if (!S_ISREG(ours.st_mode) || ours.st_nlink > 1)

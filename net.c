@@ -508,8 +508,6 @@ ssize_t net_give(int fd, const void *bytes, size_t n, const int *fds, int count)
     do
         sent = os_give(fd, bytes, n, fds, count);
     while (sent < 0 && errno == EINTR);
-    if (sent < 0 && (errno == ETOOMANYREFS || errno == EMSGSIZE))
-        errno = EAGAIN;
     if (sent < 0)
         short_is_later();
     return sent;
@@ -583,9 +581,9 @@ static size_t proxy_line(const struct address *from, const struct address *to, u
 
 size_t net_proxy_header(int fd, const struct address *peer, int version, unsigned char out[NET_PROXY_CAP])
 {
-    static const unsigned char local[16] = "\r\n\r\n\0\r\nQUIT\n\x20", unknown[15] = "PROXY UNKNOWN\r\n";
+    static const unsigned char local[] = "\r\n\r\n\0\r\nQUIT\n\x20\0\0\0", unknown[] = "PROXY UNKNOWN\r\n";
     struct address from, to;
-    size_t n = version == 1 ? sizeof unknown : sizeof local, each;
+    size_t n = (version == 1 ? sizeof unknown : sizeof local) - 1, each;
     bool six;
     memcpy(out, version == 1 ? unknown : local, n);
     if (peer == NULL)

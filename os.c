@@ -108,14 +108,15 @@ void os_keepalive(int fd, uint32_t idle_ms, uint32_t user_timeout_ms)
 
 size_t os_descriptors(size_t want)
 {
+    rlim_t wanted = (rlim_t)want; /* signed on FreeBSD */
     struct rlimit now, more;
     if (getrlimit(RLIMIT_NOFILE, &now) < 0)
         return 256;
-    if (now.rlim_cur != RLIM_INFINITY && now.rlim_cur < want) {
+    if (now.rlim_cur != RLIM_INFINITY && now.rlim_cur < wanted) {
         more = now;
-        more.rlim_cur = (rlim_t)want;
-        if (now.rlim_max != RLIM_INFINITY && now.rlim_max < want)
-            more.rlim_max = (rlim_t)want; /* root may pass the hard limit */
+        more.rlim_cur = wanted;
+        if (now.rlim_max != RLIM_INFINITY && now.rlim_max < wanted)
+            more.rlim_max = wanted; /* root may pass the hard limit */
         if (setrlimit(RLIMIT_NOFILE, &more) < 0) {
             more.rlim_cur = now.rlim_max;
             more.rlim_max = now.rlim_max;
@@ -123,8 +124,8 @@ size_t os_descriptors(size_t want)
             if (more.rlim_cur > OPEN_MAX)
                 more.rlim_cur = OPEN_MAX; /* "unlimited" is refused there */
 #endif
-            if (more.rlim_cur > want)
-                more.rlim_cur = (rlim_t)want;
+            if (more.rlim_cur > wanted)
+                more.rlim_cur = wanted;
             (void)setrlimit(RLIMIT_NOFILE, &more);
         }
         if (getrlimit(RLIMIT_NOFILE, &now) < 0)
@@ -169,6 +170,12 @@ int os_cold_ready(int queue, void **marks, int cap)
 
 #elif defined(OS_KQUEUE)
 
+#if defined(__NetBSD__)
+typedef size_t event_count; /* what kevent() takes there */
+#else
+typedef int event_count;
+#endif
+
 static bool cold_change(int queue, int fd, void *mark, bool add)
 {
     struct kevent e;
@@ -206,7 +213,7 @@ int os_cold_ready(int queue, void **marks, int cap)
 {
     struct kevent events[COLD_PER_TURN];
     struct timespec now = { 0, 0 };
-    int n = kevent(queue, NULL, 0, events, cap < COLD_PER_TURN ? cap : COLD_PER_TURN, &now);
+    int n = kevent(queue, NULL, 0, events, (event_count)(cap < COLD_PER_TURN ? cap : COLD_PER_TURN), &now);
     for (int i = 0; i < n; i++)
         marks[i] = (void *)events[i].udata;
     return n < 0 ? 0 : n;
@@ -238,6 +245,11 @@ int os_cold_ready(int queue, void **marks, int cap)
 
 #endif
 
+int os_open_no_link(const char *path, int flags)
+{
+    return open(path, flags | O_NOFOLLOW, 0644);
+}
+
 /* ----------------------------------------- descriptors for another process */
 
 /* Room for those of one message, aligned as the system wants it. */
@@ -251,6 +263,7 @@ ssize_t os_give(int fd, const void *bytes, size_t n, const int *fds, int count)
     struct iovec iov = { (void *)(uintptr_t)bytes, n };
     struct msghdr m;
     union control control;
+    ssize_t n_sent;
     int flags = 0;
     memset(&m, 0, sizeof m);
     memset(&control, 0, sizeof control);
@@ -258,16 +271,19 @@ ssize_t os_give(int fd, const void *bytes, size_t n, const int *fds, int count)
     m.msg_iovlen = 1;
     if (count > 0) {
         m.msg_control = control.room;
-        m.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
+        m.msg_controllen = (unsigned)CMSG_SPACE((size_t)count * sizeof(int)); /* a size_t here, a socklen_t there */
         control.head.cmsg_level = SOL_SOCKET;
         control.head.cmsg_type = SCM_RIGHTS;
-        control.head.cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
+        control.head.cmsg_len = (unsigned)CMSG_LEN((size_t)count * sizeof(int));
         memcpy(CMSG_DATA(&control.head), fds, (size_t)count * sizeof(int));
     }
 #ifdef MSG_NOSIGNAL
     flags = MSG_NOSIGNAL;
 #endif
-    return sendmsg(fd, &m, flags);
+    n_sent = sendmsg(fd, &m, flags);
+    if (n_sent < 0 && (errno == ETOOMANYREFS || errno == EMSGSIZE))
+        errno = EAGAIN;
+    return n_sent;
 }
 
 ssize_t os_get(int fd, void *bytes, size_t cap, int fds[HAND_FDS], int *count)
@@ -275,6 +291,7 @@ ssize_t os_get(int fd, void *bytes, size_t cap, int fds[HAND_FDS], int *count)
     struct iovec iov = { bytes, cap };
     struct msghdr m;
     union control control;
+    struct cmsghdr *c;
     ssize_t n;
     *count = 0;
     memset(&m, 0, sizeof m);
@@ -283,11 +300,10 @@ ssize_t os_get(int fd, void *bytes, size_t cap, int fds[HAND_FDS], int *count)
     m.msg_control = control.room;
     m.msg_controllen = sizeof control.room;
     n = recvmsg(fd, &m, 0);
-    for (struct cmsghdr *c = n < 0 ? NULL : CMSG_FIRSTHDR(&m); c != NULL; c = CMSG_NXTHDR(&m, c)) {
-        size_t some = c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
-        for (size_t i = 0; i < some && *count < HAND_FDS; i++) {
-            memcpy(&fds[(*count)++], CMSG_DATA(c) + i * sizeof(int), sizeof(int));
-        }
+    c = n < 0 ? NULL : CMSG_FIRSTHDR(&m); /* os_give sends one */
+    if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+        *count = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        memcpy(fds, CMSG_DATA(c), (size_t)*count * sizeof(int));
     }
     return n;
 }
@@ -314,10 +330,11 @@ void os_die_with_parent(void)
 void os_lockable(size_t bytes)
 {
 #ifdef RLIMIT_MEMLOCK
+    rlim_t wanted = (rlim_t)bytes;
     struct rlimit now;
-    if (getrlimit(RLIMIT_MEMLOCK, &now) == 0 && now.rlim_cur != RLIM_INFINITY && now.rlim_cur < bytes) {
-        now.rlim_cur = (rlim_t)bytes;
-        now.rlim_max = now.rlim_max != RLIM_INFINITY && now.rlim_max < bytes ? (rlim_t)bytes : now.rlim_max;
+    if (getrlimit(RLIMIT_MEMLOCK, &now) == 0 && now.rlim_cur != RLIM_INFINITY && now.rlim_cur < wanted) {
+        now.rlim_cur = wanted;
+        now.rlim_max = now.rlim_max != RLIM_INFINITY && now.rlim_max < wanted ? wanted : now.rlim_max;
         (void)setrlimit(RLIMIT_MEMLOCK, &now);
     }
 #else

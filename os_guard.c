@@ -47,6 +47,12 @@ static long number_of(const char *text)
     return *text >= '0' && *text <= '9' && *end == '\0' && n < INT32_MAX ? (long)n : -1;
 }
 
+#if defined(__APPLE__)
+typedef int base_group; /* what initgroups() takes there */
+#else
+typedef gid_t base_group;
+#endif
+
 struct identity { uid_t uid; gid_t gid; const char *name; }; /* name: for initgroups; NULL: it has none */
 
 /* Looked up before chroot, behind which there may be no list of users. A number needs no entry, but then a group. */
@@ -76,7 +82,7 @@ static void become(const struct conf *conf, const struct identity *id)
 {
     bool all = id->name != NULL && conf->group[0] == '\0';
 
-    if ((all ? initgroups(id->name, id->gid) : setgroups(1, &id->gid)) < 0 || setgid(id->gid) < 0 || setuid(id->uid) < 0)
+    if ((all ? initgroups(id->name, (base_group)id->gid) : setgroups(1, &id->gid)) < 0 || setgid(id->gid) < 0 || setuid(id->uid) < 0)
         fatal(EX_NOPERM, "user = %s: cannot become it: %s; start as root, or as that user", conf->user, strerror(errno));
     must(getuid() == id->uid && geteuid() == id->uid && getgid() == id->gid && getegid() == id->gid);
     must(id->uid == 0 || setuid(0) < 0); /* no way back */
@@ -144,17 +150,25 @@ void guard_drop(const struct conf *conf, bool upgraded)
 #define SECCOMP_RET_KILL_PROCESS SECCOMP_RET_KILL /* one thread is the process */
 #endif
 
+#if defined(OS_ARCH)
+
 /* What the worker calls once it serves, by glibc or musl, on old kernels too. Nothing that opens a file, maps memory, forks or
  * executes. Those between #ifdefs are not on every machine: newer ones have only the second form of them. */
 static const unsigned allowed[] = {
-    SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_close, SYS_fcntl, SYS_ppoll, SYS_nanosleep, SYS_clock_nanosleep,
+    SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_close, SYS_fcntl, SYS_ppoll, SYS_nanosleep,
     SYS_epoll_ctl, SYS_epoll_pwait,
     SYS_socket, SYS_connect, SYS_accept4, SYS_getsockname, SYS_getpeername, SYS_getsockopt, SYS_setsockopt, SYS_shutdown,
     SYS_sendto, SYS_recvfrom, SYS_sendmsg, SYS_recvmsg,
-    SYS_clock_gettime, SYS_gettimeofday, SYS_times, SYS_getrusage, SYS_uname, SYS_getrandom, SYS_getpid,
+    SYS_times, SYS_getrusage, SYS_uname, SYS_getrandom, SYS_getpid,
     SYS_gettid, SYS_tgkill, SYS_kill, /* abort() */
     SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_restart_syscall, SYS_futex, SYS_exit, SYS_exit_group,
     SYS_ftruncate, SYS_unlinkat, /* the pid file, by a worker without a parent */
+#ifdef SYS_clock_gettime
+    SYS_clock_gettime, SYS_clock_nanosleep, SYS_gettimeofday,
+#endif
+#ifdef SYS_clock_gettime32 /* musl's names for them where they cannot tell the year 2038 */
+    SYS_clock_gettime32, SYS_clock_nanosleep_time32, SYS_gettimeofday_time32,
+#endif
 #ifdef SYS_unlink
     SYS_unlink,
 #endif
@@ -196,7 +210,6 @@ static const unsigned allowed[] = {
 
 static void filter_calls(void)
 {
-#ifdef OS_ARCH
     struct sock_filter code[5 + 2 * ALLOWED];
     struct sock_fprog program = { 0, code };
     size_t n = 0;
@@ -214,16 +227,16 @@ static void filter_calls(void)
     program.len = (unsigned short)n;
     if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) < 0)
         fatal(EX_OSERR, "seccomp = yes: %s", strerror(errno));
-#else
-    fatal(EX_CONFIG, "seccomp = yes: there is no list of system calls for this machine");
-#endif
 }
 
-#else
+#endif
+#endif
+
+#if !defined(OS_ARCH)
 
 static void filter_calls(void)
 {
-    fatal(EX_CONFIG, "seccomp = yes: only Linux has it");
+    fatal(EX_CONFIG, "seccomp = yes: only Linux has it, and not on every machine");
 }
 
 #endif

@@ -123,6 +123,8 @@ bool os_cold_add(int queue, int fd, void *mark);
 void os_cold_del(int queue, int fd);
 /* Marks of up to cap readable (or dead) cold descriptors, without waiting. */
 int os_cold_ready(int queue, void **marks, int cap);
+/* open(2), readable by all if it is made, but not through a symbolic link (O_NOFOLLOW, which macOS hides from those who ask for POSIX alone). */
+int os_open_no_link(const char *path, int flags);
 #define HAND_FDS 2 /* descriptors in one message */
 /* One message to another process, with so many descriptors; and the next one. */
 ssize_t os_give(int fd, const void *bytes, size_t n, const int *fds, int count);

@@ -339,7 +339,7 @@ static void merge_append(struct fan *f)
 /* Arrays of ":0" and ":1": each place is 1 if it is in all of them. */
 static void merge_and(struct fan *f)
 {
-    unsigned char header[24], digit[4] = ":?\r\n";
+    unsigned char header[24], digit[] = { ':', '?', '\r', '\n' };
     struct pen pen = { NULL };
     int64_t count = -1;
     char type = '*';

@@ -12,7 +12,7 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/time.h>
+#include <time.h>
 
 #define TICK_MS 250       /* how often it is looked whether each master is listened to */
 #define PATIENCE_MS 1000  /* how long MONITOR waits for the nodes before it says +OK all the same */
@@ -104,7 +104,7 @@ void monitor_see(struct client *c, const struct request *q)
     static char line[LINE_MAX];
     static unsigned char bytes[SHOWN_MAX];
     char peer[ADDRESS_TEXT];
-    struct timeval now;
+    struct timespec now;
     struct resp_slice arg;
     struct word before = { "", 0 };
     const unsigned char *p = q->copied ? q->p : bytes;
@@ -118,8 +118,8 @@ void monitor_see(struct client *c, const struct request *q)
         n = n < c->in.len ? n : c->in.len;
         chain_copy(&c->in, bytes, n);
     }
-    gettimeofday(&now, NULL);
-    at = (size_t)snprintf(line, sizeof line, "+%lld.%06ld [0 %s]", (long long)now.tv_sec, (long)now.tv_usec,
+    clock_gettime(CLOCK_REALTIME, &now);
+    at = (size_t)snprintf(line, sizeof line, "+%lld.%06ld [0 %s]", (long long)now.tv_sec, now.tv_nsec / 1000,
                           address_text(&c->conn->peer, peer));
     for (; at + 16 < sizeof line - 2 && resp_arg(p, n, &from, &arg); i++) {
         struct word word = { (const char *)p + arg.off, arg.len };

@@ -57,7 +57,7 @@ static uint32_t now32(void)
 
 size_t redis_req_in_flight(void)
 {
-    return gauges.requests.now;
+    return (size_t)gauges.requests.now;
 }
 
 bool req_any(const struct service *s, bool (*such)(const struct command *))
@@ -73,7 +73,7 @@ bool req_any(const struct service *s, bool (*such)(const struct command *))
 
 size_t redis_req_free(void)
 {
-    return rq.total - gauges.requests.now;
+    return rq.total - (size_t)gauges.requests.now;
 }
 
 void redis_req_shortage(void)
