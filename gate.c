@@ -620,6 +620,16 @@ void gate_tables(const struct conf *conf)
     gt.buckets = arena_take("client address hash", gt.bucket_count, sizeof *gt.buckets);
 }
 
+bool gate_has_arrivals(void)
+{
+    return gt.arrival_count > 0;
+}
+
+bool gate_has_sources(void)
+{
+    return gt.source_count > 0;
+}
+
 bool gate_awaits(void)
 {
     return gt.arriving > 0;

@@ -60,6 +60,11 @@ void door_tables(const struct conf *conf)
     }
 }
 
+bool door_has_tables(void)
+{
+    return door.total > 0;
+}
+
 /* The salt of nobody has to be the same as long as those of the users are: behind a restart, and in another process with the
  * same users. What only those hold who can read the keys is a secret all the same. */
 void door_users(void)

@@ -41,6 +41,7 @@ struct greeting {
 /* ------------------------------------------------- mongo_door.c */
 
 void door_tables(const struct conf *conf);
+bool door_has_tables(void); /* for good, if some section had users as this worker began */
 void door_start(const struct conf *conf); /* before the first client */
 void door_users(void);                    /* some users are others */
 /* The configuration of p's section has changed. False: p is somebody who may not be here any more. */

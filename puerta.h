@@ -582,6 +582,9 @@ struct service;
 
 void gate_tables(const struct conf *conf);
 void gate_open(void);
+/* Whether there are the tables of PROXY headers, and of limits by address: for good, if some section needed them as this worker began. */
+bool gate_has_arrivals(void);
+bool gate_has_sources(void);
 void gate_conf(struct service *s); /* its limits are others: what is owed by the old ones is forgiven; who is there has them too */
 bool gate_awaits(void); /* whether a connection is there whose PROXY header is not: so for 5 s at most */
 /* The address of a section: who may come in is given to s->ops->on_client. */

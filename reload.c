@@ -13,9 +13,10 @@
  *
  * Two static copies: puerta.c's, which is in force and stays where it is, since sections and rooms point into it; and `before`.
  * Owns the mailbox, a block that the three processes share. The reader alone writes what is read, and there is one at a time; the
- * worker says in it that it has accepted it. Nothing here allocates or blocks but the reader.
+ * worker says in it that it has accepted it, and what it could. Nothing here allocates or blocks but the reader.
  */
 #include "action.h"
+#include "mongo_greet.h"
 #include "option.h"
 #include "trace.h"
 
@@ -31,6 +32,7 @@
 struct mailbox {
     struct conf conf;
     bool good;
+    struct { bool users, arrivals, limits; } has; /* tables that the worker has only if some section needed them as it began */
     volatile sig_atomic_t accepted; /* the worker has taken it, and the parent has not yet */
     char text[COMPLAINTS];      /* lines: what is wrong with it, or doubtful */
 };
@@ -141,37 +143,34 @@ static bool is_field(const struct option *o, size_t offset)
     return o->scope != PROCESS && o->offset == offset;
 }
 
-/* Some options have tables only where a section uses them: users, for their logins, PROXY headers, limits by address. */
-struct had { bool users, arrivals, limits; };
-
-/* Asked before anything changes: what one section gives up another one may take. */
-static struct had had_before(const struct conf *conf)
+/* Which options have their tables in this worker. The parent, which has none, goes by its word. */
+static void look_at_tables(void)
 {
-    struct had h = { false, conf_arrivals(conf) > 0, conf_limits(conf) };
-    for (int i = 0; i < conf->service_count; i++) {
-        h.users = h.users || conf->services[i].user_count > 0;
-    }
-    return h;
+#ifndef PUERTA_NO_MONGO
+    rl.box->has.users = door_has_tables();
+#endif
+    rl.box->has.arrivals = gate_has_arrivals();
+    rl.box->has.limits = gate_has_sources();
 }
 
 /* Whether it can change now. The node of a plain server owns all slots. */
-static bool is_live(const struct had *had, const struct option *o, const struct conf_service *s)
+static bool is_live(const struct option *o, const struct conf_service *s)
 {
     bool limit = is_field(o, offsetof(struct conf_service, max_per_address)) ||
-                                is_field(o, offsetof(struct conf_service, request_rate)) || is_field(o, offsetof(struct conf_service, byte_rate));
-    return o->live && !(o->type == NODES && s->kind == SERVICE_REDIS && s->single) && (o->type != USER || had->users) &&
-           (!is_field(o, offsetof(struct conf_service, accept_proxy)) || had->arrivals) && (!limit || had->limits);
+                 is_field(o, offsetof(struct conf_service, request_rate)) || is_field(o, offsetof(struct conf_service, byte_rate));
+    return o->live && !(o->type == NODES && s->kind == SERVICE_REDIS && s->single) && (o->type != USER || rl.box->has.users) &&
+           (!is_field(o, offsetof(struct conf_service, accept_proxy)) || rl.box->has.arrivals) && (!limit || rl.box->has.limits);
 }
 
 /* Takes what has changed of one section, and of the others tells, if somebody listens. */
-static void take_options(const struct had *had, enum option_scope scope, const char *section, void *now, const void *next, bool told)
+static void take_options(enum option_scope scope, const char *section, void *now, const void *next, bool told)
 {
     for (size_t i = 0; i < option_count; i++) {
         const struct option *o = &options[i];
         if (o->scope != scope || option_same(o, now, next)) {
             continue;
         }
-        if (!is_live(had, o, now)) {
+        if (!is_live(o, now)) {
             if (told) {
                 tell_restart(section, o, now, next);
             }
@@ -197,13 +196,12 @@ static const struct conf_service *section_of(const struct conf *conf, const stru
 
 static void take(struct conf *conf, const struct conf *next, bool told)
 {
-    const struct had had = had_before(conf);
-    take_options(&had, PROCESS, "puerta", conf, next, told);
+    take_options(PROCESS, "puerta", conf, next, told);
     for (int i = 0; i < conf->service_count; i++) {
         struct conf_service *s = &conf->services[i];
         const struct conf_service *its = section_of(next, s);
         if (its != NULL) {
-            take_options(&had, s->kind == SERVICE_MONGO ? MONGO : REDIS, s->name, s, its, told);
+            take_options(s->kind == SERVICE_MONGO ? MONGO : REDIS, s->name, s, its, told);
         } else if (told) {
             tell_section(s, false);
         }
@@ -256,6 +254,7 @@ static void on_read(void *mark, const struct address *list, int count)
     rl.before = *rl.now;
     reloaded.changed = reloaded.restart = 0;
     rl.waits[0] = '\0';
+    look_at_tables();
     take(rl.now, &rl.box->conf, true);
     rl.box->accepted = 1;
     tell_rooms();

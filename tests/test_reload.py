@@ -503,6 +503,12 @@ def test_who_may_come_and_how_often_follows(cluster):
             assert time.monotonic() - begun < 8
         # What one limit had tables for another one can take.
         assert figures(r.reload(text.replace("max_per_address = 100", "byte_rate = 100k"))) == (2, 0)
+        # They are there for as long as this worker, whether or not a limit is in force.
+        assert figures(r.reload(text.replace("max_per_address = 100\n", ""))) == (1, 0)
+        with p.client() as one, p.client() as two:
+            assert one.ask("PING") == two.ask("PING") == b"PONG"
+            assert figures(r.reload(text.replace("= 100", "= 2"))) == (1, 0)
+            assert turned_away(p)  # those who came in meanwhile count
     section = "[redis other]\nlisten = 127.0.0.1:%d\nnodes = %s\nmax_per_address = 100\n" % (harness.free_port(), cluster.masters[0].address)
     with redis_puerta([n.address for n in cluster.masters], options=section) as p, p.client() as c:
         r = Reloads(p)
@@ -711,7 +717,13 @@ def test_a_login_under_way_meets_a_reload(ferret):
                 assert bool(c.ask(talk.step(answer))["ok"]) is fine
         with p.client() as c:  # no users: all may come in, and nobody logs in
             assert c.ask({"find": "nothing"})["ok"] and not Talk().log_in(c)["ok"]
-        assert figures(r.reload(text)) == (0, 1)  # for which there would be no tables, had this Puerta begun so
+        assert figures(r.reload(text)) == (1, 0)
+        c = login(p, "b", "other")
+        assert c.ask({"find": "nothing"})["ok"]
+        c.close()
+    with mongo_harness.fronts(ferret, 1) as (front,), mongo_puerta([front], mode="pooled") as p:
+        r = Reloads(p)
+        assert figures(r.reload(r.text().replace("[mongo main]\n", "[mongo main]\n" + users))) == (0, 1)  # for which there are no tables
 
 
 def test_the_login_at_the_mongos_changes(ferret):
