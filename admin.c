@@ -1,7 +1,7 @@
 /*
- * admin.c - the listener of operators: connections, who may ask what, answers in pieces.
+ * admin.c - the listener of operators: connections, paths, answers in pieces.
  *
- *   bytes -> in[] --http_read()--> judge(): how often, which Host, whose page, which path, whose token
+ *   bytes -> in[] --http_read()--> judge(): who may ask (admin_guard.c), which path
  *                                    |-> an error, as JSON
  *                                    `-> a route: what it says (status.h, metrics.h, trace.h), what it does (action.h)
  *   out[] <- one piece a turn: a head and a chunk of at most 8 KiB; sent by gather() from here, not by conn.c's chain
@@ -17,6 +17,7 @@
 #include "admin.h"
 #include "action.h"
 #include "admin_doc.h"
+#include "admin_guard.h"
 #include "dashboard.h"
 #include "http.h"
 #include "metrics.h"
@@ -35,10 +36,7 @@
 #define STALL_MS 5000           /* how long it may read nothing of its answer */
 #define FINISH_MS 2000          /* how long the last answer may take to be read */
 #define RELOAD_MS 20000         /* how long it waits for a reload */
-#define SOURCES 64              /* addresses whose requests are counted; who has asked nothing longest gives way */
-#define RATE 10000              /* requests a second from one address: what comes beyond waits... */
-#define PACE_MS 20              /* ... so long, unless it is to be refused: then it is told no more than that */
-#define REFUSED_COST 20         /* one that is refused counts as so many */
+#define PACE_MS 20              /* how long a request waits beyond GUARD_RATE, unless it is to be refused: then it is told no more than that */
 #define ROOM_FOR_BODY 1024
 
 enum state {
@@ -90,7 +88,6 @@ static struct {
     size_t total;
     const struct conf *conf;
     struct listener listeners[MAX_LISTENS];
-    struct source { uint64_t net, ms; uint32_t left; } sources[SOURCES]; /* left: requests that it may ask at once */
 } ad;
 
 static void take(struct admin_client *a);
@@ -371,33 +368,9 @@ const char *admin_route(uint32_t i, const char **methods, const char **help)
 
 /* --------------------------------------------------------- who may ask what */
 
-/* Counts a request, or more, of that address: false when it has had all of this second. */
-static bool may_ask(const struct address *peer, uint32_t cost)
-{
-    struct source *s = ad.sources, *end = ad.sources + SOURCES, *oldest = s;
-    uint64_t net = 0, more;
-    (void)address_source(peer, &net); /* unix sockets: all the same */
-    for (; s < end && (s->net != net || s->ms == 0); s++) {
-        oldest = s->ms < oldest->ms ? s : oldest;
-    }
-    if (s == end) {
-        s = oldest;
-        *s = (struct source){ .net = net, .ms = loop_ms(), .left = RATE };
-    }
-    more = (loop_ms() - s->ms) * RATE / 1000;
-    s->left = s->left + more > RATE ? RATE : s->left + (uint32_t)more;
-    s->ms = more > 0 ? loop_ms() : s->ms;
-    if (s->left < cost) {
-        s->left = 0;
-        return false;
-    }
-    s->left -= cost;
-    return true;
-}
-
 static void refuse(struct admin_client *a, uint64_t *counter, int status, const char *text)
 {
-    may_ask(&a->conn->peer, REFUSED_COST);
+    guard_counts(&a->conn->peer, GUARD_REFUSED_COST, loop_ms());
     if (a->limited) {
         stats.admin_limited++;
         a->last = true;
@@ -409,48 +382,13 @@ static void refuse(struct admin_client *a, uint64_t *counter, int status, const 
     answer_error(a, status, text);
 }
 
-static bool same_word(const char *p, size_t n, const char *word, size_t len)
+/* Whether it is refused, and told so. */
+static bool refused(struct admin_client *a, const struct guard_refusal *no)
 {
-    for (size_t i = 0; i < n && n == len; i++) {
-        char c = p[i] >= 'A' && p[i] <= 'Z' ? (char)(p[i] - 'A' + 'a') : p[i];
-        char w = word[i] >= 'A' && word[i] <= 'Z' ? (char)(word[i] - 'A' + 'a') : word[i];
-        if (c != w) {
-            return false;
-        }
+    if (no != NULL) {
+        refuse(a, no->counter, no->status, no->text);
     }
-    return n == len;
-}
-
-/* Whether Host is one of ours: who owns a name can let it lead here, and have his pages ask in the name of whoever looks at them.
- * A number cannot be made to lead elsewhere. No browser leaves Host out, or comes by a unix socket. */
-static bool is_our_host(const struct admin_client *a)
-{
-    const char *p = a->in + a->request.field[HTTP_HOST].off, *names = ad.conf->admin_hosts;
-    size_t n = a->request.field[HTTP_HOST].len, len = n;
-    char host[HOST_CAP];
-    struct address numeric;
-    if (n == 0 || a->conn->peer.u.sa.sa_family == AF_UNIX) {
-        return true;
-    }
-    while (len > 0 && p[len - 1] >= '0' && p[len - 1] <= '9') {
-        len--;
-    }
-    n = len > 0 && p[len - 1] == ':' && (p[0] != '[' || (len > 1 && p[len - 2] == ']')) ? len - 1 : n; /* without the port */
-    if (same_word(p, n, "localhost", 9)) {
-        return true;
-    }
-    for (size_t each; *(names += strspn(names, ", \t")) != '\0'; names += each) {
-        each = strcspn(names, ", \t");
-        if (same_word(p, n, names, each)) {
-            return true;
-        }
-    }
-    if (n > 2 && p[0] == '[' && p[n - 1] == ']') {
-        p++;
-        n -= 2;
-    }
-    snprintf(host, sizeof host, "%.*s", (int)n, p);
-    return n < sizeof host && address_numeric(host, 1, &numeric);
+    return no != NULL;
 }
 
 static const struct route *route_of(const struct admin_client *a)
@@ -484,36 +422,18 @@ static bool read_argument(struct admin_client *a)
 /* Whether the request bears the token. If not it has been answered, or is looked at again later. */
 static bool has_token(struct admin_client *a)
 {
-    const struct address *peer = &a->conn->peer;
-    const char *token = ad.conf->admin_token;
+    bool changes = a->route->methods[0] == 'P';
     uint32_t wait_ms;
-    if (token[0] == '\0') {
-        if (a->route->methods[0] == 'P') {
-            refuse(a, &stats.admin_unauthorized, 403, "nothing can be changed here: no token is set (admin_token_file)");
-        } else if (!guesses_near(peer)) {
-            refuse(a, &stats.admin_unauthorized, 403, "without a token only this machine may look (admin_token_file)");
-        } else {
-            return true;
-        }
+    if (refused(a, guard_token(ad.conf, &a->conn->peer, &a->request, a->in, changes, a->delayed, loop_ms(), &wait_ms))) {
         return false;
     }
-    if (a->request.bearer.len == 0) {
-        refuse(a, &stats.admin_unauthorized, 401, "a token is needed: Authorization: Bearer TOKEN");
-        return false;
-    }
-    wait_ms = guesses_wait_ms(guesses_of(peer, loop_ms()));
-    if (wait_ms > 0 && !a->delayed) {
+    if (wait_ms > 0) {
         a->delayed = true;
         stats.auth_delayed++;
         set_state(a, DELAYED, wait_ms);
         return false;
     }
-    if (!http_bearer_is(&a->request, a->in, token, strlen(token))) {
-        guesses_add(peer, loop_ms());
-        refuse(a, &stats.admin_unauthorized, 401, "this is not the token");
-        return false;
-    }
-    a->known = true;
+    a->known = ad.conf->admin_token[0] != '\0';
     return true;
 }
 
@@ -539,11 +459,10 @@ static bool body_over(struct admin_client *a)
 static void judge(struct admin_client *a)
 {
     const struct http_request *r = &a->request;
-    if (!is_our_host(a)) {
-        refuse(a, &stats.admin_wrong_host, 421, "this name is not ours: use an address, localhost, or a name of admin_hosts");
-    } else if (!http_same_site(r, a->in)) {
-        refuse(a, &stats.admin_cross_site, 403, "a page of another site has asked for this");
-    } else if ((a->route = route_of(a)) == NULL) {
+    if (refused(a, guard_site(ad.conf, &a->conn->peer, r, a->in))) {
+        return;
+    }
+    if ((a->route = route_of(a)) == NULL) {
         refuse(a, &stats.admin_malformed, 404, "there is nothing at this path");
     } else if ((r->method == HTTP_POST) != (a->route->methods[0] == 'P')) {
         refuse(a, &stats.admin_malformed, 405, "this path is not asked by that method");
@@ -586,7 +505,7 @@ static void take(struct admin_client *a)
         return;
     }
     a->last = got == HTTP_BAD;
-    a->limited = !may_ask(&a->conn->peer, 1);
+    a->limited = !guard_counts(&a->conn->peer, 1, loop_ms());
     if (got == HTTP_BAD) {
         refuse(a, &stats.admin_malformed, a->request.error, answer_reason(a->request.error));
     } else {

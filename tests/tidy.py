@@ -109,7 +109,8 @@ ROOMS = {
     "dashboard.c": (5, "admin", 10),  # made of dashboard.html by the Makefile
     "metrics.c": (5, "admin", 350),
     "admin_doc.c": (5, "admin", 420),
-    "admin.c": (5, "admin", 740),
+    "admin_guard.c": (5, "admin", 130),
+    "admin.c": (5, "admin", 640),
     "reload.c": (5, "reload", 350),
     "handover.c": (5, "handover", 430),
     "ctl_ask.c": (5, "ctl", 180),
