@@ -170,7 +170,7 @@ static void complain_key(struct reader *r, const char *key)
     char cure[OPTION_TEXT];
 
     if (near == NULL)
-        snprintf(cure, sizeof cure, "puerta -h lists all keys");
+        snprintf(cure, sizeof cure, "puerta -h options lists all keys");
     else if (r->file == NULL && near->scope != PROCESS && near->scope != scope_of(r->conf, 1))
         snprintf(cure, sizeof cure, "%s is an option of puerta %s", near->key, option_scopes[near->scope]);
     else if (r->file != NULL && option_find(scope_of(r->conf, r->section), near->key) == NULL)

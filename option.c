@@ -778,20 +778,37 @@ const char *option_user(struct conf_service *s, const char *text, char cure[2 * 
 
 /* ------------------------------------------------------------------ help */
 
-void conf_help(void)
+static void help_option(const struct option *o)
 {
     char range[OPTION_TEXT];
 
+    printf("  %s = %s  (%s)%s\n      %s\n", o->key, o->standard[0] != '\0' ? o->standard : "\"\"",
+           option_range(o, range), o->live ? "" : "  restart", o->help);
+    if (o->type == COMMAND)
+        printf("      SHAPE is one of %s\n", shape_list(range));
+}
+
+bool conf_help(const char *what)
+{
+    const bool all = strcmp(what, "options") == 0;
+    const struct option *last = NULL, *near = option_near(what);
+
     for (size_t i = 0; i < option_count; i++) {
         const struct option *o = &options[i];
-        if (i == 0)
+        const bool named = strcmp(o->key, what) == 0;
+        if (!all && !named && strcmp(option_scopes[o->scope], what) != 0)
+            continue;
+        if (last == NULL && !named)
             printf("Each option with its default and what it may be. What a file says anew is heeded by a reload (SIGHUP), of those marked\n"
-                   "\"restart\" by a restart.\n\nOptions of [puerta], the process:\n");
-        else if (o->scope != options[i - 1].scope)
-            printf("\nOptions of [%s NAME], a listener and the servers behind it:\n", option_scopes[o->scope]);
-        printf("  %s = %s  (%s)%s\n      %s\n", o->key, o->standard[0] != '\0' ? o->standard : "\"\"",
-               option_range(o, range), o->live ? "" : "  restart", o->help);
-        if (o->type == COMMAND)
-            printf("      SHAPE is one of %s\n", shape_list(range));
+                   "\"restart\" by a restart.\n\n");
+        if (last == NULL || last->scope != o->scope)
+            printf(o->scope == PROCESS ? "%sOptions of [%s], the process:\n" : "%sOptions of [%s NAME], a listener and the servers behind it:\n",
+                   last == NULL ? "" : "\n", option_scopes[o->scope]);
+        help_option(o);
+        last = o;
     }
+    if (last == NULL)
+        fprintf(stderr, "puerta -h: no option or section '%s'; %s%s\n", what, near != NULL ? "the nearest is " : "puerta -h options lists all",
+                near != NULL ? near->key : "");
+    return last != NULL;
 }

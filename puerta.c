@@ -46,7 +46,8 @@ static void usage(FILE *to)
 #ifndef PUERTA_NO_ADMIN
     fputs(ctl_usage, to);
 #endif
-    fputs("       puerta -h | -V\n", to);
+    fputs("       puerta -h [options|puerta|redis|mongo|OPTION]      this; or all options, those of a section, or one\n"
+          "       puerta -V                                  the version\n", to);
 }
 
 /* What a mode does for the program. A build may be without one of them. */
@@ -514,8 +515,10 @@ int main(int argc, char **argv)
             test = true;
             break;
         case 'h':
+            if (optind < argc) {
+                return conf_help(argv[optind]) ? EX_OK : EX_USAGE;
+            }
             usage(stdout);
-            conf_help();
             return EX_OK;
         case 'V':
             printf("puerta %s\n", PUERTA_VERSION);

@@ -919,7 +919,9 @@ void conf_complaints(char *text, size_t cap);
 bool conf_quick(struct conf *conf, enum service_kind kind, int argc, char **argv);
 /* Options in force, then memory tables (call after the measuring run): the report of -t, on stdout. */
 void conf_report(const struct conf *conf);
-void conf_help(void);
+/* Tells of the options, on stdout: of "options", all; of a section ("puerta", "redis", "mongo") or an option, itself. Else says on stderr
+ * that nothing is called so, and gives false. */
+bool conf_help(const char *what);
 /* ---------------------------------------------------- reload.c (floor 5) */
 
 /* Before the first fork. conf: the one in force, to which all point, and which is changed in place; file: where it came from, NULL: from

@@ -168,11 +168,27 @@ def test_declared_commands_are_printed_again(tmp_path):
 
 
 def test_h_names_every_option(tmp_path):
-    code, out, errors = puerta("-h")
+    code, out, errors = puerta("-h", "options")
     assert code == 0 and out, errors
     known = set(re.findall(r"^([a-z_]+) = ", check(tmp_path, GOOD)[1], re.M))
     for option in known:
         assert option in out, option
+    for section in ("puerta", "redis", "mongo"):
+        one = puerta("-h", section)[1]
+        at = out.index("Options of [%s" % section)
+        assert one.partition("\n\n")[2].strip() == out[at:].partition("\n\n")[0].strip()
+
+
+def test_h_fits_a_screen_and_tells_of_one_option():
+    code, out, _ = puerta("-h")
+    assert code == 0 and len(out.splitlines()) <= 24 and max(map(len, out.splitlines())) <= 120
+    assert "-h [options|" in out and "Options of" not in out
+    code, out, _ = puerta("-h", "max_clients")
+    assert code == 0 and out.startswith("Options of [puerta], the process:\n  max_clients = 4096  (1 to 1000000)  restart\n      ") and out.count("\n") == 3
+    code, out, _ = puerta("-h", "listen")  # of both kinds of section
+    assert code == 0 and re.findall(r"Options of \[(\w+)", out) == ["redis", "mongo"] and out.count("  listen = ") == 2
+    assert puerta("-h", "max_client") == (64, "", "puerta -h: no option or section 'max_client'; the nearest is max_clients\n")
+    assert puerta("-h", "frobnicate") == (64, "", "puerta -h: no option or section 'frobnicate'; puerta -h options lists all\n")
 
 
 def hash_password(line, *arguments):

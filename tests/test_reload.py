@@ -218,9 +218,9 @@ def test_reloads_under_load_of_drivers(ferret, mode):
 # ---- every option ----
 
 def options_told():
-    """(scope, key, default, range, whether it needs a restart) of each option, as -h tells."""
+    """(scope, key, default, range, whether it needs a restart) of each option, as -h options tells."""
     scope, told = None, []
-    for line in harness.subprocess.run([harness.BINARY, "-h"], stdout=harness.subprocess.PIPE, check=True).stdout.decode().splitlines():
+    for line in harness.subprocess.run([harness.BINARY, "-h", "options"], stdout=harness.subprocess.PIPE, check=True).stdout.decode().splitlines():
         heading = re.match(r"Options of \[(\w+)", line)
         scope = heading.group(1) if heading else scope
         option = re.match(r"  (\w+) = (.*?)  \((.*)\)(  restart)?$", line)

@@ -391,7 +391,7 @@ static void test_refused(void)
         { "[redis a]\nNodes = h\n", ":2: no such key: 'Nodes'; the nearest known key is nodes" },
         { "[redis a]\nclient-stall = 5s\n", ":2: no such key: 'client-stall'; the nearest known key is client_stall" },
         { "[redis a]\nupstream_pasword = x\n", "the nearest known key is upstream_password" },
-        { "[redis a]\nfrobnicate = 1\n", ":2: no such key: 'frobnicate'; puerta -h lists all keys" },
+        { "[redis a]\nfrobnicate = 1\n", ":2: no such key: 'frobnicate'; puerta -h options lists all keys" },
         { "[redis a]\nmax_clients = 1\n", ":2: no such key: 'max_clients'; max_clients belongs in a [puerta] section" },
         { "[puerta]\nlisten = 1.1.1.1:1\n", "listen belongs in a [redis NAME] section" },
         { "[redis a]\nrise = 1\nnodes = h\nrise = 2", ":4: given twice in one section: 'rise'; keep one; line 2 has the first" },
@@ -634,7 +634,7 @@ static void test_help(void)
 {
     unit_note = "help names every option";
     catch_begin(STDOUT_FILENO);
-    conf_help();
+    CHECK(conf_help("options"));
     catch_end();
     CHECK(strstr(caught, "SHAPE is one of none first all ") != NULL && strstr(caught, " sort migrate\n") != NULL);
     for (size_t i = 0; i < option_count; i++) {
