@@ -1,185 +1,26 @@
 /*
- * conf.c - reads the configuration into struct conf, checks it as a whole, and writes it out again as a report.
+ * conf.c - reads the configuration into struct conf.
  *
  *     file  --line_read()---> section / key = value --.
- *                                                     +--> assign() --option.c's row--> struct conf --> check_all()
- *     argv  --argument_read()----> key=value ---------'                                     |
- *                                                                                           `--> conf_report()
+ *                                                     +--> assign() --option.c's row--> struct conf --> conf_check()
+ *     argv  --argument_read()----> key=value ---------'
  *
  * struct conf belongs to the caller; a struct reader lives on the stack of one read and knows on which line each
  * option was given, so that a check made at the end still names the line that is wrong. Runs before the seal: stdio
  * may allocate here.
  */
-#include "option.h"
+#include "conf.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sysexits.h>
 
 #define LINE_CAP 4096   /* bytes of one line of the file */
 #define ITEM_CAP (HOST_CAP + 16) /* one address of a list, with brackets, port or unix: */
-#define MAX_ERRORS 20   /* more are seldom read, and most follow from the first */
-#define SECTIONS (1 + MAX_SERVICES) /* section 0 is [puerta], section 1 + i is conf->services[i] */
-#define NOWHERE (-1)    /* no section has begun */
-#define SKIPPED (-2)    /* below a header that was refused: its keys would only repeat the complaint */
 #define PORT_CAP sizeof ":65535"
 #define WEIGHT_MAX 100
-#define OTHER_DESCRIPTORS 16 /* stderr, pipes to itself and the parent, the cold queue, files at startup */
-
-/* --------------------------------------------------------------- complaints */
-
-/* Where messages go: to stderr, or as text to whoever had the file read (reload.c). */
-static struct { char *text; size_t cap; } sink;
-
-void conf_complaints(char *text, size_t cap)
-{
-    sink.text = text;
-    sink.cap = cap;
-}
-
-static void vsay(const char *fmt, va_list args) __attribute__((format(printf, 1, 0)));
-
-static void vsay(const char *fmt, va_list args)
-{
-    size_t n = sink.text != NULL ? strlen(sink.text) : 0;
-
-    if (sink.text == NULL)
-        vfprintf(stderr, fmt, args);
-    else
-        vsnprintf(sink.text + n, sink.cap - n, fmt, args);
-}
-
-static void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-
-static void say(const char *fmt, ...)
-{
-    va_list args;
-
-    va_start(args, fmt);
-    vsay(fmt, args);
-    va_end(args);
-}
-
-struct reader {
-    struct conf *conf;
-    const char *file;            /* NULL: the command line, whose argument i counts as line i + 1 */
-    char **argv;
-    int line;                    /* the one being read */
-    int section;                 /* the one being filled, NOWHERE or SKIPPED */
-    int errors;
-    int begun[SECTIONS];         /* the line of its header; 0 = it has none */
-    int given[SECTIONS][OPTION_CAP]; /* the line of an option; 0 = it has its default */
-};
-
-/* Text for a message: cut, and without bytes that a terminal would obey. */
-static const char *shown(const char *text, char out[OPTION_TEXT])
-{
-    size_t n = 0;
-
-    for (; text[n] != '\0' && n < OPTION_TEXT / 2; n++)
-        out[n] = (unsigned char)text[n] < 0x20 || text[n] == 0x7f ? '?' : text[n];
-    snprintf(out + n, OPTION_TEXT - n, "%s", text[n] != '\0' ? "..." : "");
-    return out;
-}
-
-/* Whether a key, well spelt or not, may stand for a password: that is not repeated, whatever is wrong about it. */
-static bool is_secret(const char *text, size_t n)
-{
-    const struct option *near;
-    char key[OPTION_TEXT];
-
-    snprintf(key, sizeof key, "%.*s", (int)n, text);
-    near = option_near(key);
-    return strstr(key, "pass") != NULL ||
-           (near != NULL && (near->type == SECRET || near->type == SECRET_FILE || near->type == KEYFILE || near->type == USER ||
-                             strcmp(near->key, "user") == 0)); /* with its keys, in a wrong section */
-}
-
-/* Begins a message with the place it is about. Line 0: the file as a whole. */
-static void say_place(const struct reader *r, int line)
-{
-    char key[OPTION_TEXT];
-
-    if (r->file != NULL && line > 0) {
-        say("%s:%d: ", r->file, line);
-    } else if (r->file != NULL) {
-        say("%s: ", r->file);
-    } else {
-        size_t n = strcspn(r->argv[line - 1], "=");
-        shown(r->argv[line - 1], key);
-        if (n < OPTION_TEXT / 2 && r->argv[line - 1][n] == '=' && is_secret(r->argv[line - 1], n))
-            snprintf(key + n, OPTION_TEXT - n, "=******");
-        say("puerta: argument '%s': ", key);
-    }
-}
-
-static void complain(struct reader *r, int line, const char *text, const char *cure, const char *fmt, ...)
-    __attribute__((format(printf, 5, 6)));
-
-/* PLACE: what is wrong: 'text'; what would be right */
-static void complain(struct reader *r, int line, const char *text, const char *cure, const char *fmt, ...)
-{
-    char clean[OPTION_TEXT];
-    va_list args;
-
-    if (r->errors++ >= MAX_ERRORS)
-        return;
-    say_place(r, line);
-    va_start(args, fmt);
-    vsay(fmt, args);
-    va_end(args);
-    say(": '%s'; %s\n", shown(text, clean), cure);
-    if (r->errors == MAX_ERRORS)
-        say("puerta: %d errors; the rest is not looked at\n", MAX_ERRORS);
-}
-
-/* A value that its option cannot have: the cure is what the table says. */
-static void complain_value(struct reader *r, const struct option *o, const char *text, const char *wrong)
-{
-    static const char *const kinds[] = {
-        "a size in bytes or with k, m or g", "a time with ms, s, m or h", "a whole number", "a switch", "one of",
-        "1.2.3.4:6379, [::1]:6379 or unix:/path", "HOST:PORT, [::1]:PORT or HOST alone", "a declaration", "text",
-        "a password", "a file", "a file", "a user", "addresses, networks such as 10.0.0.0/8, or unix"
-    };
-    char range[OPTION_TEXT], cure[2 * OPTION_TEXT];
-
-    snprintf(cure, sizeof cure, "%s must be %s: %s", o->key, kinds[o->type], option_range(o, range));
-    complain(r, r->line, o->type == SECRET || (o->type == TEXT && is_secret(o->key, strlen(o->key))) ? "******" : text, cure, "%s", wrong);
-}
-
-/* The scope of the options of a section. */
-static enum option_scope scope_of(const struct conf *conf, int section)
-{
-    return section == 0 ? PROCESS : conf->services[section - 1].kind == SERVICE_MONGO ? MONGO : REDIS;
-}
-
-/* How the list of servers is called in a section. */
-static const char *servers_key(const struct conf_service *s)
-{
-    return s->kind == SERVICE_MONGO ? "mongos" : "nodes";
-}
-
-/* A key in the wrong section is told apart from a misspelt one. */
-static void complain_key(struct reader *r, const char *key)
-{
-    const struct option *near = option_near(key);
-    char cure[OPTION_TEXT];
-
-    if (near == NULL)
-        snprintf(cure, sizeof cure, "puerta -h options lists all keys");
-    else if (r->file == NULL && near->scope != PROCESS && near->scope != scope_of(r->conf, 1))
-        snprintf(cure, sizeof cure, "%s is an option of puerta %s", near->key, option_scopes[near->scope]);
-    else if (r->file != NULL && option_find(scope_of(r->conf, r->section), near->key) == NULL)
-        snprintf(cure, sizeof cure, "%s belongs in a [%s%s]%s section", near->key, option_scopes[near->scope],
-                 near->scope == PROCESS ? "" : " NAME", near->scope == PROCESS && option_find(MONGO, near->key) != NULL ? " or [mongo NAME]" : "");
-    else
-        snprintf(cure, sizeof cure, "the nearest known key is %s", near->key);
-    complain(r, r->line, key, cure, "no such key");
-}
 
 /* ----------------------------------------------------------------- values */
 
@@ -315,13 +156,10 @@ static void text_store(struct reader *r, const struct option *o, void *base, con
 /* Says so when strangers on this machine can read a secret. */
 static void warn_open(const struct reader *r, FILE *f, const char *path)
 {
-    char clean[OPTION_TEXT];
     struct stat st;
 
-    if (fstat(fileno(f), &st) == 0 && (st.st_mode & (S_IROTH | S_IWOTH)) != 0) {
-        say_place(r, r->line);
-        say("warning: others can read or write the file: '%s'; chmod o= closes it\n", shown(path, clean));
-    }
+    if (fstat(fileno(f), &st) == 0 && (st.st_mode & (S_IROTH | S_IWOTH)) != 0)
+        complain_warn(r, path, "chmod o= closes it", "others can read or write the file");
 }
 
 /* Reads a keyfile of MongoDB: all that is no white space, which must be letters of base64. */
@@ -407,7 +245,7 @@ static void section_begin(struct reader *r, int section, int line)
     r->section = section;
     r->begun[section] = line;
     for (size_t i = 0; i < option_count; i++)
-        if (options[i].scope == scope_of(r->conf, section) && options[i].standard[0] != '\0')
+        if (options[i].scope == conf_scope(r->conf, section) && options[i].standard[0] != '\0')
             option_set(r, &options[i], section_base(r->conf, section), options[i].standard);
     must(r->errors == before); /* a default outside its own range is a mistake in the table */
 }
@@ -564,7 +402,7 @@ static void line_read(struct reader *r, char *text)
         return;
     if (r->section == NOWHERE)
         complain(r, r->line, key, "put it below [puerta], [redis NAME] or [mongo NAME]", "a key before the first section");
-    else if ((o = option_find(scope_of(r->conf, r->section), key)) == NULL)
+    else if ((o = option_find(conf_scope(r->conf, r->section), key)) == NULL)
         complain_key(r, key);
     else
         assign(r, r->section, o, value);
@@ -598,238 +436,6 @@ static bool line_next(struct reader *r, FILE *f, char text[LINE_CAP + 1])
 
 /* ------------------------------------------------------------- the whole */
 
-/* The line on which an option was given; 0 = nowhere. */
-static int given_at(const struct reader *r, int section, const char *key)
-{
-    return r->given[section][option_find(scope_of(r->conf, section), key) - options];
-}
-
-/* The line to blame for an option: its own, or its section's where it has the default. */
-static int line_of(const struct reader *r, int section, const char *key)
-{
-    int line = given_at(r, section, key);
-
-    return line != 0 ? line : r->begun[section];
-}
-
-static void check_memory(struct reader *r, int section)
-{
-    const struct conf *conf = r->conf;
-    size_t retain = conf->services[section - 1].retain_bytes, shared = conf->services[section - 1].shared_reply_limit;
-    uint64_t most = (uint64_t)conf->chunk_size * conf->chunks / 8;
-    char text[OPTION_TEXT], limit[OPTION_TEXT], cure[2 * OPTION_TEXT];
-    int line = given_at(r, section, "shared_reply_limit");
-
-    snprintf(cure, sizeof cure, "at most %.20s with this chunk_size x chunks, or raise chunks to %llu",
-             option_text(SIZE, most, limit), (retain * 8ULL + conf->chunk_size - 1) / conf->chunk_size);
-    if (retain > most)
-        complain(r, line_of(r, section, "retain_bytes"), option_text(SIZE, retain, text), cure,
-                 "retain_bytes is more than an eighth of the buffer pool");
-    snprintf(cure, sizeof cure, "at most %.20s with this upstream_buffer, or raise upstream_buffer to %.20s",
-             option_text(SIZE, conf->upstream_buffer, limit), option_text(SIZE, shared, text));
-    if (shared > conf->upstream_buffer) /* one of the two was given: the defaults fit */
-        complain(r, line != 0 ? line : line_of(r, 0, "upstream_buffer"), text, cure,
-                 "shared_reply_limit is more than upstream_buffer");
-}
-
-/* Three numbers with dots between them: what clients can compare. */
-static bool is_version(const char *s)
-{
-    for (int i = 0; i < 3; i++) {
-        size_t n = strspn(s, "0123456789");
-        if (n == 0 || s[n] != (i < 2 ? '.' : '\0'))
-            return false;
-        s += n + 1;
-    }
-    return true;
-}
-
-static void check_servers(struct reader *r, int section)
-{
-    const struct conf_service *s = &r->conf->services[section - 1];
-    bool mongo = s->kind == SERVICE_MONGO;
-
-    if (s->node_count == 0)
-        complain(r, line_of(r, section, servers_key(s)), s->name,
-                 mongo ? "add a line such as mongos = 10.0.0.1:27017, 10.0.0.2:27017"
-                       : "add a line such as nodes = 10.0.0.1:6379, 10.0.0.2:6379",
-                 mongo ? "no mongos in section" : "no nodes in section");
-}
-
-/* As whom Puerta logs in at the mongos. A keyfile has a user of its own. */
-static void check_login(struct reader *r, int section)
-{
-    struct conf_service *s = &r->conf->services[section - 1];
-    bool password = s->upstream_password[0] != '\0', key = s->upstream_key[0] != '\0';
-
-    if (key && given_at(r, section, "upstream_user") == 0)
-        snprintf(s->upstream_user, sizeof s->upstream_user, "__system");
-    if (key && given_at(r, section, "upstream_auth_db") == 0)
-        snprintf(s->upstream_auth_db, sizeof s->upstream_auth_db, "local");
-    if (key && password)
-        complain(r, line_of(r, section, "upstream_keyfile"), s->name, "keep upstream_keyfile or the password",
-                 "a keyfile and a password in section");
-    if (s->upstream_user[0] != '\0' && !password && !key)
-        complain(r, line_of(r, section, "upstream_user"), s->upstream_user,
-                 "add upstream_password, upstream_password_file or upstream_keyfile", "a user without a password");
-    if (s->upstream_user[0] == '\0' && (password || key))
-        complain(r, line_of(r, section, password ? "upstream_password" : "upstream_keyfile"), s->name,
-                 "add upstream_user, as whom to log in", "a password without a user in section");
-    if (strlen(s->upstream_user) > SCRAM_NAME_MAX)
-        complain(r, line_of(r, section, "upstream_user"), s->upstream_user, "at most 128 bytes", "too long a name of a user");
-    if (s->upstream_auth_db[0] == '\0' || strpbrk(s->upstream_auth_db, "/\\. \"$") != NULL)
-        complain(r, line_of(r, section, "upstream_auth_db"), s->upstream_auth_db, "write the one where the user was made, mostly admin",
-                 "not a name of a database");
-}
-
-static void check_mongo(struct reader *r, int section)
-{
-    const struct conf_service *s = &r->conf->services[section - 1];
-
-    check_login(r, section);
-    if (s->user_count > 0 && s->mode != MONGO_POOLED)
-        complain(r, line_of(r, section, "user"), s->users[0].name, "set mode = pooled, or leave user out",
-                 "in this mode clients log in at the mongos themselves");
-    if (s->upstream_proxy && s->mode != MONGO_LOADBALANCED)
-        complain(r, line_of(r, section, "upstream_proxy"), s->name, "set mode = loadbalanced, or leave it out",
-                 "a PROXY header leads to the loadBalancerPort, which serves only drivers with loadBalanced=true");
-    if (s->mode == MONGO_POOLED && s->pool_min > s->pool_max)
-        complain(r, line_of(r, section, "pool_min"), "pool_min", "set it to pool_max or less", "more connections kept than there may be");
-}
-
-static void check_redis(struct reader *r, int section)
-{
-    const struct conf_service *s = &r->conf->services[section - 1];
-    int nodes = line_of(r, section, "nodes");
-    char host[HOST_CAP];
-    uint16_t port;
-    const char *why;
-
-    if (s->announce[0] != '\0' && !host_port_split(s->announce, strlen(s->announce), host, &port, &why))
-        complain(r, line_of(r, section, "announce"), s->announce, "write HOST:PORT, as clients reach Puerta",
-                 "not an address (%s)", why);
-    if (!is_version(s->redis_version))
-        complain(r, line_of(r, section, "redis_version"), s->redis_version, "write the servers' own, such as 7.4.2", "not a version");
-    for (int i = 0; i < s->node_count && !s->single; i++)
-        if (s->nodes[i].port == 0)
-            complain(r, nodes, s->nodes[i].host, "give HOST:PORT, or set topology = single",
-                     "a cluster has no node on a unix socket");
-    if (s->single && s->node_count > 1)
-        complain(r, nodes, s->name, "keep the one server, or set topology = cluster", "topology = single with %d nodes",
-                 s->node_count);
-    if (s->upstream_user[0] != '\0' && s->upstream_password[0] == '\0')
-        complain(r, line_of(r, section, "upstream_user"), s->upstream_user,
-                 "add upstream_password or upstream_password_file", "a user without a password");
-}
-
-/* A password stands in this file or in one of its own; in the table its own follows. */
-static void check_secrets(struct reader *r, int section)
-{
-    const int *given = r->given[section];
-    char cure[OPTION_TEXT];
-
-    for (size_t i = 1; i < option_count; i++)
-        if (options[i].type == SECRET_FILE && given[i] != 0 && given[i - 1] != 0) {
-            snprintf(cure, sizeof cure, "keep %s or %s", options[i - 1].key, options[i].key);
-            complain(r, given[i], r->conf->services[section - 1].name, cure, "two passwords in section");
-        }
-}
-
-static void check_gate(struct reader *r, int section)
-{
-    const struct conf_service *s = &r->conf->services[section - 1];
-
-    if (strspn(s->socket_mode, "01234567") != strlen(s->socket_mode) || (s->socket_mode[0] != '\0' && strlen(s->socket_mode) < 3))
-        complain(r, line_of(r, section, "socket_mode"), s->socket_mode, "write three digits as chmod takes them, such as 660", "not permissions");
-    if (s->accept_proxy && s->trusted.count == 0)
-        complain(r, line_of(r, section, "accept_proxy"), s->name, "add trusted = ADDRESS of the load balancer", "accept_proxy trusts nobody");
-}
-
-/* Section a's address i against all that come before it. */
-static void check_listen(struct reader *r, int a, int i)
-{
-    char mine[ADDRESS_TEXT], other[ADDRESS_TEXT];
-
-    address_text(&r->conf->services[a - 1].listen[i], mine);
-    for (int b = 1; b <= a; b++) {
-        const struct conf_service *s = &r->conf->services[b - 1];
-        for (int j = 0; j < (b == a ? i : s->listens); j++) {
-            if (strcmp(mine, address_text(&s->listen[j], other)) != 0)
-                continue;
-            complain(r, line_of(r, a, "listen"), mine, "give each section a listen = ADDRESS:PORT of its own",
-                     "an address that [%s %s] listens on already", option_scopes[scope_of(r->conf, b)], s->name);
-            return;
-        }
-    }
-}
-
-/* A token has to fit in a field of HTTP. Nobody else may listen where operators ask. */
-static void check_admin(struct reader *r)
-{
-    const struct conf *conf = r->conf;
-    char mine[ADDRESS_TEXT], other[ADDRESS_TEXT];
-
-    for (const char *p = conf->admin_token; *p != '\0'; p++)
-        if (*p <= ' ' || *p > '~') {
-            complain(r, line_of(r, 0, "admin_token_file"), "******", "letters, digits and signs of ASCII, without a blank", "not a token");
-            break;
-        }
-    for (int i = 0; i < conf->admins; i++) {
-        bool twice = false;
-        address_text(&conf->admin[i], mine);
-        for (int j = 0; j < i; j++)
-            twice = twice || strcmp(mine, address_text(&conf->admin[j], other)) == 0;
-        for (int s = 0; s < conf->service_count; s++)
-            for (int j = 0; j < conf->services[s].listens; j++)
-                twice = twice || strcmp(mine, address_text(&conf->services[s].listen[j], other)) == 0;
-        if (twice)
-            complain(r, line_of(r, 0, "admin"), mine, "give admin an address of its own", "an address that is listened on already");
-    }
-}
-
-/* What the processes give up. Whether there is such a user, the start says: the file may be checked elsewhere. */
-static void check_process(struct reader *r)
-{
-    const struct conf *conf = r->conf;
-
-    if (conf->user[0] == '\0' && conf->group[0] != '\0')
-        complain(r, line_of(r, 0, "group"), conf->group, "add user", "a group without a user");
-    if (conf->user[0] == '\0' && conf->chroot[0] != '\0')
-        complain(r, line_of(r, 0, "chroot"), conf->chroot, "add user: root finds a way out", "chroot without a user");
-    if (conf->chroot[0] != '\0' && conf->chroot[0] != '/')
-        complain(r, line_of(r, 0, "chroot"), conf->chroot, "write it from / on", "not an absolute path");
-    if (conf->pid_file[0] != '\0' && conf->pid_file[0] != '/')
-        complain(r, line_of(r, 0, "pid_file"), conf->pid_file, "write it from / on", "not an absolute path");
-}
-
-static void check_all(struct reader *r)
-{
-    const struct conf *conf = r->conf;
-    char text[OPTION_TEXT];
-
-    if ((conf->chunk_size & (conf->chunk_size - 1)) != 0)
-        complain(r, line_of(r, 0, "chunk_size"), option_text(SIZE, conf->chunk_size, text),
-                 "1k, 2k, 4k, 8k, 16k, 32k, 64k, 128k and 256k are", "chunk_size is not a power of two");
-    check_process(r);
-    if (conf->service_count == 0)
-        complain(r, r->line, "[redis NAME]", "add [redis main] and below it nodes = HOST:PORT, or [mongo main] and mongos = HOST:PORT",
-                 "no section to serve");
-    check_admin(r);
-    for (int s = 1; s <= conf->service_count; s++) {
-        check_servers(r, s);
-        if (conf->services[s - 1].kind == SERVICE_MONGO) {
-            check_mongo(r, s);
-        } else {
-            check_memory(r, s);
-            check_redis(r, s);
-        }
-        check_secrets(r, s);
-        check_gate(r, s);
-        for (int i = 0; i < conf->services[s - 1].listens; i++)
-            check_listen(r, s, i);
-    }
-}
-
 static void reader_begin(struct reader *r, struct conf *conf, const char *file, char **argv)
 {
     memset(r, 0, sizeof *r);
@@ -860,7 +466,7 @@ bool conf_read(struct conf *conf, const char *path)
         complain(&r, 0, strerror(errno), cure, "cannot be read");
     fclose(f);
     if (r.errors == 0)
-        check_all(&r);
+        conf_check(&r);
     return r.errors == 0;
 }
 
@@ -876,7 +482,7 @@ static void argument_read(struct reader *r, const char *argument)
     }
     memcpy(key, argument, n);
     key[n] = '\0';
-    if ((o = option_find(scope_of(r->conf, 1), key)) != NULL)
+    if ((o = option_find(conf_scope(r->conf, 1), key)) != NULL)
         assign(r, 1, o, argument + n + 1);
     else if ((o = option_find(PROCESS, key)) != NULL)
         assign(r, 0, o, argument + n + 1);
@@ -901,121 +507,11 @@ bool conf_quick(struct conf *conf, enum service_kind kind, int argc, char **argv
     section_begin(&r, 1, 1);
     r.begun[0] = 1;
     r.line = 1;
-    assign(&r, 1, option_find(scope_of(conf, 1), servers_key(&conf->services[0])), argv[0]);
+    assign(&r, 1, option_find(conf_scope(conf, 1), conf_servers_key(&conf->services[0])), argv[0]);
     for (r.line = 2; r.line <= argc; r.line++)
         argument_read(&r, argv[r.line - 1]);
     r.line = 1;
     if (r.errors == 0)
-        check_all(&r);
+        conf_check(&r);
     return r.errors == 0;
-}
-
-/* ---------------------------------------------------------------- report */
-
-/* Base is the struct of the option's scope. */
-static void report_list(const struct option *o, const void *base)
-{
-    const struct conf *conf = base;
-    const struct conf_service *s = base;
-    char text[ADDRESS_TEXT];
-
-    /* One line each: a list in one line might be longer than a line may be. */
-    for (int i = 0; o->type == LISTEN && i < (o->scope == PROCESS ? conf->admins : s->listens); i++)
-        printf("%s = %s\n", o->key, address_text(o->scope == PROCESS ? &conf->admin[i] : &s->listen[i], text));
-    for (int i = 0; o->type == COMMAND && i < conf->command_count; i++)
-        printf("%s = %s %s %s\n", o->key, conf->commands[i].name, command_keys_name(conf->commands[i].keys),
-               (conf->commands[i].flags & CMD_READONLY) != 0 ? "read" : "write");
-    for (int i = 0; o->type == USER && i < s->user_count; i++) /* its keys are not shown, so it could not be read again */
-        printf("#%s = %s ******\n", o->key, s->users[i].name);
-    const struct subnets *nets = (const void *)((const char *)base + o->offset);
-    for (int i = 0; o->type == NETS && i < nets->count; i++)
-        printf("%s = %s\n", o->key, subnet_text(&nets->at[i], text));
-    for (int i = 0; o->type == NODES && i < s->node_count; i++) {
-        const struct host_port *n = &s->nodes[i];
-        if (n->port == 0)
-            printf("%s = unix:%s", o->key, n->host);
-        else
-            printf(strchr(n->host, ':') != NULL ? "%s = [%s]:%u" : "%s = %s:%u", o->key, n->host, (unsigned)n->port);
-        printf(s->weights[i] > 1 ? "*%u\n" : "\n", (unsigned)s->weights[i]);
-    }
-}
-
-static void report_option(const struct option *o, const void *base)
-{
-    const char *field = (const char *)base + o->offset;
-    char text[OPTION_TEXT];
-
-    switch (o->type) {
-    case SIZE: case TIME: case COUNT: case BOOL: case ENUM:
-        printf("%s = %s\n", o->key, option_show(o, base, text));
-        break;
-    case LISTEN: case NODES: case COMMAND: case USER: case NETS: report_list(o, base); break;
-    case TEXT: /* nothing in a file has both quotes and what needs them */
-        printf(strchr(field, '"') != NULL ? "%s = %s\n" : "%s = \"%s\"\n", o->key, field);
-        break;
-    case SECRET: printf("%s = %s\n", o->key, field[0] != '\0' ? "******" : "\"\""); break;
-    case SECRET_FILE: /* has been read: where there is an option for the password, that stands for it */
-        if (o == options || o[-1].type != SECRET || o[-1].offset != o->offset)
-            printf(field[0] != '\0' ? "#%s = ******\n" : "#%s = \"\"\n", o->key);
-        break;
-    case KEYFILE: printf(field[0] != '\0' ? "#%s = ******\n" : "#%s = \"\"\n", o->key); break;
-    }
-}
-
-size_t conf_descriptors(const struct conf *conf)
-{
-    size_t n = (size_t)conf->max_clients + conf_upstreams(conf) + conf_probes(conf) + conf_admins(conf) + (size_t)conf->admins +
-               conf_arrivals(conf) + OTHER_DESCRIPTORS;
-
-    for (int i = 0; i < conf->service_count; i++)
-        n += (size_t)conf->services[i].listens;
-    return n;
-}
-
-/* The kernel's share is not in the arena, but it is memory all the same. */
-static void report_kernel(const struct conf *conf)
-{
-    size_t sockets = (size_t)conf->max_clients + conf_upstreams(conf) + conf_probes(conf);
-    uint64_t each = 0;
-    bool known = true;
-
-    for (int i = 0; i < conf->service_count; i++) {
-        uint64_t sum = (uint64_t)conf->services[i].receive_buffer + (uint64_t)conf->services[i].send_buffer;
-        known = known && conf->services[i].receive_buffer != 0 && conf->services[i].send_buffer != 0;
-        each = sum > each ? sum : each;
-    }
-    if (known)
-        printf("# kernel socket buffers  %10zu %12llu %14llu at most (Linux books twice that)\n", sockets,
-               (unsigned long long)each, (unsigned long long)(sockets * each));
-    else
-        printf("# kernel socket buffers  %10zu system default (receive_buffer and send_buffer bound it)\n", sockets);
-    printf("# descriptors needed     %10zu\n", conf_descriptors(conf));
-}
-
-void conf_report(const struct conf *conf)
-{
-    const char *table;
-    size_t count, size;
-
-    for (int s = 0; s <= conf->service_count; s++) {
-        const void *base = s == 0 ? (const void *)conf : (const void *)&conf->services[s - 1];
-        enum option_scope scope = scope_of(conf, s);
-        if (s == 0)
-            printf("[puerta]\n");
-        else
-            printf("\n[%s %s]\n", option_scopes[scope], conf->services[s - 1].name);
-        for (size_t i = 0; i < option_count; i++)
-            if (options[i].scope == scope)
-                report_option(&options[i], base);
-    }
-    printf("\n# %-22s %10s %12s %14s\n", "memory", "count", "bytes each", "bytes");
-    for (int i = 0; arena_row(i, &table, &count, &size); i++)
-        printf("# %-22s %10zu %12zu %14llu\n", table, count, size, (unsigned long long)count * size);
-    if (arena_bytes() == SIZE_MAX)
-        printf("# %-22s more than this machine can address: lower chunks or the max_ options\n", "total");
-    else
-        printf("# %-22s %10s %12s %14zu\n", "total", "", "", arena_bytes());
-    report_kernel(conf);
-    if (fflush(stdout) != 0)
-        fatal(EX_IOERR, "the report cannot be written: %s", strerror(errno));
 }

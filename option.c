@@ -4,7 +4,7 @@
  *     text in the file --option_parse()--> a number --option_store()--> a field of struct conf or struct conf_service
  *                      <--option_text()---          <--option_load()---
  *
- * Owns nothing that changes. conf.c reads the lines, tells what is wrong with them and writes the report; only the
+ * Owns nothing that changes. conf.c reads the lines, complain.c tells what is wrong with them, conf_report.c writes the report; only the
  * help is written here, since it is the table and nothing else, and what a `command = ...` line may say, since it is
  * words too.
  */

@@ -3,7 +3,7 @@
  * prototypes grouped by file. Pure rooms (resp, slotmap, bson and so on) have
  * their own headers; what only the Redis family shares stands in redis.h.
  *
- *   floor 5   puerta.c  reload.c  conf.c  option.c
+ *   floor 5   puerta.c  reload.c  conf*.c  option.c
  *   floor 4   redis*.c  mongo*.c  users.c  guesses.c  health.c
  *   floor 3   conn.c  buf.c  gate.c  parent.c         conn.c is the waist:
  *   floor 2   loop.c  net.c  arena.c  stats.c  os*.c  manager.c    upward only through conn_ops
@@ -913,13 +913,13 @@ struct conf {
 
 /* Reads the file; on an error says `FILE:LINE: what is wrong; what would be right` on stderr and gives false. */
 bool conf_read(struct conf *conf, const char *path);
-/* From now on messages of conf_read() are added to text, up to cap bytes, and not written to stderr. NULL: they are again. */
-void conf_complaints(char *text, size_t cap);
 /* puerta redis|mongo NODES [key=value ...]: the same options from the command line. argv[0] is the list of servers. */
 bool conf_quick(struct conf *conf, enum service_kind kind, int argc, char **argv);
-/* Options in force, then memory tables (call after the measuring run): the report of -t, on stdout. */
+/* complain.c: from now on messages of conf_read() are added to text, up to cap bytes, and not written to stderr. NULL: they are again. */
+void conf_complaints(char *text, size_t cap);
+/* conf_report.c: options in force, then memory tables (call after the measuring run): the report of -t, on stdout. */
 void conf_report(const struct conf *conf);
-/* Tells of the options, on stdout: of "options", all; of a section ("puerta", "redis", "mongo") or an option, itself. Else says on stderr
+/* option.c: tells of the options, on stdout: of "options", all; of a section ("puerta", "redis", "mongo") or an option, itself. Else says on stderr
  * that nothing is called so, and gives false. */
 bool conf_help(const char *what);
 /* ---------------------------------------------------- reload.c (floor 5) */
@@ -930,7 +930,7 @@ void reload_open(struct conf *conf, const char *file);
 /* Reads the file again, soon, and heeds what it says; the log, stats and `reloaded` (stats.h) tell what came of it. */
 void reload_now(void);
 
-/* ------------------------------------------- conf.c: what follows from it */
+/* -------------------------------- the configuration: what follows from it */
 
 /* How many sections of that kind there are. */
 static inline int conf_services(const struct conf *conf, enum service_kind kind)
@@ -1018,7 +1018,7 @@ static inline bool conf_limits(const struct conf *conf)
     return some;
 }
 
-/* How many descriptors the tables need when all are full. */
+/* conf_report.c: how many descriptors the tables need when all are full. */
 size_t conf_descriptors(const struct conf *conf);
 
 #endif

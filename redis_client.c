@@ -579,7 +579,7 @@ void redis_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
     command_init();
     for (int i = 0; i < conf->command_count; i++) {
         const struct conf_command *c = &conf->commands[i];
-        must(command_declare(c->name, c->keys, c->flags) == 0); /* conf.c has checked it */
+        must(command_declare(c->name, c->keys, c->flags) == 0); /* option.c has checked it */
     }
     redis_lend_open();
     redis_req_open();

@@ -42,7 +42,7 @@ struct host_port virtual_address(const struct client *c)
     char text[ADDRESS_TEXT];
     struct address local;
     if (announce[0] != '\0') {
-        must(host_port_split(announce, strlen(announce), to.host, &to.port, &why)); /* conf.c has checked it */
+        must(host_port_split(announce, strlen(announce), to.host, &to.port, &why)); /* conf_check.c has checked it */
     } else if (net_local(c->conn->fd, &local) && local.u.sa.sa_family != AF_UNIX) {
         address_text(&local, text);
         if (!host_port_split(text, strlen(text), to.host, &to.port, &why)) {

@@ -27,7 +27,7 @@
 #include <sysexits.h>
 #include <time.h>
 
-#define COMPLAINTS 8192 /* bytes of what is wrong with a file: MAX_ERRORS of conf.c, if they are not all long */
+#define COMPLAINTS 8192 /* bytes of what is wrong with a file: MAX_ERRORS of conf.h, if they are not all long */
 
 struct mailbox {
     struct conf conf;

@@ -117,7 +117,10 @@ ROOMS = {
     "ctl_view.c": (5, "ctl", 380),
     "ctl.c": (5, "ctl", 350),
     "option.c": (5, "conf", 760),
-    "conf.c": (5, "conf", 870),
+    "complain.c": (5, "conf", 130),
+    "conf_check.c": (5, "conf", 220),
+    "conf_report.c": (5, "conf", 110),
+    "conf.c": (5, "conf", 490),
     "puerta.c": (5, "main", 600),
 }
 HEADERS = {"redis.h": ("redis_req.c", 4)}  # shared by a family: its prototypes belong to several rooms
