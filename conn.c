@@ -13,7 +13,8 @@
  * because events of this turn may still name it. Output is gathered in a turn and sent by conn_flush() at its
  * end: one send for each connection that has something to say.
  */
-#include "puerta.h"
+#include "handover.h"
+#include "parent.h"
 
 #include <errno.h>
 #include <poll.h>

@@ -17,7 +17,8 @@
  *
  * Owns the ends of both pairs. What a client is stands in the rooms of its mode (struct hand_mode).
  */
-#include "puerta.h"
+#include "handover.h"
+#include "parent.h"
 
 #include <errno.h>
 #include <poll.h>

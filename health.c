@@ -9,7 +9,7 @@
  *
  * Owns the backend table; tells the rooms above by service_ops, and is told by them what their connections saw.
  */
-#include "puerta.h"
+#include "parent.h"
 
 #include <stdio.h>
 #include <string.h>

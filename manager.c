@@ -11,7 +11,7 @@
  * that is gone stops nobody; nobody else here may open it, since a close would give the lock up. The datagrams are
  * those of systemd's sd_notify(3), which any manager may understand.
  */
-#include "puerta.h"
+#include "parent.h"
 
 #include <errno.h>
 #include <fcntl.h>

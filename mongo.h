@@ -20,6 +20,7 @@
 #define PUERTA_MONGO_H
 
 #include "affinity.h"
+#include "handover.h"
 #include "mongo_greet.h"
 #include "mongomsg.h"
 #include "mongowire.h"

@@ -17,7 +17,7 @@
 #define _DARWIN_C_SOURCE 1
 #define _NETBSD_SOURCE 1
 
-#include "puerta.h"
+#include "parent.h"
 
 #include <errno.h>
 #include <grp.h>

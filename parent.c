@@ -23,7 +23,7 @@
  *
  * If the new worker ends before it is ready, the old one is the parent's worker again, as if nothing had been.
  */
-#include "puerta.h"
+#include "parent.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,8 @@
 /*
  * puerta.h - what the rooms share: the limits, the structs, and each room's
  * prototypes grouped by file. Pure rooms (resp, slotmap, bson and so on) have
- * their own headers; what only the Redis family shares stands in redis.h.
+ * their own headers; what only the Redis family shares stands in redis.h, the
+ * MongoDB family's in mongo.h, all about processes in parent.h and handover.h.
  *
  *   floor 5   puerta.c  reload.c  conf*.c  option.c
  *   floor 4   redis*.c  mongo*.c  users.c  guesses.c  health.c
@@ -29,9 +30,6 @@
 #include "stats.h"
 
 #define PUERTA_VERSION "0.1.0"
-
-/* What a new binary finds in its environment when it takes over from a running one (SIGUSR2). */
-#define UPGRADE_ENV "PUERTA_UPGRADE"
 
 /* ---------------------------------------------------------------- limits */
 
@@ -142,42 +140,6 @@ void *os_map_shared(size_t bytes);    /* the same, and they stay one block in th
 bool os_prefault(void *block, size_t bytes); /* touches and locks them */
 void os_random(void *out, size_t n);  /* n bytes that nobody can guess; before the seal */
 bool os_terminal(int fd, unsigned *columns, unsigned *rows); /* how large that terminal is; false: the system does not tell */
-
-/* -------------------------------------------------- os_guard.c (floor 2) */
-
-/* What a process gives up once it has what it needs. Each of these ends the process when it cannot do as it is told. */
-
-/* chroot, group and user of the configuration, for this process and all that it forks. Warns where they leave it root. upgraded: this
- * program took over from one that has done so, in the same process; what the file says of it now needs a restart. */
-void guard_drop(const struct conf *conf, bool upgraded);
-/* No other system calls, and no files, than this process needs: pledge and unveil on OpenBSD; the worker's seccomp = yes on Linux. */
-void guard_parent(const struct conf *conf);
-void guard_worker(const struct conf *conf);
-
-/* --------------------------------------------------- manager.c (floor 2) */
-
-/* What whoever started Puerta is told: systemd by NOTIFY_SOCKET, s6 by ready_fd, anybody by the pid file. Only the process that was
- * started first speaks; in those that it forks nothing of this does anything, once they have called manager_leave(). */
-enum manager_word {
-    MANAGER_READY,     /* clients are served; also: the configuration has been read again */
-    MANAGER_ALIVE,     /* the worker still turns (WATCHDOG=1) */
-    MANAGER_RELOADING, /* the configuration is being read again; MANAGER_READY follows, whatever came of it */
-    MANAGER_STOPPING,
-    MANAGER_WORDS
-};
-
-/* Before chroot and user change: opens the socket and the pid file. Ends the process when that is another living one's, or when
- * nothing is open at ready_fd. upgraded: this program took over from one that has told ready_fd, and left its pid file open. */
-void manager_open(const struct conf *conf, bool upgraded);
-void manager_say(enum manager_word word);
-/* How it is, in words (systemctl status): at most 200 bytes. */
-void manager_status(const char *text);
-/* How often the worker is to be heard of, in ms; 0: nobody waits for it. */
-uint32_t manager_watchdog_ms(void);
-void manager_leave(void);   /* in a process just forked */
-/* The pid file stays locked over an exec, and is found again by the new program's manager_open(). */
-void manager_hand_over(void);
-void manager_close(void);   /* the end: removes the pid file, or empties it where it may not be removed */
 
 /* ------------------------------------------------------- net.c (floor 2) */
 
@@ -351,64 +313,6 @@ size_t slice_part(const struct slice *s, size_t *at, const unsigned char **p);
 /* Whether chunks became free since somebody was refused one; asking clears it. */
 bool buf_relieved(void);
 
-/* -------------------------------------------------- handover.c (floor 5) */
-
-#define HAND_STATE 768  /* bytes of what a room keeps of one client */
-#define HAND_INPUT 2048 /* what was read of it and not done yet */
-
-/* One client on its way to the next worker. */
-struct handed {
-    uint64_t id;                /* conn.id */
-    uint32_t entry;             /* the room's own number of it */
-    char section[NAME_CAP];
-    uint8_t kind;               /* enum service_kind */
-    uint8_t fd_count;           /* its own descriptor; and that to its mongos */
-    uint16_t state_len, input_len;
-    uint64_t age_ms;
-    struct address peer;
-    unsigned char state[HAND_STATE]; /* the room's own record */
-    unsigned char input[HAND_INPUT]; /* the last: no more of it goes than is there */
-};
-
-/* One thing that is remembered, told to the other worker. */
-struct hand_note {
-    char section[NAME_CAP];
-    uint8_t kind;               /* enum service_kind */
-    uint8_t what;               /* the room's own */
-    uint8_t of, key_len;        /* enum affinity_kind; of the key */
-    uint32_t number[3];         /* the room's own */
-    uint64_t place;             /* a mongos, by its name */
-    uint64_t id[2];             /* the key's hash; or the seed of hashes */
-    unsigned char key[32];      /* key_len 0: only its hash is known */
-};
-
-struct hand_notes {
-    void (*sync)(void);         /* before something is looked up: what the other one has noted is taken in */
-    void (*send)(const struct hand_note *n);
-};
-
-enum hand_fate { HAND_TAKEN, HAND_REFUSED, HAND_LOST };
-
-/* What a mode does for the handover. NULL: it has nothing of that kind. */
-struct hand_mode {
-    uint8_t kind;
-    /* Gives each client that rests: `give` false: no more now. The descriptors stay its own until it hears more. */
-    void (*hand)(bool (*give)(const struct handed *h, const int *fds));
-    void (*given)(uint32_t entry, uint64_t id, enum hand_fate fate); /* LOST: of all that were given; no more will be */
-    bool (*adopt)(const struct handed *h, const int *fds); /* false: it cannot be had; the descriptors are the caller's still */
-    bool (*seeds)(bool (*give)(const struct hand_note *n)); /* what has to be known before any note; false: it cannot be told */
-    /* Tells its tables from *cursor (0 at first) on; false: to be called again. */
-    bool (*tell)(uint32_t *cursor, bool (*give)(const struct hand_note *n));
-    void (*take_note)(const struct hand_note *n);
-    void (*notes)(const struct hand_notes *to);     /* what it notes from now on is told */
-};
-
-void handover_open(const struct conf *conf, const struct hand_mode *modes, size_t count, bool (*is_ready)(bool all));
-bool handover_drains(void);             /* the next worker has taken over */
-bool handover_is_told(void);            /* and knows all that is not a client's */
-bool handover_is_over(uint32_t stop_ms); /* those who are still here are to be closed, which takes stop_ms */
-uint64_t handover_until_ms(void);       /* by when this worker has to have gone */
-
 /* ------------------------------------------------------ conn.c (floor 3) */
 
 enum conn_state {
@@ -524,8 +428,6 @@ void conn_fail(struct conn *c, const char *why);         /* at once, with on_clo
 void conn_deadline(struct conn *c, uint64_t due_ms);     /* on_tick then; 0 = none */
 void conn_still(struct conn *c, bool on);                /* `stilled`; one whose peer has hung up is read to its end */
 void conn_given(struct conn *c, bool on);                /* `given`; false: it is this process's after all */
-/* Begins a client's record for the next worker: whose entry of its table it is, its connection. */
-void hand_begin(struct handed *h, uint8_t kind, uint32_t entry, const struct conn *c, const char *section);
 void conn_reap(void);                                    /* the turn has ended: dead ones become free */
 size_t conn_count(enum conn_kind kind);
 size_t conn_most(enum conn_kind kind);                  /* how many there may be */
@@ -536,31 +438,6 @@ void conn_listen(struct listener *l, int fd);
 void conn_unlisten(struct listener *l);
 void conn_accept(bool on);      /* whether any of them takes new connections in now: what has dialled waits in the kernel */
 void conn_listen_no_more(void); /* none of them does any more, and their sockets are closed */
-
-/* --------------------------------------------------- upgrade.c (floor 3) */
-
-#define UPGRADE_ABLE 10     /* the exit code of `-t` by which a program says that it could take over */
-
-/* What one program leaves to the next. */
-struct upgrade_left {
-    pid_t worker;               /* 0: none, or no child of this process */
-    int sock, peer;             /* the parent's ends of its socket pairs; -1: none */
-    size_t question_size;       /* of what goes over sock */
-    uint32_t generation, drain_ms; /* how many programs there were before; how long that worker may take to go */
-};
-
-/* First of all: remembers how this program was started, and takes out of the environment what the one before it left. */
-void upgrade_start(int argc, char **argv);
-bool upgrade_tries(void);           /* the one before it only asks whether it could take over */
-struct upgrade_left *upgrade_left(void);
-int upgrade_listener(const struct address *a); /* the socket that listens there already; -1: none does */
-void upgrade_listens(int fd);       /* to be passed on */
-bool upgrade_keeps(int fd);         /* whether it is */
-void upgrade_close_rest(void);      /* what nobody has asked for */
-void upgrade_drain_limit(uint32_t ms); /* told to the next program: this one's worker is gone by then */
-pid_t upgrade_try(void);            /* tries the next program as a child, which exits with UPGRADE_ABLE or is of no use; -1: no fork */
-pid_t upgrade_spawn(const struct upgrade_left *leave); /* runs it as a child */
-void upgrade_exec(const struct upgrade_left *leave);   /* runs it in this process: returns if that fails */
 
 /* ------------------------------------------------------ gate.c (floor 3) */
 
@@ -613,40 +490,6 @@ void gate_let_go(struct conn *c);
 void gate_left(struct conn *c);
 /* It has come in elsewhere (an upgrade): it counts as any other. */
 void gate_adopt(struct service *s, struct conn *c);
-
-/* ---------------------------------------------------- parent.c (floor 3) */
-
-/* The parent process does what must not happen in the worker: it resolves names and reads the configuration again (each in a
- * short-lived child, since that blocks and allocates), restarts a dead worker, and keeps the listening sockets open. */
-
-/* Asks for the addresses of host; on_names is called later, count 0 when there are none. False when too
- * many questions are open (64): ask again later. */
-bool parent_resolve(const char *host, uint16_t port, void *mark,
-                    void (*on_names)(void *mark, const struct address *list, int count));
-/* Has parent_read called in a child of the second process. on_names: count 1: it has ended; 0: it came to nothing. False: there is no
- * second process, or too many questions are open. */
-bool parent_reload(void *mark, void (*on_names)(void *mark, const struct address *list, int count));
-/* Set before parent_fork(). settle: called in the second process ahead of each `read`, and of each worker but the first one. */
-extern void (*parent_settle)(void), (*parent_read)(void);
-void parent_forget(void *mark);     /* its answers are no longer wanted */
-/* Says a word of the worker's to whoever started Puerta: through the parent, where there is one. */
-void parent_tell(enum manager_word word);
-/* Worker's side: watches the socket to the parent. fd -1: no parent, every name fails. */
-void parent_attach(int fd);
-/* Forks. In a supervised start (`supervise`) the caller's process becomes the parent, which returns only with
- * an exit code for main in *exit_code after the worker has ended for good; the worker returns true with its end of
- * the socket in *fd. Unsupervised, the caller stays the worker and the child helps it until it ends. */
-bool parent_fork(bool supervise, int *fd, int *exit_code);
-
-/* An upgrade: what another program leaves behind that had this process before (upgrade.c). */
-#define PARENT_READY "ready"
-int parent_hand(void);              /* worker's side: the way to the worker that comes after it; -1: there is none */
-int parent_peer(void);              /* the way to the worker before it, which serves still; -1: there is none */
-void parent_ready(void);            /* it can serve: the one before it may go */
-void parent_upgrade(bool taken_over); /* SIGUSR2 has come to a worker; or: the next one has begun to take over */
-/* This program cannot run (exit_code says why). Where there is a worker of the one before, that serves on under this parent until
- * it ends. Gives the code to exit with. */
-int parent_keep(int exit_code);
 
 /* ---------------------------------------------------- health.c (floor 4) */
 
@@ -922,14 +765,6 @@ void conf_report(const struct conf *conf);
 /* option.c: tells of the options, on stdout: of "options", all; of a section ("puerta", "redis", "mongo") or an option, itself. Else says on stderr
  * that nothing is called so, and gives false. */
 bool conf_help(const char *what);
-/* ---------------------------------------------------- reload.c (floor 5) */
-
-/* Before the first fork. conf: the one in force, to which all point, and which is changed in place; file: where it came from, NULL: from
- * the command line, and then it cannot be read again. */
-void reload_open(struct conf *conf, const char *file);
-/* Reads the file again, soon, and heeds what it says; the log, stats and `reloaded` (stats.h) tell what came of it. */
-void reload_now(void);
-
 /* -------------------------------- the configuration: what follows from it */
 
 /* How many sections of that kind there are. */

@@ -30,6 +30,7 @@
 #define REDIS_H
 
 #include "command.h"
+#include "handover.h"
 #include "puerta.h"
 #include "resp.h"
 #include "slotmap.h"

@@ -18,6 +18,7 @@
 #include "action.h"
 #include "mongo_greet.h"
 #include "option.h"
+#include "parent.h"
 #include "trace.h"
 
 #include <signal.h>

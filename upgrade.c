@@ -15,7 +15,7 @@
  *
  * Owns the list of listening sockets that a program after this one gets, and those that nobody has asked for yet.
  */
-#include "puerta.h"
+#include "parent.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -16,7 +16,7 @@ LONG_FUNCTION = 80
 
 # name: (floor, family, budget in lines of code). The order is the order within a family: a room calls only those before it.
 ROOMS = {
-    "puerta.h": (0, "ground", 800),  # with log.c
+    "puerta.h": (0, "ground", 700),  # with log.c
     "log.c": (0, "ground", 300),
     "resp.c": (1, "pure", 520),
     "command.c": (1, "pure", 850),
@@ -47,7 +47,7 @@ ROOMS = {
     "tls.c": (3, "waist", 450),
     "gate.c": (3, "gate", 600),
     "upgrade.c": (3, "parent", 280),
-    "parent.c": (3, "parent", 740),
+    "parent.c": (3, "parent", 780),
     "health.c": (4, "health", 430),
     "status.c": (4, "status", 300),
     "action.c": (4, "action", 250),
@@ -112,7 +112,7 @@ ROOMS = {
     "admin_guard.c": (5, "admin", 130),
     "admin.c": (5, "admin", 640),
     "reload.c": (5, "reload", 350),
-    "handover.c": (5, "handover", 430),
+    "handover.c": (5, "handover", 470),
     "ctl_ask.c": (5, "ctl", 180),
     "ctl_view.c": (5, "ctl", 380),
     "ctl.c": (5, "ctl", 350),

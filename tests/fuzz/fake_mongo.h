@@ -12,6 +12,7 @@
 #define PUERTA_FAKE_MONGO_H
 
 #include "mongo.h"
+#include "parent.h"
 #include "tests/fuzz/fake_net.h"
 #include "trace.h"
 

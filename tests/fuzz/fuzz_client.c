@@ -16,6 +16,7 @@
  * trouble); no write runs twice, none of a client's writes to a key runs after a later one; and when all clients have
  * gone, every record, chunk, descriptor and table entry is free again.
  */
+#include "parent.h"
 #include "puerta.h"
 #include "redis_channel.h"
 #include "tests/fuzz/fake_net.h"

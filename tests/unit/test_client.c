@@ -5,6 +5,7 @@
  *
  * What a client of a running Puerta sees is in tests/test_redis_hostile.py; this cannot be brought about from there.
  */
+#include "parent.h"
 #include "redis.h"
 #include "trace.h"
 #include "unit.h"

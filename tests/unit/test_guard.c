@@ -5,7 +5,7 @@
  *     this program --fork--> child: guard_worker(), then one call --waitpid--> how it ended
  *                  --fork--> child: manager_hand_over(), exec of this program with an argument
  */
-#include "puerta.h"
+#include "parent.h"
 #include "unit.h"
 
 #include <errno.h>

@@ -5,7 +5,7 @@
  *        ^                                                             |
  *        +---------------- notes over a pipe: "pid of a worker", "count of addresses" ---+
  */
-#include "puerta.h"
+#include "parent.h"
 #include "unit.h"
 
 #include <errno.h>
