@@ -13,7 +13,6 @@
  * because events of this turn may still name it. Output is gathered in a turn and sent by conn_flush() at its
  * end: one send for each connection that has something to say.
  */
-#include "handover.h"
 #include "parent.h"
 
 #include <errno.h>
@@ -268,18 +267,6 @@ bool conn_dial(struct conn *c, const struct address *a, uint32_t timeout_ms, con
     }
     conn_deadline(c, loop_ms() + timeout_ms);
     return true;
-}
-
-void hand_begin(struct handed *h, uint8_t kind, uint32_t entry, const struct conn *c, const char *section)
-{
-    memset(h, 0, offsetof(struct handed, input));
-    h->id = c->id;
-    h->entry = entry;
-    h->kind = kind;
-    h->fd_count = 1;
-    h->peer = c->peer;
-    must(strlen(section) < sizeof h->section);
-    memcpy(h->section, section, strlen(section));
 }
 
 void conn_given(struct conn *c, bool on)

@@ -15,7 +15,7 @@
  * A client is always somebody's: the old worker keeps a descriptor until the new one says that it has it. If the new one dies
  * between the two, nobody knows whether it had begun a request, and the client is closed.
  *
- * Owns the ends of both pairs. What a client is stands in the rooms of its mode (struct hand_mode).
+ * Owns the ends of both pairs. What a client is stands in the rooms of its mode (struct hand_mode); who goes when, in hand.c.
  */
 #include "handover.h"
 #include "parent.h"
@@ -98,11 +98,24 @@ static const struct hand_mode *mode_of(uint8_t kind)
     return NULL;
 }
 
+/* The section of that kind and name; NULL: there is none here. */
+static struct service *section_of(uint8_t kind, const char name[NAME_CAP])
+{
+    struct service *s;
+    for (int i = 0; (s = service_at(i)) != NULL; i++) {
+        if (s->conf->kind == kind && strncmp(s->conf->name, name, NAME_CAP) == 0) {
+            return s;
+        }
+    }
+    return NULL;
+}
+
 static void take_note(const struct hand_note *n)
 {
     const struct hand_mode *m = mode_of(n->kind);
-    if (m != NULL && m->take_note != NULL && memchr(n->section, '\0', sizeof n->section) != NULL) {
-        m->take_note(n);
+    struct service *s = section_of(n->kind, n->section);
+    if (m != NULL && m->take_note != NULL && s != NULL) {
+        m->take_note(s, n);
     }
 }
 
@@ -173,9 +186,10 @@ static void adopt(const struct client *c, size_t n, int *fds, int count)
     const struct hand_mode *m = mode_of(h->kind);
     struct answer a;
     bool sound = n >= offsetof(struct client, handed.input) && n == offsetof(struct client, handed.input) + h->input_len &&
-                 h->fd_count == count && count > 0 && memchr(h->section, '\0', sizeof h->section) != NULL;
+                 h->fd_count == count && count > 0;
+    struct service *s = sound ? section_of(h->kind, h->section) : NULL;
     memset(&a, 0, sizeof a);
-    a.head = head(sound && m != NULL && m->adopt(h, fds) ? TAKEN : REFUSED);
+    a.head = head(s != NULL && m != NULL && m->adopt(s, h, fds) ? TAKEN : REFUSED);
     a.id = h->id;
     a.entry = h->entry;
     a.kind = h->kind;
@@ -315,28 +329,40 @@ static bool give_client(const struct handed *h, const int *fds)
     return true;
 }
 
+/* One room after another, of all modes; NULL behind the last. */
+static struct hand_room *room_at(size_t n)
+{
+    for (size_t i = 0; i < ho.count; i++) {
+        for (size_t k = 0; k < HAND_ROOMS && ho.modes[i].rooms[k] != NULL; k++) {
+            if (n-- == 0) {
+                return ho.modes[i].rooms[k];
+            }
+        }
+    }
+    return NULL;
+}
+
 static void hear(const struct answer *a)
 {
-    const struct hand_mode *m = mode_of((uint8_t)a->kind);
     bool taken = a->head.kind == TAKEN;
+    struct hand_room *r;
     ho.on_the_way -= ho.on_the_way > 0;
     stats.clients_handed_over += taken;
-    if (m != NULL && m->given != NULL) {
-        m->given(a->entry, a->id, taken ? HAND_TAKEN : HAND_REFUSED);
+    for (size_t i = 0; (r = room_at(i)) != NULL; i++) {
+        hand_given(r, a->entry, a->id, taken);
     }
 }
 
 /* Nobody takes anything any more. What was on the way may have been taken or not. */
 static void next_gone(const char *why)
 {
+    struct hand_room *r;
     log_warn("no more clients are handed over", "why=\"%s\" on_the_way=%u", why, (unsigned)ho.on_the_way);
     end(&ho.next);
     end(&ho.notes);
     ho.over = true;
-    for (size_t i = 0; i < ho.count; i++) {
-        if (ho.modes[i].given != NULL) {
-            ho.modes[i].given(0, 0, HAND_LOST);
-        }
+    for (size_t i = 0; (r = room_at(i)) != NULL; i++) {
+        hand_lost(r);
     }
 }
 
@@ -382,13 +408,12 @@ static void on_next(struct watch *w, short revents)
 
 static void hand_over(void)
 {
+    struct hand_room *r;
     if (!ho.told) {
         tell_tables();
     }
-    for (size_t i = 0; i < ho.count && ho.told; i++) {
-        if (ho.modes[i].hand != NULL) {
-            ho.modes[i].hand(give_client);
-        }
+    for (size_t i = 0; ho.told && (r = room_at(i)) != NULL; i++) {
+        hand_walk(r, give_client);
     }
 }
 

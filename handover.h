@@ -1,30 +1,13 @@
 /*
  * handover.h - an upgrade: what one worker tells the next, and what the modes do for it.
  *
- *   handover.c --hand_mode--> redis_hand.c, mongo_hand.c: struct handed, a client that rests, with its descriptors
+ *   handover.c --hand_mode--> redis_hand.c, mongo_hand.c: their rooms of clients (hand.h)
  *                             mongo_route.c: struct hand_note, what is remembered of cursors, transactions, sessions, clients
  */
 #ifndef PUERTA_HANDOVER_H
 #define PUERTA_HANDOVER_H
 
-#include "puerta.h"
-
-#define HAND_STATE 768  /* bytes of what a room keeps of one client */
-#define HAND_INPUT 2048 /* what was read of it and not done yet */
-
-/* One client on its way to the next worker. */
-struct handed {
-    uint64_t id;                /* conn.id */
-    uint32_t entry;             /* the room's own number of it */
-    char section[NAME_CAP];
-    uint8_t kind;               /* enum service_kind */
-    uint8_t fd_count;           /* its own descriptor; and that to its mongos */
-    uint16_t state_len, input_len;
-    uint64_t age_ms;
-    struct address peer;
-    unsigned char state[HAND_STATE]; /* the room's own record */
-    unsigned char input[HAND_INPUT]; /* the last: no more of it goes than is there */
-};
+#include "hand.h"
 
 /* One thing that is remembered, told to the other worker. */
 struct hand_note {
@@ -43,19 +26,17 @@ struct hand_notes {
     void (*send)(const struct hand_note *n);
 };
 
-enum hand_fate { HAND_TAKEN, HAND_REFUSED, HAND_LOST };
+#define HAND_ROOMS 2
 
 /* What a mode does for the handover. NULL: it has nothing of that kind. */
 struct hand_mode {
     uint8_t kind;
-    /* Gives each client that rests: `give` false: no more now. The descriptors stay its own until it hears more. */
-    void (*hand)(bool (*give)(const struct handed *h, const int *fds));
-    void (*given)(uint32_t entry, uint64_t id, enum hand_fate fate); /* LOST: of all that were given; no more will be */
-    bool (*adopt)(const struct handed *h, const int *fds); /* false: it cannot be had; the descriptors are the caller's still */
+    struct hand_room *rooms[HAND_ROOMS]; /* whose clients are handed over; NULL behind the last */
+    bool (*adopt)(struct service *s, const struct handed *h, const int *fds); /* false: it cannot be had; the descriptors are the caller's still */
     bool (*seeds)(bool (*give)(const struct hand_note *n)); /* what has to be known before any note; false: it cannot be told */
     /* Tells its tables from *cursor (0 at first) on; false: to be called again. */
     bool (*tell)(uint32_t *cursor, bool (*give)(const struct hand_note *n));
-    void (*take_note)(const struct hand_note *n);
+    void (*take_note)(struct service *s, const struct hand_note *n);
     void (*notes)(const struct hand_notes *to);     /* what it notes from now on is told */
 };
 
@@ -64,8 +45,5 @@ bool handover_drains(void);             /* the next worker has taken over */
 bool handover_is_told(void);            /* and knows all that is not a client's */
 bool handover_is_over(uint32_t stop_ms); /* those who are still here are to be closed, which takes stop_ms */
 uint64_t handover_until_ms(void);       /* by when this worker has to have gone */
-
-/* conn.c: begins a client's record for the next worker: whose entry of its table it is, its connection. */
-void hand_begin(struct handed *h, uint8_t kind, uint32_t entry, const struct conn *c, const char *section);
 
 #endif

@@ -143,7 +143,9 @@ void mongo_tables(const struct conf *conf)
 void mongo_open(const struct conf *conf, int (*listeners)[MAX_LISTENS])
 {
     relay_open();
+    relay_hand_open();
     pooled_open();
+    pooled_hand_open();
     split_open();
     greet_start(conf);
     mongo_login_open();
@@ -179,36 +181,10 @@ void mongo_stop(void)
 
 /* ------------------------------------------------------------- an upgrade */
 
-void mongo_hand(bool (*give)(const struct handed *, const int *))
+bool mongo_adopt(struct service *s, const struct handed *h, const int *fds)
 {
-    relay_hand(give);
-    pooled_hand(give);
-}
-
-void mongo_given(uint32_t entry, uint64_t id, enum hand_fate fate)
-{
-    relay_given(entry, id, fate);
-    pooled_given(entry, id, fate);
-}
-
-static struct service *section_named(const char *name)
-{
-    for (int i = 0; i < md.count; i++) {
-        if (strcmp(md.services[i].conf->name, name) == 0) {
-            return &md.services[i];
-        }
-    }
-    return NULL;
-}
-
-bool mongo_adopt(const struct handed *h, const int *fds)
-{
-    struct service *s = section_named(h->section);
-    uint8_t section = (uint8_t)(s != NULL ? s - md.services : 0);
-    if (s == NULL || mongo_stopping) {
-        return false;
-    }
-    return s->conf->mode == MONGO_POOLED ? pooled_adopt(s, section, h, fds[0]) : relay_adopt(s, section, h, fds);
+    bool (*adopt)(struct service *, uint8_t, const struct handed *, const int *) = s->conf->mode == MONGO_POOLED ? pooled_adopt : relay_adopt;
+    return !mongo_stopping && adopt(s, (uint8_t)(s - md.services), h, fds);
 }
 
 bool mongo_seeds(bool (*give)(const struct hand_note *))
@@ -237,14 +213,9 @@ bool mongo_tell(uint32_t *cursor, bool (*give)(const struct hand_note *))
     return true;
 }
 
-void mongo_note(const struct hand_note *n)
+void mongo_note(struct service *s, const struct hand_note *n)
 {
-    const struct service *s = section_named(n->section);
-    if (s != NULL && s->conf->mode == MONGO_POOLED) {
-        route_take_note((int)(s - md.services), s, n);
-    } else if (s != NULL) {
-        choose_take_note((int)(s - md.services), s, n);
-    }
+    (s->conf->mode == MONGO_POOLED ? route_take_note : choose_take_note)((int)(s - md.services), s, n);
 }
 
 bool mongo_idle(void)

@@ -2,6 +2,7 @@
  * mongo.h - what the rooms of MongoDB mode share. Each calls only those below it.
  *
  *   mongo.c            the sections, and which kind of clients each has
+ *     mongo_relay_hand.c, mongo_pooled_hand.c   their clients, from one worker to the next
  *     mongo_relay.c      clients, each beside its own connection to a mongos (pass-through, load-balanced)
  *     mongo_pooled.c     clients that have a connection for one exchange at a time (pooled)
  *       mongo_hold.c       what is held of requests until they go on
@@ -351,7 +352,6 @@ struct pooled {
     uint64_t came_ms;           /* since when its request comes; before the first one: since when it is here */
     uint64_t until_ms;          /* LATER: greet_again() is called then at the latest; `much`: it is whole by then */
     uint32_t much;              /* bytes of a request of which more than client_window is held; 0: it is not */
-    uint64_t stays_ms;          /* the next worker does not take it: not asked again before */
     uint64_t wait_ms;           /* since when the request waits for a connection; 0: it has not */
     struct mongo_times times;   /* of a request that goes to a mongos */
     uint16_t asked;             /* that one's index + 1, the last of several; 0: none has been asked */
@@ -424,11 +424,16 @@ struct conn *pooled_accept(struct service *s, uint8_t section, int fd, const str
 void pooled_backend(struct backend *b);
 void pooled_conf(struct service *s, const struct conf_service *before); /* the section's configuration has changed */
 void pooled_stop(void);
-void pooled_hand(bool (*give)(const struct handed *h, const int *fds)); /* as in struct hand_mode */
-void pooled_given(uint32_t entry, uint64_t id, enum hand_fate fate);
-bool pooled_adopt(struct service *s, uint8_t section, const struct handed *h, int fd);
 bool pooled_idle(void);
 size_t pooled_in_flight(void);
+struct pooled *pooled_table(uint32_t *total); /* all of it; who is nobody has no `conn` */
+void pooled_goes_on(struct pooled *p); /* one that has come from another worker: it is read, or its hello waits */
+
+/* -------------------------------------------- mongo_pooled_hand.c */
+
+extern struct hand_room pooled_hand_room;
+void pooled_hand_open(void);           /* behind pooled_open() */
+bool pooled_adopt(struct service *s, uint8_t section, const struct handed *h, const int *fds);
 
 /* ------------------------------------------------- mongo_puerta.c */
 
@@ -446,12 +451,15 @@ void relay_open(void);
 struct conn *relay_accept(struct service *s, uint8_t section, int fd, const struct address *peer);
 void relay_conf(struct service *s);    /* the section's configuration has changed */
 void relay_backend(struct backend *b); /* its state has changed, or what an operator wants of it */
-void relay_hand(bool (*give)(const struct handed *h, const int *fds)); /* as in struct hand_mode */
-void relay_given(uint32_t entry, uint64_t id, enum hand_fate fate);
-bool relay_adopt(struct service *s, uint8_t section, const struct handed *h, const int *fds);
 void relay_stop(void);                 /* those with nothing under way are closed */
 bool relay_idle(void);
 size_t relay_in_flight(void);
+
+/* --------------------------------------------- mongo_relay_hand.c */
+
+extern struct hand_room relay_hand_room;
+void relay_hand_open(void);            /* behind relay_open() */
+bool relay_adopt(struct service *s, uint8_t section, const struct handed *h, const int *fds);
 
 /* -------------------------------------------------------- mongo.c */
 
@@ -460,12 +468,10 @@ void mongo_open(const struct conf *conf, int (*listeners)[MAX_LISTENS]);
 void mongo_stop(void);      /* takes no new clients; those with nothing under way are closed */
 extern bool mongo_stopping;  /* that has been called; only the fuzzer takes it back */
 bool mongo_idle(void);      /* nothing is under way */
-void mongo_hand(bool (*give)(const struct handed *h, const int *fds)); /* as in struct hand_mode */
-void mongo_given(uint32_t entry, uint64_t id, enum hand_fate fate);
-bool mongo_adopt(const struct handed *h, const int *fds);
+bool mongo_adopt(struct service *s, const struct handed *h, const int *fds); /* as in struct hand_mode, and so below */
 bool mongo_seeds(bool (*give)(const struct hand_note *n));
 bool mongo_tell(uint32_t *cursor, bool (*give)(const struct hand_note *n));
-void mongo_note(const struct hand_note *n);
+void mongo_note(struct service *s, const struct hand_note *n);
 size_t mongo_in_flight(void); /* requests whose answers are to come */
 
 #endif

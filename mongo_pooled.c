@@ -31,15 +31,12 @@
 #define CARE_MS 20             /* how often those that find no chunk are looked after */
 #define STARVING_MS 2000       /* so long nobody could be helped: who holds most of the chunks gives them back */
 #define KEEPALIVE_IDLE_MS 60000
-#define LOOK_AT 8192           /* an upgrade: clients in one look */
-#define STAY_MS 1000           /* until one that was refused is offered again */
 
 static struct {
     struct pooled *all, *free;
     uint32_t total, starved, wanting, halves;
     uint64_t starving_ms;       /* since when some are starved; 0: none is */
     uint32_t care_at, want_at; /* who was helped last */
-    uint32_t look_at;           /* an upgrade: who is looked at next */
     int32_t last_id;
     struct timer care;
 } mp;
@@ -773,131 +770,9 @@ struct conn *pooled_accept(struct service *s, uint8_t section, int fd, const str
     return conn;
 }
 
-/* ------------------------------------------------------------- an upgrade */
-
-/* What goes with a client to the next worker. What it has opened is in the tables. */
-struct state {
-    struct greeting greeting;   /* also of a hello whose answer waits for a change */
-    bool spoke;
-    char user[SCRAM_NAME_MAX + 1]; /* as whom it has logged in; "" = as nobody */
-};
-
-/* Between two messages, and in the middle of no login. A hello that waits for a change may be answered anywhere. */
-static bool may_go(const struct pooled *p)
+void pooled_goes_on(struct pooled *p)
 {
-    bool rests = p->state == POOLED_READING ? p->asks.used == 0 && !p->greeting.waits : p->state == POOLED_LATER && !p->greeting.login;
-    return rests && p->held.len == 0 && p->ahead.len == 0 && p->small.len == 0 && p->link == NULL &&
-           p->split == NULL && !p->wants_split && !p->queues && !p->starved && !p->half && !p->ended && !p->leaves && p->greeting.talk == NULL &&
-           p->conn->out.len == 0 && !p->conn->blocked;
-}
-
-static bool give_one(struct pooled *p, bool (*offer)(const struct handed *, const int *))
-{
-    static struct handed h;
-    const struct conf_service *conf = p->service->conf;
-    struct state s;
-    hand_begin(&h, SERVICE_MONGO, (uint32_t)(p - mp.all), p->conn, conf->name);
-    memset(&s, 0, sizeof s);
-    s.greeting = p->greeting;
-    s.spoke = p->spoke;
-    if (p->user < conf->user_count) {
-        memcpy(s.user, conf->users[p->user].name, sizeof s.user);
-    }
-    h.age_ms = loop_ms() - p->born_ms;
-    h.state_len = (uint16_t)sizeof s;
-    memcpy(h.state, &s, sizeof s);
-    if (!offer(&h, &p->conn->fd)) {
-        return false;
-    }
-    conn_given(p->conn, true);
-    return true;
-}
-
-static void go_on(struct pooled *p)
-{
-    if (p->conn->given) {
-        conn_given(p->conn, false);
-    }
-    if (p->state == POOLED_LATER) {
-        conn_deadline(p->conn, loop_ms());
-    }
-    conn_still(p->conn, false);
-}
-
-void pooled_hand(bool (*offer)(const struct handed *, const int *))
-{
-    uint32_t n = mp.total < LOOK_AT ? mp.total : LOOK_AT;
-    for (; n > 0; n--, mp.look_at = (mp.look_at + 1) % mp.total) {
-        struct pooled *p = &mp.all[mp.look_at];
-        if (!is_open(p) || p->conn->given || p->stays_ms > loop_ms()) {
-            continue;
-        }
-        conn_still(p->conn, !p->ended && (p->asks.used == 0 || is_whole(&p->asks)));
-        if (may_go(p) && !give_one(p, offer)) {
-            return;
-        }
-    }
-}
-
-void pooled_given(uint32_t entry, uint64_t id, enum hand_fate fate)
-{
-    for (uint32_t i = 0; i < mp.total && fate == HAND_LOST; i++) {
-        struct pooled *p = &mp.all[i];
-        if (is_open(p) && p->conn->given) {
-            conn_fail(p->conn, "the next worker died while it was handed over");
-        } else if (is_open(p)) {
-            go_on(p);
-        }
-    }
-    struct pooled *p = entry < mp.total ? &mp.all[entry] : NULL;
-    if (fate == HAND_LOST || p == NULL || p->conn == NULL || p->conn->id != id || !p->conn->given) {
-        return;
-    }
-    if (fate == HAND_TAKEN) {
-        conn_fail(p->conn, "handed over");
-    } else {
-        p->stays_ms = loop_ms() + STAY_MS;
-        go_on(p);
-    }
-}
-
-/* The number of a user; DOOR_NOBODY: there is none of that name here. */
-static uint8_t user_named(const struct conf_service *conf, const char *name)
-{
-    for (int i = 0; i < conf->user_count; i++) {
-        if (strcmp(conf->users[i].name, name) == 0) {
-            return (uint8_t)i;
-        }
-    }
-    return DOOR_NOBODY;
-}
-
-bool pooled_adopt(struct service *s, uint8_t section, const struct handed *h, int fd)
-{
-    struct pooled *p = mp.free;
-    struct state state;
-    uint8_t user;
-    if (h->state_len != sizeof state || h->fd_count != 1 || p == NULL) {
-        return false;
-    }
-    memcpy(&state, h->state, sizeof state);
-    state.user[SCRAM_NAME_MAX] = '\0';
-    user = user_named(s->conf, state.user);
-    if ((user == DOOR_NOBODY && state.user[0] != '\0') || !pooled_accept(s, section, fd, &h->peer)) {
-        return false; /* a user who is none any more stays with the worker that knows it, as long as that is there */
-    }
-    if (p->conn == NULL) {
-        return true; /* it could not be watched, and is closed */
-    }
-    gate_adopt(s, p->conn);
-    p->conn->id = h->id;
-    p->born_ms = loop_ms() > h->age_ms ? loop_ms() - h->age_ms : 0;
-    p->user = user;
-    p->spoke = state.spoke;
-    p->greeting = state.greeting;
-    p->until_ms = loop_ms(); /* what it waits for has changed: another process tells it */
     set_state(p, p->greeting.waits ? POOLED_LATER : POOLED_READING);
-    return true;
 }
 
 /* -------------------------------------------------- what the pool tells us */
@@ -1253,6 +1128,12 @@ void pooled_tables(const struct conf *conf)
 {
     mp.total = conf_mongo(conf, true) ? conf->max_clients : 0;
     mp.all = arena_take("pooled clients", mp.total, sizeof *mp.all);
+}
+
+struct pooled *pooled_table(uint32_t *total)
+{
+    *total = mp.total;
+    return mp.all;
 }
 
 void pooled_open(void)

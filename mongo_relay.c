@@ -13,7 +13,7 @@
  *
  * Owns the table of clients. A side is read as long as the other has room (client_window): a slow one holds up itself.
  */
-#include "mongo.h"
+#include "mongo_relay.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -27,55 +27,12 @@
 #define MOVE_MS 2000           /* how long a connection waits for the others of its client, which is to move, to come to rest */
 #define LET_BE_MS 10000        /* if they do not, the client is not asked to for so long */
 #define KEEPALIVE_IDLE_MS 60000
-#define LOOK_AT 8192           /* an upgrade: clients in one look */
-#define STAY_MS 1000           /* until one that was refused is offered again */
-
-enum client_state {
-    GREETING,   /* its first message is not whole */
-    WAITING,    /* no mongos has been heard of yet, or no connection is free */
-    DIALING,
-    RELAYING
-};
-
-enum fate { UNKNOWN, PASS, HOLD, HERE, DROP }; /* of the message under way; HERE: it is answered here */
-
-/* One direction. */
-struct flow {
-    struct wire wire;
-    struct chain held;          /* of a message that is held, or of which it is not known yet */
-    uint8_t fate;
-    uint64_t starved_ms;        /* since when it finds no chunk to be read into; 0: it does */
-};
-
-struct client {
-    struct conn *conn, *up;     /* up NULL: none yet, or not any more */
-    struct service *service;
-    uint64_t born_ms;
-    struct mongo_client_id id;
-    struct backend *backend;    /* its mongos; NULL: none yet */
-    struct client *next;        /* free list */
-    struct flow asks, answers;
-    struct chain late;          /* what was said here while its mongos was in the middle of an answer */
-    uint8_t state;
-    bool ended;                 /* it sends no more; its mongos is told so */
-    bool rewrites;              /* the answer to its hello gains a serviceId */
-    int32_t hello_id;           /* that hello */
-    uint32_t unanswered;        /* requests whose answers are to come */
-    uint32_t tries;
-    uint64_t stays_ms;          /* the next worker does not take it: not asked again before */
-    struct backend *tried[MAX_SEEDS];
-    struct mongo_asked asked;   /* its last request */
-    struct mongo_times times;   /* of one request under way, the first: drivers ask one after the other */
-    int32_t timed_id;           /* that one, */
-    char timed_command[WIRE_COMMAND_CAP], timed_db[WIRE_DB_CAP]; /* and what it is */
-};
 
 static struct {
     struct client *all, *free;
     uint32_t total;
     uint32_t waiting, starved;  /* clients, flows */
     uint64_t relieved_ms;       /* when a client was last closed for its chunks */
-    uint32_t look_at;           /* an upgrade: who is looked at next */
     uint64_t looked_ms;         /* when it was last looked who is busy at a mongos that is drained by hand */
     int32_t last_id;
     struct timer care;
@@ -206,8 +163,7 @@ static void client_refuse(struct client *c, enum mongo_code code, const char *te
     client_finish(c);
 }
 
-/* Between two messages: nothing of it is under way in either direction, but perhaps a hello that waits for a change. */
-static bool client_rests(const struct client *c)
+bool relay_rests(const struct client *c)
 {
     bool waits = c->unanswered == 1 && c->asked.waits;
     return c->state == RELAYING && (c->unanswered == 0 || waits) && c->asks.wire.used == 0 && c->answers.wire.used == 0 &&
@@ -241,7 +197,7 @@ static bool leaves_together(struct client *c)
     bool soon = c->backend->state == BACKEND_UP && loop_ms() - mongos_of(c->backend)->held_ms < TOGETHER_MS;
     bool several = c->id.entry != AFFINITY_NONE && mongo_connections(&c->id) > 1;
     for (uint32_t i = 0; i < md.total && soon && several; i++) {
-        if (is_sibling(&md.all[i], c) && !client_rests(&md.all[i])) {
+        if (is_sibling(&md.all[i], c) && !relay_rests(&md.all[i])) {
             return false;
         }
     }
@@ -256,7 +212,7 @@ static bool leaves_together(struct client *c)
 /* The end of an answer: where a client may be closed without harm. */
 static void settle(struct client *c)
 {
-    if (client_rests(c) && ((c->ended && c->unanswered == 0) || mongo_stopping || (must_leave(c) && leaves_together(c)))) {
+    if (relay_rests(c) && ((c->ended && c->unanswered == 0) || mongo_stopping || (must_leave(c) && leaves_together(c)))) {
         client_finish(c);
     }
 }
@@ -755,8 +711,7 @@ static bool agrees(struct client *c)
     return false;
 }
 
-/* Bytes of its first message. */
-static void greet(struct client *c, const unsigned char *p, size_t n)
+void relay_greet(struct client *c, const unsigned char *p, size_t n)
 {
     enum wire_status status;
     wire_feed(&c->asks.wire, p, n, &status);
@@ -811,7 +766,7 @@ static void client_bytes(struct conn *conn)
     if (n == CONN_ENDED) {
         client_ended(c);
     } else if (n > 0 && c->state != RELAYING) {
-        greet(c, room, (size_t)n);
+        relay_greet(c, room, (size_t)n);
     } else if (n > 0 && flow_take(c, &c->asks, to, room, (size_t)n, true) && tell_late(c)) {
         conn_dirty(c->up);
     }
@@ -840,7 +795,7 @@ static void client_tick(struct conn *conn)
         conn_fail(conn, "no hello within handshake_timeout");
     } else if (c->state != RELAYING) {
         client_unreachable(c);
-    } else if (limit > 0 && idle >= limit && c->unanswered == 0 && client_rests(c)) {
+    } else if (limit > 0 && idle >= limit && c->unanswered == 0 && relay_rests(c)) {
         conn_fail(conn, "idle (client_idle)");
     } else if (limit > 0) {
         conn_deadline(conn, loop_ms() + (idle < limit ? limit - idle : limit));
@@ -853,7 +808,7 @@ static void describe(const struct conn *conn, struct conn_facts *out)
     const struct client *c = conn->owner;
     out->section = c->service->conf->name;
     out->doing = conn->state != CONN_OPEN || c->ended ? "leaving" : pins_hold(&c->id) ? "pinned"
-               : c->state == RELAYING && client_rests(c) ? "idle" : doing[c->state];
+               : c->state == RELAYING && relay_rests(c) ? "idle" : doing[c->state];
     out->in_flight = c->unanswered;
     out->born_ms = c->born_ms;
     out->asked_ms = conn->watch.active_ms;
@@ -900,128 +855,7 @@ struct conn *relay_accept(struct service *s, uint8_t section, int fd, const stru
     return conn;
 }
 
-/* ------------------------------------------------------------- an upgrade */
-
-/* What goes with a client to the next worker. */
-struct state {
-    struct mongo_asked asked;
-    uint64_t place;             /* its mongos; without one (fd_count 1) it has not said its first message as a whole */
-    int32_t hello_id;
-    uint32_t unanswered;
-    bool rewrites, alone;
-    uint8_t len;
-    unsigned char key[32];
-};
-
-/* Neither is anything under way of it, nor has it begun with anything: but for a hello that waits for a change, whose answer may come
- * anywhere. Before its first message is whole it can go with what there is of that. */
-static bool may_go(const struct client *c)
-{
-    bool new = (c->state == GREETING || c->state == WAITING) && c->asks.held.len <= HAND_INPUT;
-    return !c->ended && (new || (client_rests(c) && c->up != NULL && c->up->state == CONN_OPEN && !c->up->blocked && c->conn->out.len == 0 &&
-                                 !c->conn->blocked && c->asks.held.len == 0 && c->answers.held.len == 0));
-}
-
-static bool give_one(struct client *c, bool (*give)(const struct handed *, const int *))
-{
-    static struct handed h;
-    struct state s;
-    int fds[HAND_FDS] = { c->conn->fd, c->up != NULL ? c->up->fd : -1 };
-    hand_begin(&h, SERVICE_MONGO, (uint32_t)(c - md.all), c->conn, c->service->conf->name);
-    memset(&s, 0, sizeof s);
-    s.asked = c->asked;
-    s.place = c->backend != NULL ? mongos_of(c->backend)->name : 0;
-    s.hello_id = c->hello_id;
-    s.unanswered = c->unanswered;
-    s.rewrites = c->rewrites;
-    s.alone = c->id.alone;
-    s.len = c->id.len;
-    memcpy(s.key, c->id.key, sizeof s.key);
-    h.fd_count = c->up != NULL ? 2 : 1;
-    h.age_ms = loop_ms() - c->born_ms;
-    h.state_len = (uint16_t)sizeof s;
-    memcpy(h.state, &s, sizeof s);
-    h.input_len = (uint16_t)c->asks.held.len;
-    chain_copy(&c->asks.held, h.input, c->asks.held.len);
-    if (!give(&h, fds)) {
-        return false;
-    }
-    conn_given(c->conn, true);
-    if (c->up != NULL) {
-        conn_given(c->up, true);
-    }
-    return true;
-}
-
-/* It is this worker's again. */
-static void go_on(struct client *c)
-{
-    if (c->conn->given) {
-        conn_given(c->conn, false);
-    }
-    if (c->up != NULL && c->up->given) {
-        conn_given(c->up, false);
-    }
-    conn_still(c->conn, false);
-}
-
-void relay_hand(bool (*give)(const struct handed *, const int *))
-{
-    uint32_t n = md.total < LOOK_AT ? md.total : LOOK_AT;
-    for (; n > 0; n--, md.look_at = (md.look_at + 1) % md.total) {
-        struct client *c = &md.all[md.look_at];
-        if (c->conn == NULL || c->conn->state != CONN_OPEN || c->conn->given || c->stays_ms > loop_ms()) {
-            continue;
-        }
-        conn_still(c->conn, c->state == GREETING || c->state == WAITING || (c->state == RELAYING && c->asks.wire.used == 0 && !c->ended));
-        if (may_go(c) && !give_one(c, give)) {
-            return;
-        }
-    }
-}
-
-void relay_given(uint32_t entry, uint64_t id, enum hand_fate fate)
-{
-    for (uint32_t i = 0; i < md.total && fate == HAND_LOST; i++) {
-        struct client *c = &md.all[i];
-        if (c->conn != NULL && c->conn->given) {
-            conn_fail(c->conn, "the next worker died while it was handed over");
-        } else if (c->conn != NULL) {
-            go_on(c);
-        }
-    }
-    struct client *c = entry < md.total ? &md.all[entry] : NULL;
-    if (fate == HAND_LOST || c == NULL || c->conn == NULL || c->conn->id != id || !c->conn->given) {
-        return;
-    }
-    if (fate == HAND_TAKEN) {
-        conn_fail(c->conn, "handed over");
-    } else {
-        c->stays_ms = loop_ms() + STAY_MS;
-        go_on(c);
-    }
-}
-
-/* Its first message, or the part of it that is here. */
-static void adopt_greeting(struct client *c, const struct handed *h)
-{
-    unsigned char *room;
-    size_t n = 0, cap;
-    while (n < h->input_len && c->conn != NULL && c->conn->state == CONN_OPEN && c->state == GREETING) {
-        cap = chain_room(&c->asks.held, BUF_REPLY, &room);
-        if (cap == 0) {
-            conn_fail(c->conn, "no chunk left for what it had sent (chunks)");
-            return;
-        }
-        cap = cap < h->input_len - n ? cap : h->input_len - n;
-        memcpy(room, h->input + n, cap);
-        n += cap;
-        greet(c, room, cap);
-    }
-}
-
-/* It goes on where it was. */
-static bool adopt_relaying(struct client *c, struct backend *b, const struct state *s, int fd)
+bool relay_join(struct client *c, struct backend *b, int fd)
 {
     c->up = conn_take(CONN_UPSTREAM, &up_ops, c);
     if (c->up == NULL || !conn_adopt(c->up, fd)) {
@@ -1031,44 +865,8 @@ static bool adopt_relaying(struct client *c, struct backend *b, const struct sta
     c->up->watch.may_cool = true;
     c->backend = b;
     mongos_of(b)->connections++;
-    mongos_of(b)->in_flight += s->unanswered; /* of a hello that waits */
-    c->asked = s->asked;
-    c->hello_id = s->hello_id;
-    c->unanswered = s->unanswered;
-    c->rewrites = s->rewrites;
-    c->id.alone = s->alone;
-    c->id.len = s->len;
-    memcpy(c->id.key, s->key, sizeof c->id.key);
-    mongo_stay(&c->id, b);
     set_state(c, RELAYING);
     conn_deadline(c->conn, c->service->conf->client_idle_ms > 0 ? loop_ms() + c->service->conf->client_idle_ms : 0);
-    return true;
-}
-
-bool relay_adopt(struct service *s, uint8_t section, const struct handed *h, const int *fds)
-{
-    struct state state;
-    struct backend *b;
-    struct client *c = md.free;
-    if (h->state_len != sizeof state || c == NULL || conn_full(CONN_UPSTREAM)) {
-        return false;
-    }
-    memcpy(&state, h->state, sizeof state);
-    b = h->fd_count > 1 ? mongo_at_place(s, state.place) : NULL;
-    if ((h->fd_count > 1 && b == NULL) || state.len > sizeof state.key || !relay_accept(s, section, fds[0], &h->peer)) {
-        return false;
-    }
-    if (c->conn == NULL) {
-        return true; /* it could not be watched, and is closed */
-    }
-    gate_adopt(s, c->conn);
-    c->conn->id = h->id;
-    c->born_ms = loop_ms() > h->age_ms ? loop_ms() - h->age_ms : 0;
-    if (b == NULL) {
-        adopt_greeting(c, h);
-    } else if (!adopt_relaying(c, b, &state, fds[1])) {
-        conn_fail(c->conn, "its connection to the mongos could not be watched");
-    }
     return true;
 }
 
@@ -1151,7 +949,7 @@ static void look_who_is_busy(void)
             continue;
         }
         settle(c);
-        if (c->backend != NULL && !client_rests(c)) {
+        if (c->backend != NULL && !relay_rests(c)) {
             mongo_note_busy(&c->id);
         }
     }
@@ -1214,6 +1012,12 @@ void relay_tables(const struct conf *conf)
 {
     md.total = conf_mongo(conf, false) ? conf->max_clients : 0;
     md.all = arena_take("mongo clients", md.total, sizeof *md.all);
+}
+
+struct client *relay_table(uint32_t *total)
+{
+    *total = md.total;
+    return md.all;
 }
 
 void relay_open(void)

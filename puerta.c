@@ -203,11 +203,11 @@ static bool is_ready(bool all)
 
 static const struct hand_mode hand_modes[] = {
 #ifndef PUERTA_NO_REDIS
-    { .kind = SERVICE_REDIS, .hand = redis_hand, .given = redis_given, .adopt = redis_adopt },
+    { .kind = SERVICE_REDIS, .rooms = { &redis_hand_room }, .adopt = redis_adopt },
 #endif
 #ifndef PUERTA_NO_MONGO
-    { .kind = SERVICE_MONGO, .hand = mongo_hand, .given = mongo_given, .adopt = mongo_adopt, .seeds = mongo_seeds, .tell = mongo_tell, .take_note = mongo_note,
-      .notes = route_notes },
+    { .kind = SERVICE_MONGO, .rooms = { &relay_hand_room, &pooled_hand_room }, .adopt = mongo_adopt, .seeds = mongo_seeds, .tell = mongo_tell,
+      .take_note = mongo_note, .notes = route_notes },
 #endif
 };
 

@@ -382,6 +382,7 @@ struct conn {
     bool reading;
     bool stilled;               /* it is not read now, whatever its owner wants: it is to go to another process */
     bool given;                 /* it may be that process's by now: nothing is done to it here that would be felt there */
+    bool stays;                 /* hand.c: that process has refused it, and is not asked again for a while */
     bool blocked;               /* the last send did not take everything: wait for POLLOUT */
     bool midway;                /* its owner's output stopped in the middle of something: the rest comes before `out` */
     bool gated;                 /* what is received goes by gate.c: `fresh`, or it has a source */

@@ -199,7 +199,6 @@ struct client {
     bool leaving;               /* will be ended once its long request is through */
     bool ready;                 /* its next request is whole and waits */
     bool paused, resuming;
-    bool stays;                 /* the next worker did not take it when it was last asked (redis_hand.c) */
     bool starved;
     bool subscribed;            /* to something */
     bool halfway;               /* a part of its next answer has been put out */
@@ -897,11 +896,9 @@ enum verdict redis_protocol_error(struct client *c, const char *text);
 
 /* --------------------------------------------------- redis_hand.c */
 
-/* struct hand_mode has what these do. */
+extern struct hand_room redis_hand_room;
 void redis_hand_open(struct client *clients, uint32_t count, struct client *(*begin)(struct service *, int, const struct address *));
-void redis_hand(bool (*give)(const struct handed *h, const int *fds));
-void redis_given(uint32_t entry, uint64_t id, enum hand_fate fate);
-bool redis_adopt(const struct handed *h, const int *fds);
+bool redis_adopt(struct service *s, const struct handed *h, const int *fds); /* as in struct hand_mode */
 
 /* --------------------------------------------------- redis_client.c */
 
