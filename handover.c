@@ -13,7 +13,8 @@
  *     notes  <== what was opened at which mongos since, both ways, over a second pair ==>  until the old one has gone
  *
  * A client is always somebody's: the old worker keeps a descriptor until the new one says that it has it. If the new one dies
- * between the two, nobody knows whether it had begun a request, and the client is closed.
+ * between the two, nobody knows whether it had begun a request, and the client is closed; those that had not been given yet are served
+ * on until the limit.
  *
  * Owns the ends of both pairs. What a client is stands in the rooms of its mode (struct hand_mode); who goes when, in hand.c.
  */
@@ -60,8 +61,8 @@ static struct {
     bool waits;                 /* it has not spoken to the one before */
     bool listens;               /* it accepts */
     bool drains;                /* the one after it has spoken */
-    bool told;                  /* all tables */
-    bool over;                  /* nobody is to take anything any more */
+    bool told;                  /* all tables; or there is nobody any more to tell them */
+    bool over;                  /* the one after it speaks in another way: nobody can be handed over */
 } ho = { .next = { .fd = -1, .slot = -1 }, .before = { .fd = -1, .slot = -1 }, .notes = { .fd = -1, .slot = -1 } };
 
 static struct client packet; /* the longest one */
@@ -317,7 +318,7 @@ static void tell_tables(void)
 static bool give_client(const struct handed *h, const int *fds)
 {
     size_t n = offsetof(struct client, handed.input) + h->input_len;
-    if (ho.over || ho.on_the_way >= ON_THE_WAY) {
+    if (ho.on_the_way >= ON_THE_WAY) {
         return false;
     }
     packet.head = head(CLIENT);
@@ -353,14 +354,16 @@ static void hear(const struct answer *a)
     }
 }
 
-/* Nobody takes anything any more. What was on the way may have been taken or not. */
+/* Nobody takes anything any more. What was on the way may have been taken or not; all others are served on here until the limit: who
+ * comes anew comes to the worker that the parent starts. */
 static void next_gone(const char *why)
 {
     struct hand_room *r;
-    log_warn("no more clients are handed over", "why=\"%s\" on_the_way=%u", why, (unsigned)ho.on_the_way);
+    log_warn("no more clients are handed over: who is here is served on", "why=\"%s\" on_the_way=%u", why, (unsigned)ho.on_the_way);
     end(&ho.next);
     end(&ho.notes);
-    ho.over = true;
+    loop_timer_stop(&ho.look);
+    ho.told = true;
     for (size_t i = 0; (r = room_at(i)) != NULL; i++) {
         hand_lost(r);
     }

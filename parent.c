@@ -21,7 +21,8 @@
  *      |              |  handover.c
  *    old worker: serves on; once the new one has spoken to it, it hands over what it can, and ends
  *
- * If the new worker ends before it is ready, the old one is the parent's worker again, as if nothing had been.
+ * If the new worker ends before it is ready, the old one is the parent's worker again, as if nothing had been. If it ends later, another
+ * one is started beside the old one, which serves those whom it still has.
  */
 #include "parent.h"
 
@@ -127,8 +128,10 @@ static void on_answer(struct watch *w, short revents)
     if (got <= 0)
         return;
     int count = worker.in.count;
+    if (worker.in.id == 0) /* the next program's parent, which cannot send this one signals */
+        loop_wake(SIGTERM);
     must(count >= 0 && count <= MAX_ADDRESSES);
-    for (int i = 0; i < QUESTIONS; i++) {
+    for (int i = 0; i < QUESTIONS && worker.in.id != 0; i++) {
         if (worker.asks[i].id == worker.in.id) { /* none when it came too late or was forgotten */
             ask_end(&worker.asks[i], worker.in.list, count);
             return;
@@ -252,6 +255,7 @@ static struct {
 
     int hand;                   /* this end of the way to the worker, for the one after it */
     bool ready;                 /* the worker has said so */
+    bool upgraded;              /* one of this program has: what the program before left does not come back */
     bool supervises;
     pid_t trial;                /* the next program, which is being tried; 0: none is */
     bool passed;                /* it can take over: at the next quiet moment */
@@ -470,12 +474,23 @@ static void take_ready(void)
         parent.hand = -1;
         return;
     }
-    parent.ready = true;
+    parent.ready = parent.upgraded = true;
     net_close(parent.before.peer);
     parent.before.peer = -1;
     if (parent.before.worker > 0) {
         parent.due_ms = now_ms() + parent.before.drain_ms + LATE_MS;
         log_info("upgraded: the new worker serves", "pid=%ld old=%ld", (long)parent.worker, (long)parent.before.worker);
+    }
+}
+
+/* The worker of the program before is to end. Where that was root's and this one is not any more (the first `user`), no signal of ours
+ * reaches it: then it is told, which does for SIGTERM if it still turns. */
+static void end_before(int signal_number)
+{
+    if (parent.before.worker > 0 && kill(parent.before.worker, signal_number) < 0 && errno == EPERM && parent.before.sock >= 0) {
+        struct answer a;
+        memset(&a, 0, sizeof a); /* id 0: to no question */
+        (void)message_put(parent.before.sock, &a, sizeof a);
     }
 }
 
@@ -485,8 +500,11 @@ static void look_at_due(void)
     if (parent.due_ms == 0 || now_ms() < parent.due_ms)
         return;
     parent.due_ms = 0;
-    log_error("a worker is late and is ended", "ready=%d", parent.ready);
-    (void)kill(parent.ready ? parent.before.worker : parent.worker, SIGKILL);
+    log_error("a worker is late and is ended", "ready=%d", parent.upgraded);
+    if (parent.upgraded)
+        end_before(SIGKILL);
+    else if (parent.worker > 0)
+        (void)kill(parent.worker, SIGKILL);
 }
 
 static void close_sock(void)
@@ -502,7 +520,7 @@ static void close_sock(void)
 /* The new worker has ended, or could not begin, before it was ready: the old one has noticed nothing. */
 static void take_back(void)
 {
-    if (parent.worker > 0 || parent.before.worker == 0 || parent.ready)
+    if (parent.worker > 0 || parent.before.worker == 0 || parent.upgraded)
         return;
     log_error("no upgrade: the new worker did not become ready; the old one goes on", "exit_code=%d", parent.code);
     close_sock();
@@ -551,8 +569,8 @@ static void relay_signals(void)
             }
             if (parent.worker > 0)
                 (void)kill(parent.worker, relayed[i]);
-            if (parent.before.worker > 0 && parent.stopping)
-                (void)kill(parent.before.worker, relayed[i]);
+            if (parent.stopping)
+                end_before(relayed[i]);
         }
     }
 }
@@ -564,8 +582,10 @@ static void take_question(void)
     if (got < 0)
         close_sock();
     if (got > 0 && parent.in.kind == TELL) {
-        if (parent.in.port < MANAGER_WORDS) /* a worker that others have taken over must not end its parent */
+        if (parent.in.port < MANAGER_WORDS)
             manager_say((enum manager_word)parent.in.port);
+        else /* a worker that others have taken over must not end its parent */
+            log_warn("the worker says what is no word", "word=%u", (unsigned)parent.in.port);
     } else if (got > 0 && parent.in.kind == UPGRADE) {
         begin_upgrade();
     } else if (got > 0 && parent.in.kind == TAKEN_OVER) {
@@ -694,6 +714,7 @@ static void begin_parent(void)
 {
     parent.supervises = true;
     open_pipe();
+    set_signal(SIGPIPE, SIG_IGN); /* who is answered may have died */
     set_signal(SIGCHLD, on_signal);
     set_signal(SIGUSR2, on_signal);
     relayed_signals(on_signal);
@@ -728,8 +749,7 @@ static void end_others(void)
 {
     if (parent.trial > 0)
         (void)kill(parent.trial, SIGKILL);
-    if (parent.before.worker > 0)
-        (void)kill(parent.before.worker, SIGTERM);
+    end_before(SIGTERM);
     while (parent.before.worker > 0 || parent.trial > 0)
         serve(-1);
 }
@@ -790,6 +810,7 @@ int parent_keep(int exit_code)
 /* The life of a helper. */
 static void help(void)
 {
+    set_signal(SIGPIPE, SIG_IGN);
     set_signal(SIGCHLD, on_signal);
     manager_leave();
     close_inherited(parent.sock, true); /* the listening sockets are the worker's, and the next program's */

@@ -95,6 +95,7 @@ def zombies(pid):
     return [p for p in children_of(pid) if "\nState:\tZ" in read_file("/proc/%d/status" % p)]
 
 
+root = pytest.mark.skipif(os.geteuid() != 0, reason="nobody but root changes the user")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="descriptors are counted in /proc")
 
 
@@ -337,7 +338,7 @@ def test_a_file_that_goes_wrong_behind_the_trial(cluster):
         assert len(p.workers()) == 1
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="nobody but root changes the user")
+@root
 @pytest.mark.parametrize("line", ["user = no-such-user", "user = nobody\ngroup = no-such-group"])
 def test_rights_that_cannot_be_dropped(cluster, line):
     """No trial drops any: who fails at that is the parent already, and keeps the worker of the one before."""
@@ -440,20 +441,93 @@ def test_stopped_while_it_upgrades(cluster):
         assert not any(os.path.exists("/proc/%d" % pid) for pid in both)
 
 
-@pytest.mark.parametrize("who", ["old", "new"])
-def test_a_worker_dies_while_it_upgrades(cluster, who):
+def begin_upgrade(p):
+    """Until the new worker serves; gives its number."""
+    old = p.workers()
+    p.process.send_signal(signal.SIGUSR2)
+    wait_for("the other worker", lambda: p.says("the new worker serves") == 1)
+    return [pid for pid in p.workers() if pid not in old][0]
+
+
+def test_the_old_worker_dies_while_it_upgrades(cluster):
     with Upgradable(cluster, drain="60s") as p, p.client() as sub:
         sub.ask("SUBSCRIBE", "upgrade")
         old = p.worker()
-        p.process.send_signal(signal.SIGUSR2)
-        wait_for("the other worker", lambda: p.says("the new worker serves") == 1)
-        new = [pid for pid in p.workers() if pid != old][0]
-        os.kill(old if who == "old" else new, signal.SIGKILL)
+        new = begin_upgrade(p)
+        os.kill(old, signal.SIGKILL)
         sub.at_end()
         wait_for("the old worker to go", lambda: p.says(ENDED) == 1)
-        wait_for("one worker", lambda: len(p.workers()) == 1 and (who == "old") == (p.workers() == [new]))
+        wait_for("one worker", lambda: p.workers() == [new])
         p.wait_ready()
         p.upgrade()
+
+
+def test_the_new_worker_dies_while_it_takes_over(cluster):
+    """Who was on the way is lost, and nobody else: the old worker serves on those whom it has, and another new one those who come."""
+    count, on_the_way = 200, 64
+    with Upgradable(cluster, drain="60s") as p, contextlib.ExitStack() as stack:
+        sub, *clients = [stack.enter_context(p.client()) for _ in range(1 + count)]
+        sub.ask("SUBSCRIBE", "upgrade")
+        for c in clients:
+            c.ask("MULTI")
+        new = begin_upgrade(p)
+        os.kill(new, signal.SIGSTOP)
+        assert [c.ask("EXEC") for c in clients] == [[]] * count
+        for c in clients:
+            c.send("PING")
+        os.kill(new, signal.SIGKILL)
+        left = []
+        for c in clients:
+            with contextlib.suppress(OSError, EOFError):
+                assert c.read() == b"PONG"
+                left.append(c)
+        assert 0 < count - len(left) <= on_the_way, p.log_text()
+        wait_for("another worker", lambda: p.says("the new worker serves") == 2)
+        with p.client() as c:
+            c.ask("PUBLISH", "upgrade", "still here")
+        assert sub.read() == [b"message", b"upgrade", b"still here"]
+        assert [c.ask("SET", "left", "1") for c in left] == [b"OK"] * len(left)
+        for pid in p.workers():
+            os.kill(pid, signal.SIGKILL)
+        wait_for("one worker, another one", lambda: p.says(ENDED) == 1 and len(p.workers()) == 1)
+        p.wait_ready()
+        p.upgrade()
+
+
+def test_the_next_new_worker_dies_too(cluster):
+    """Before it is ready: the old one, which listens no more, is not taken back for all that."""
+    with Upgradable(cluster, drain="4s") as p, p.client() as sub:
+        sub.ask("SUBSCRIBE", "upgrade")
+        old = p.worker()
+        os.kill(begin_upgrade(p), signal.SIGKILL)
+        for n in range(3):
+            other = wait_for("another worker", lambda: [pid for pid in p.workers() if pid != old])
+            os.kill(other[0], signal.SIGKILL)
+            wait_for("it to be started again", lambda: p.says("the worker has died") == n + 2)
+        p.wait_ready()
+        wait_for("the old worker to go", lambda: p.says(ENDED) == 1)
+        sub.at_end()
+        assert p.process.poll() is None and len(p.workers()) == 1
+        with p.client() as c:
+            assert c.ask("SET", "a", "1") == b"OK"
+        assert p.says("no upgrade") == 0
+
+
+@root
+def test_the_first_user(cluster):
+    """A worker that is root's still, beside a parent that is not: it is told to end, since no signal reaches it."""
+    with Upgradable(cluster, drain="60s") as p, p.client() as sub:
+        sub.ask("SUBSCRIBE", "upgrade")
+        text = read_file(p.path)
+        with open(p.path, "w") as f:
+            f.write(text.replace("[puerta]", "[puerta]\nuser = nobody"))
+        new = begin_upgrade(p)
+        assert [os.stat("/proc/%d" % pid).st_uid == 0 for pid in sorted(p.workers(), key=lambda pid: pid == new)] == [True, False]
+        begun = time.monotonic()
+        p.process.send_signal(signal.SIGTERM)
+        sub.at_end()
+        assert p.process.wait(15 * SLOW) == 0
+        assert time.monotonic() - begun < 20 * SLOW
 
 
 def test_addresses_come_and_go(cluster):
