@@ -321,6 +321,7 @@ static bool threshold(struct doc *y, struct json *j)
 {
     (void)y;
     json_uint(j, "threshold_us", trace_slow_us == UINT32_MAX ? 0 : trace_slow_us);
+    json_uint(j, "passed_over", stats.slow_passed_over);
     return false;
 }
 

@@ -35,6 +35,10 @@ static void tell(const struct mongo_times *t, uint32_t now, const struct mongo_s
 {
     struct trace_entry e;
     uint32_t sent = t->sent_us != 0 ? t->sent_us : now, began = t->began_us != 0 ? t->began_us : now;
+    if (!trace_slow_room()) {
+        trace_slow_add(NULL);
+        return;
+    }
     memset(&e, 0, sizeof e);
     e.section = what->service->conf;
     e.client = what->client->peer;

@@ -81,7 +81,7 @@ const struct option options[] = {
     { PL(slow_log_min_ms), "slow_log_min", TIME, 1, SECONDS(3600), "10ms", "nothing is slow",
       "a request that took so long, from when it was looked at to its answer, stands in the slow log" },
     { P(slow_log), "slow_log", COUNT, 0, 65536, "128", NULL,
-      "requests that the slow log keeps, the last ones" },
+      "requests that the slow log keeps, the last ones; of one second it takes 100, and counts the others" },
     { P(hot_keys), "hot_keys", COUNT, 0, 16384, "64", NULL,
       "Redis: keys, and slots, that are counted to find those that are asked for most; 0: none" },
     { P(syslog), "syslog", ENUM, 0, 9, "no", "no|daemon|local0|local1|local2|local3|local4|local5|local6|local7",

@@ -398,8 +398,11 @@ void upstream_greet_late(struct upstream *u); /* what its kind says first can be
 
 struct trace_entry;
 struct request;
-/* All of it but the times; b: who answered, or NULL. False: r is no client's request, or is to take its time. */
+bool trace_told(const struct req *r); /* a client's request, and none that is to take its time */
+/* All of it but the times; b: who answered, or NULL. False: trace_told() says no. */
 bool trace_describe(struct trace_entry *e, const struct req *r, const struct backend *b);
+/* One that is slow, and all its parts; sent_us 0: it was not sent. */
+void trace_whole(const struct req *r, const struct backend *b, uint32_t born_us, uint32_t sent_us);
 void trace_given_up(const struct req *r);   /* slow, and about to be answered with an error made here */
 void trace_request(const struct client *c, const struct request *q); /* trace_due() said that its keys count */
 

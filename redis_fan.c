@@ -580,14 +580,7 @@ static bool keep(struct fan *f, struct req *r, const unsigned char *p, size_t n,
 /* All parts are answered, the last one being r: that is the one that its client had to wait for. */
 static void tell_slow(const struct fan *f, const struct req *r)
 {
-    struct trace_entry e;
-    uint32_t now = trace_stamp(), sent = r->sent_us != 0 ? r->sent_us : now;
-    const struct backend *b = r->upstream != NULL ? r->upstream->backend : NULL;
-    if (trace_describe(&e, r, b)) {
-        e.queued_us = sent - f->whole->born_us;
-        e.sent_us = now - sent;
-        trace_slow_add(&e);
-    }
+    trace_whole(r, r->upstream != NULL ? r->upstream->backend : NULL, f->whole->born_us, r->sent_us);
 }
 
 static bool take_part(struct req *r, const unsigned char *p, size_t n, bool last)

@@ -407,7 +407,7 @@ static const struct sub {
     { "status", 2, status, "STATUS", "    The process, its sections, how full its tables are, what it has counted." },
     { "backends", 2, backends, "BACKENDS", "    Each server: state, hold, connections, how long it takes to answer." },
     { "clients", 3, clients, "CLIENTS [<cursor>]", "    Clients of all sections, some at a time: the cursor to go on with, 0 at the end." },
-    { "slowlog", 3, slowlog, "SLOWLOG [<count>|RESET]", "    The last slow requests, 10 of them, -1: all; where their time went." },
+    { "slowlog", 3, slowlog, "SLOWLOG [<count>|RESET]", "    The last slow requests, 10 of them, -1: all; where their time went. Gaps between numbers: passed over." },
     { "hotkeys", 3, hotkeys, "HOTKEYS [<count>]", "    Keys and slots that are asked for most, 10 of each, -1: all." },
     { "memory", 2, memory, "MEMORY", "    The tables that all memory is cut into." },
     { "drain", 3, drain, "DRAIN <host:port>", "    Nothing new goes to a server; who has something open there is served on." },

@@ -131,8 +131,7 @@ static void tell_block(struct trace_entry *e, const struct slice *s)
     }
 }
 
-/* A client's request, and none that is to take its time. */
-static bool is_told(const struct req *r)
+bool trace_told(const struct req *r)
 {
     bool waits = (r->flags & REQ_BLOCKS) != 0 ||
                  (r->command != NULL && (r->command->flags & CMD_BLOCKING) != 0 && r->command->route == ROUTE_SESSION);
@@ -141,7 +140,7 @@ static bool is_told(const struct req *r)
 
 bool trace_describe(struct trace_entry *e, const struct req *r, const struct backend *b)
 {
-    if (!is_told(r)) {
+    if (!trace_told(r)) {
         return false;
     }
     memset(e, 0, sizeof *e);
@@ -163,14 +162,26 @@ bool trace_describe(struct trace_entry *e, const struct req *r, const struct bac
     return true;
 }
 
-void trace_given_up(const struct req *r)
+void trace_whole(const struct req *r, const struct backend *b, uint32_t born_us, uint32_t sent_us)
 {
     struct trace_entry e;
-    uint32_t now = trace_stamp(), sent = r->asked != 0 ? r->sent_us : now;
-    if (r->fan == NULL && trace_describe(&e, r, r->asked != 0 ? backend_at((uint16_t)(r->asked - 1)) : NULL)) {
-        e.queued_us = sent - r->born_us;
+    uint32_t now = trace_stamp(), sent = sent_us != 0 ? sent_us : now;
+    if (!trace_told(r)) {
+        return;
+    }
+    if (trace_slow_room() && trace_describe(&e, r, b)) {
+        e.queued_us = sent - born_us;
         e.sent_us = now - sent;
         trace_slow_add(&e);
+    } else {
+        trace_slow_add(NULL);
+    }
+}
+
+void trace_given_up(const struct req *r)
+{
+    if (r->fan == NULL) {
+        trace_whole(r, r->asked != 0 ? backend_at((uint16_t)(r->asked - 1)) : NULL, r->born_us, r->asked != 0 ? r->sent_us : 0);
     }
 }
 

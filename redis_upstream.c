@@ -247,8 +247,8 @@ static bool take_slow(struct upstream *u, struct req *r, const unsigned char *p,
 {
     struct trace_entry e;
     uint32_t now = trace_stamp(), began = u->began_us != 0 ? u->began_us : now;
-    bool told = r->fan == NULL && r->sent_us != 0 && trace_describe(&e, r, u->backend);
-    if (told) {
+    bool told = r->fan == NULL && r->sent_us != 0 && trace_told(r), kept = told && trace_slow_room() && trace_describe(&e, r, u->backend);
+    if (kept) {
         e.queued_us = r->sent_us - r->born_us;
         e.sent_us = began - r->sent_us;
         e.answered_us = now - began;
@@ -257,7 +257,7 @@ static bool take_slow(struct upstream *u, struct req *r, const unsigned char *p,
         return false;
     }
     if (told) {
-        trace_slow_add(&e);
+        trace_slow_add(kept ? &e : NULL);
     }
     return true;
 }

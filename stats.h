@@ -41,6 +41,8 @@ struct conf;
     X(outcome_unknown, "requests whose server was lost when it may have run them") \
     X(not_executed, "requests answered with an error that says they did not run") \
     X(late, "requests not answered within request_timeout") \
+    X(slow_requests, "requests that took slow_log_min or longer") \
+    X(slow_passed_over, "slow requests that the slow log was not told of, since it takes 100 of a second") \
     X(split_requests, "requests whose keys were on several slots") \
     X(split_parts, "parts that those were cut into") \
     X(large_requests, "requests too long to be kept, passed on as they came") \

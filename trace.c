@@ -16,12 +16,13 @@
 #define HALVINGS 64      /* none is left then */
 
 uint32_t trace_slow_us = UINT32_MAX;
+uint32_t trace_slow_left = TRACE_SLOW_RATE;
 uint32_t trace_gap = 1;
 
 static struct {
     struct trace_entry *ring;
     uint32_t cap, count, at;    /* at: where the next one goes */
-    uint64_t last;
+    struct timer second;        /* runs from the first that is written down until others may be */
     struct topk keys, slots;
     void *memory[2];
     uint32_t entries;
@@ -38,6 +39,12 @@ void trace_tables(const struct conf *conf)
     tr.memory[1] = arena_take("hot slots", conf->hot_keys > 0 ? pieces : 0, sizeof(uint64_t));
 }
 
+static void second_over(struct timer *t)
+{
+    (void)t;
+    trace_slow_left = TRACE_SLOW_RATE;
+}
+
 void trace_open(const struct conf *conf)
 {
     uint64_t seed[3];
@@ -46,6 +53,7 @@ void trace_open(const struct conf *conf)
     topk_open(&tr.slots, tr.memory[1], tr.entries, seed[1]);
     tr.chance = seed[2] | 1;
     tr.halved_ms = loop_ms();
+    tr.second.on_due = second_over;
     trace_gap = 1;
     trace_slow_min(conf->slow_log_min_ms);
 }
@@ -61,9 +69,17 @@ void trace_slow_add(const struct trace_entry *e)
 {
     struct trace_entry *to = &tr.ring[tr.at];
     struct timespec now;
+    stats.slow_requests++;
+    if (e == NULL) {
+        stats.slow_passed_over++;
+        return;
+    }
+    if (trace_slow_left == TRACE_SLOW_RATE)
+        loop_timer(&tr.second, loop_ms() + 1000);
+    trace_slow_left -= trace_slow_left > 0;
     clock_gettime(CLOCK_REALTIME, &now);
     *to = *e;
-    to->number = ++tr.last;
+    to->number = stats.slow_requests;
     to->when_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
     to->all_us = e->all_us != 0 ? e->all_us : e->queued_us + e->sent_us + e->answered_us;
     tr.at = (tr.at + 1) % tr.cap;

@@ -3,9 +3,10 @@
  *   a request is answered, or given up --trace_done()--> slower than slow_log_min: its room tells all to trace_slow_add(), a row of a ring
  *   a request is routed                --trace_due()---> one of 32 is looked at: its keys to trace_key(), counted 32 fold by topk.c
  *
- * Both cost a comparison on the path of a request; what is slow, or sampled, pays for itself. Times are those of loop_us(), which is read
- * once a turn: what passes within one turn takes no time, and each part is as exact as turns are short. The wall clock is read for slow
- * ones alone. A stamp is the low 32 bits: beyond 71 minutes times begin anew.
+ * Both cost a comparison on the path of a request; what is slow, or sampled, pays for itself: as much again as all else that is done for
+ * it. In an overload all are slow, so TRACE_SLOW_RATE a second are written down, and the others only counted. Times are those of loop_us(),
+ * which is read once a turn: what passes within one turn takes no time, and each part is as exact as turns are short. The wall clock is
+ * read for what is written down alone. A stamp is the low 32 bits: beyond 71 minutes times begin anew.
  *
  * What a client is made to wait for on purpose is not slow: blocking commands, WAIT, a hello that waits for a change.
  */
@@ -15,10 +16,11 @@
 #include "puerta.h"
 
 #define TRACE_KEY 64 /* bytes of a key that are kept */
+#define TRACE_SLOW_RATE 100 /* slow requests a second that are written down */
 #define TRACE_SAMPLE 32 /* one request of so many is looked at, on average: which one is chance, since pipelines repeat themselves */
 
 struct trace_entry {
-    uint64_t number;            /* grows by one with each: trace_slow_add()'s */
+    uint64_t number;            /* grows by one with each slow one: a gap tells how many were passed over; trace_slow_add()'s */
     int64_t when_ms;            /* wall clock, since 1970: the same */
     const struct conf_service *section;
     char backend[HOST_CAP + 8]; /* of several the last to answer; "" = none was asked, or none that is known any more */
@@ -38,6 +40,7 @@ void trace_open(const struct conf *conf);
 /* -------------------------------------------------------------- slow log */
 
 extern uint32_t trace_slow_us; /* UINT32_MAX: nothing is slow */
+extern uint32_t trace_slow_left; /* so many more may be written down in this second */
 
 /* A stamp for the times of a request; never 0, which says that there is none. */
 static inline uint32_t trace_stamp(void)
@@ -51,9 +54,15 @@ static inline bool trace_done(uint32_t us)
     return us >= trace_slow_us;
 }
 
+/* Whether one that is slow is to be written down: else trace_slow_add() is given none. */
+static inline bool trace_slow_room(void)
+{
+    return trace_slow_left > 0;
+}
+
 /* From here on so long is slow; 0: nothing is. What is there stays. */
 void trace_slow_min(uint32_t ms);
-/* Copies it, with its number and the time of day. all_us 0: it is the sum of the parts. */
+/* Copies it, with its number and the time of day. all_us 0: it is the sum of the parts. NULL: there was no room, it is only counted. */
 void trace_slow_add(const struct trace_entry *e);
 /* The i-th of the slow log, the youngest first; NULL past the last. Good until the next turn. */
 const struct trace_entry *trace_slow(uint32_t i);

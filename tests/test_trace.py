@@ -211,10 +211,46 @@ def test_the_ring_keeps_the_youngest(cluster):
         assert p.admin.slow()[0]["number"] > entries[0]["number"]
 
 
+def all_slow(p, count, go_on, answered):
+    """So many wait, and are let go at once: an overload. What the slow log has taken of them, and what it has only counted."""
+    counters = p.admin.ask("/status")["counters"]
+    written = p.admin.ask("/slowlog")["entries"]
+    time.sleep(0.1)
+    go_on()
+    begun = time.monotonic()
+    answered()
+    seconds = 2 + int(time.monotonic() - begun)
+    told, after = p.admin.ask("/slowlog"), p.admin.ask("/status")["counters"]
+    slow, passed_over = (after[name] - counters[name] for name in ("slow_requests", "slow_passed_over"))
+    new = len(told["entries"]) - len(written)
+    assert slow == count and new + passed_over == slow and told["passed_over"] == after["slow_passed_over"], (counters, after)
+    assert 0 < new <= 100 * seconds and passed_over >= count - 100 * seconds > 0
+    numbers = [e["number"] for e in told["entries"]]
+    assert numbers == sorted(numbers, reverse=True) and numbers[0] <= after["slow_requests"]
+
+
+def test_in_an_overload_few_are_written_down(own_cluster):
+    with watched(own_cluster, slow_log_min="5ms", slow_log=2000) as p, contextlib.ExitStack() as stack:
+        key = own_cluster.key_on(0)
+        node = own_cluster.owner(key)
+        clients = [stack.enter_context(p.client()) for _ in range(20)]
+        assert all(c.ask("GET", key) is None for c in clients)
+        node.freeze()
+        for c in clients:
+            c.send_raw(harness.encode("GET", key) * 50)
+        wait_for("all to be there", lambda: p.admin.backend(node)["in_flight"] == 1000)
+        all_slow(p, 1000, node.thaw, lambda: [c.read() for c in clients for _ in range(50)])
+        time.sleep(1)  # the next second has room again
+        p.admin.ask("/slowlog/reset", "POST")
+        assert clients[0].ask("EVAL", SPIN, 1, key, 20000) == b"not for the slow log"
+        entry = p.admin.only("eval")
+        assert entry["number"] == p.admin.ask("/status")["counters"]["slow_requests"]
+
+
 def test_nothing_is_slow_without_a_limit(cluster):
     with watched(cluster, slow_log_min=0) as p, p.client() as c:
         c.ask("EVAL", SPIN, 1, "k", 100000)
-        assert p.admin.ask("/slowlog") == {"threshold_us": 0, "entries": []}
+        assert p.admin.ask("/slowlog") == {"threshold_us": 0, "passed_over": 0, "entries": []}
     with watched(cluster, slow_log=0, slow_log_min="1ms") as p, p.client() as c:
         c.ask("EVAL", SPIN, 1, "k", 100000)
         assert p.admin.slow() == []
@@ -393,6 +429,20 @@ def test_who_waits_in_vain_was_at_no_mongos(mongoses):
         assert entry["backend"] == "" and entry["key"] == "second" and entry["queued_us"] >= 180000 and entry["sent_us"] == 0
         fault.clear()
         assert c.read() is not None
+
+
+def test_in_an_overload_of_a_mongos_few_are_written_down(mongoses):
+    front = mongoses[0]
+    options = {"pool_max": 1, "pool_wait": "60s"}
+    with mongo_watched([front], "pooled", slow_log_min="5ms", **options) as p, p.client() as first, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(p.client()) for _ in range(600)]
+        fault = front.fault("distinct", hold=True)
+        first.send({"distinct": "x", "key": "y"}, "first")
+        wait_for("it to be there", lambda: fault.held == 1)
+        for c in clients:
+            c.send({"ping": 1}, "later")
+        wait_for("the others to wait", lambda: p.admin.gauges()["pool_waiters"]["now"] == 600)
+        all_slow(p, 601, fault.clear, lambda: [c.read() for c in [first, *clients]])
 
 
 @pytest.mark.parametrize("mode", ["pooled", "passthrough"])

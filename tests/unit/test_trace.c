@@ -191,6 +191,12 @@ static void test_not_told(void)
     CHECK(trace_describe(&entry, &req, NULL)); /* without BLOCK it is like any other */
 }
 
+static void advance(uint32_t ms)
+{
+    loop_mock_us += ms * UINT64_C(1000);
+    loop_turn(true);
+}
+
 static void test_ring(void)
 {
     struct trace_entry e;
@@ -218,10 +224,41 @@ static void test_ring(void)
     CHECK(trace_done(1000) && !trace_done(999));
 }
 
-static void advance(uint32_t ms)
+/* So many of a second are written down; the others are counted, and leave a gap between the numbers. */
+static void test_room(void)
 {
-    loop_mock_us += ms * UINT64_C(1000);
-    loop_turn(true);
+    uint64_t slow, passed_over;
+    struct trace_entry e;
+    unit_note = "room";
+    memset(&e, 0, sizeof e);
+    trace_slow_reset();
+    advance(1000);
+    slow = stats.slow_requests, passed_over = stats.slow_passed_over;
+    req.command = command_find((const unsigned char *)"get", 3);
+    for (uint32_t i = 0; i < TRACE_SLOW_RATE; i++) {
+        CHECK(trace_slow_room());
+        if (i % 2 == 0) {
+            trace_slow_add(&e);
+        } else {
+            trace_whole(&req, NULL, trace_stamp() - 7, 0);
+            CHECK(trace_slow(0)->all_us == 7 && trace_slow(0)->number == stats.slow_requests);
+        }
+    }
+    CHECK(!trace_slow_room() && stats.slow_passed_over == passed_over);
+    trace_whole(&req, NULL, trace_stamp() - 7, 0);
+    trace_slow_add(NULL);
+    trace_slow_add(&e); /* described while there was room: it is not lost */
+    CHECK(!trace_slow_room() && stats.slow_requests == slow + TRACE_SLOW_RATE + 3 && stats.slow_passed_over == passed_over + 2);
+    CHECK(trace_slow(0)->number == slow + TRACE_SLOW_RATE + 3 && trace_slow(1)->number == slow + TRACE_SLOW_RATE);
+    req.flags |= REQ_BLOCKS; /* which is not slow, and so not counted */
+    trace_whole(&req, NULL, trace_stamp() - 7, 0);
+    req.flags &= ~REQ_BLOCKS;
+    CHECK(stats.slow_requests == slow + TRACE_SLOW_RATE + 3);
+    advance(999);
+    CHECK(!trace_slow_room());
+    advance(1);
+    CHECK(trace_slow_room());
+    req.command = NULL;
 }
 
 static void test_sampling(void)
@@ -299,6 +336,7 @@ int main(void)
     test_ring();
     test_sampling();
     test_fading();
+    test_room();
     test_latency();
     return unit_end();
 }
