@@ -51,21 +51,18 @@ const char *gauge_row(int i, const char **help, const struct gauge **g)
 
 static struct latency *servers;
 static uint32_t server_count;
-static unsigned char bits[256];  /* of each number below: how many it has */
 
 void stats_tables(const struct conf *conf)
 {
     server_count = conf->max_backends;
     servers = arena_take("latency", server_count, sizeof *servers);
-    for (unsigned n = 1; n < sizeof bits; n++)
-        bits[n] = (unsigned char)(bits[n / 2] + 1);
 }
 
-/* The number of bits of (us - 1) / 64, looked up: each answer of a server comes by here. */
+/* The number of bits of (us - 1) / 64. */
 static unsigned bucket_of(uint64_t us)
 {
-    uint64_t n = (us - (us > 0)) >> 6;
-    return n < 256 ? bits[n] : n >> 8 < 256 ? 8u + bits[n >> 8] : LATENCY_BUCKETS - 1;
+    unsigned bits = us > 64 ? 64 - (unsigned)__builtin_clzll((us - 1) >> 6) : 0;
+    return bits < LATENCY_BUCKETS ? bits : LATENCY_BUCKETS - 1;
 }
 
 void stats_latency(uint16_t backend, uint64_t us)
