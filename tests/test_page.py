@@ -359,6 +359,8 @@ def test_drain_and_undrain_a_mongos(eyes, fronts):
     eyes.picture("question", full=False)
     dialog.get_by_role("button", name="Drain").click()
     expect(eyes.row(name)).to_contain_text("drained by hand")
+    expect(eyes.row(name)).to_have_class("in-care")
+    expect(eyes.row(fronts[0].address)).to_have_class("in-good")
     expect(page.locator("#sum")).to_contain_text(name)
     expect(page.get_by_role("log")).to_contain_text(name)
     assert eyes.door.hold_of(name) == "drain"
@@ -521,6 +523,26 @@ def test_axe_and_pictures(browser, door, load, name, context):
             assert row.evaluate("e => getComputedStyle(e).display") == "grid"
             small = page.evaluate("[...document.querySelectorAll('button')].filter(b => b.offsetHeight && b.offsetHeight < 24).length")
             assert small == 0, "a finger finds every button"
+
+
+@pytest.mark.parametrize("name", ["[2001:db8:85a3:1319:8a2e:1370:7344:%x]:27017", "cache-node-%d" + ".of-a-very-long-datacentre-name" * 4 + ":27017"])
+@pytest.mark.parametrize("context", [dict(), PHONE], ids=["wide", "phone"])
+def test_long_names_hide_nothing(browser, door, name, context):
+    def longer(route):
+        answer = route.fetch()
+        body = answer.json()
+        for i, b in enumerate(body["backends"]):
+            b.update(name=name % (4096 + i), state="down" if i == 1 else b["state"])
+        route.fulfill(response=answer, json=body)
+
+    with Eyes(browser, door, **context) as e:
+        e.page.route("**/status", longer)
+        expect(e.row(name % 4096)).to_be_visible()
+        expect(e.row(name % 4097)).to_have_class("in-bad")
+        hidden = """[...document.querySelectorAll("td.acts, p, li, tbody th")].filter(x =>
+            x.scrollWidth > x.clientWidth || (x.matches("td") && x.getBoundingClientRect().left < x.previousSibling.getBoundingClientRect().right - 1 &&
+            x.getBoundingClientRect().top === x.previousSibling.getBoundingClientRect().top)).filter(x => x.checkVisibility() && !x.matches(".off")).map(x => x.textContent)"""
+        assert e.page.evaluate(hidden) == []
 
 
 def test_hidden_it_asks_less(eyes):
