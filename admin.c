@@ -409,7 +409,7 @@ static bool read_argument(struct admin_client *a)
     a->argument[0] = '\0';
     while ((more = url_pair(a->in, &rest, &name, &value)) > 0) {
         if (a->route->argument != NULL && http_is(a->in, name, a->route->argument)) {
-            if (value.len >= sizeof a->argument) {
+            if (value.len >= sizeof a->argument || a->argument[0] != '\0') { /* of two, nobody knows which is meant */
                 return false;
             }
             memcpy(a->argument, a->in + value.off, value.len);
@@ -471,7 +471,7 @@ static void judge(struct admin_client *a)
             a->limited = false;
             set_state(a, DELAYED, PACE_MS);
         } else if (!read_argument(a)) {
-            refuse(a, &stats.admin_malformed, 400, "the query is malformed, or too long");
+            refuse(a, &stats.admin_malformed, 400, "the query is malformed, too long, or names two");
         } else if (r->method == HTTP_POST && a->route->argument != NULL && a->argument[0] == '\0') {
             refuse(a, &stats.admin_malformed, 400, "the query has to name what is meant: ?backend=HOST:PORT, ?client=NUMBER, ?level=WORD");
         } else if (body_over(a)) {

@@ -5,6 +5,7 @@
  */
 #include "ctl.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sysexits.h>
@@ -64,9 +65,10 @@ static int wrong(const char *word, const char *what, const char *about)
     return EX_USAGE;
 }
 
-/* The first line of the file. */
+/* The first line of the file. False: there is none; errno says why, or is 0. */
 static bool read_token(const char *path, char token[SECRET_CAP])
 {
+    errno = 0;
     FILE *f = fopen(path, "r");
     bool good = f != NULL && fgets(token, SECRET_CAP, f) != NULL;
     if (f != NULL) {
@@ -108,7 +110,7 @@ static int find_where(const struct options *o, const char *word, struct conf *co
         return wrong(word, "-a: ", why);
     }
     if (o->token_file != NULL && !read_token(o->token_file, where->token)) {
-        fprintf(stderr, "puerta %s: %s: no token in its first line\n", word, o->token_file);
+        fprintf(stderr, "puerta %s: %s: %s\n", word, o->token_file, errno != 0 ? strerror(errno) : "no token in its first line");
         return EX_NOINPUT;
     }
     come_near(&where->at);
@@ -120,8 +122,14 @@ static bool read_options(struct options *o, int argc, char **argv)
 {
     int opt;
     optind = 1;
-    while ((opt = getopt(argc, argv, "c:a:T:j")) != -1) {
+    while ((opt = getopt(argc, argv, "c:a:T:j")) != -1 || (optind < argc && o->argument == NULL)) {
         switch (opt) {
+        case -1: /* options may follow it */
+            o->argument = argv[optind];
+            argc -= optind;
+            argv += optind;
+            optind = 1;
+            break;
         case 'c': o->file = optarg; break;
         case 'a': o->at = optarg; break;
         case 'T': o->token_file = optarg; break;
@@ -129,8 +137,7 @@ static bool read_options(struct options *o, int argc, char **argv)
         default: return false;
         }
     }
-    o->argument = optind < argc ? argv[optind] : NULL;
-    return optind + 1 >= argc;
+    return optind >= argc;
 }
 
 /* Behind the target, percent-encoded. False: it is too long. */
@@ -163,7 +170,11 @@ static int tell(const struct word *w, const struct options *o, const struct ctl_
             jread_get(a->json, "error", &text);
         }
         jread_string(text, shown, sizeof shown);
-        fprintf(good ? stdout : stderr, "%s\n", shown);
+        if (good) {
+            puts(shown);
+        } else {
+            fprintf(stderr, "puerta %s: %s%s\n", w->name, shown, a->status == 401 ? " (-T TOKENFILE or -c FILE gives it)" : "");
+        }
     }
     return fflush(stdout) != 0 ? EX_IOERR : good ? EX_OK : REFUSED;
 }

@@ -176,14 +176,16 @@ static void line(const char *text, bool title)
     printf("%s%.*s%s\n", title && screen.terminal ? "\033[1m" : "", (int)end, text, !screen.terminal ? "" : title ? "\033[0m\033[K" : "\033[K");
 }
 
-static size_t add_cell(char *out, size_t len, const char *text, unsigned width, bool right)
+static size_t add_cell(char *out, size_t len, const char *text, unsigned width, enum form form)
 {
+    bool right = form >= COUNT && form <= MICROS;
     int gap = (int)(width - places(text));
-    int n = snprintf(out + len, LINE_CAP - len, "%*s%s%*s  ", right ? gap : 0, "", text, right ? 0 : gap, "");
+    int n = width == 0 ? 0 : snprintf(out + len, LINE_CAP - len, "%*s%s%*s  ", right ? gap : 0, "", text, right ? 0 : gap, "");
     return len + (size_t)n < LINE_CAP ? len + (size_t)n : LINE_CAP - 1;
 }
 
-/* Rows of an array, or of the members of an object, below their titles; nothing at all if there are none. */
+/* Rows of an array, or of the members of an object, below their titles; nothing at all if there are none. A terminal is narrow: there a
+ * column that says nothing is left out, its width being 0. */
 static void table(struct jvalue rows, const struct column *columns, size_t count)
 {
     char text[CELL_CAP], out[LINE_CAP];
@@ -191,15 +193,17 @@ static void table(struct jvalue rows, const struct column *columns, size_t count
     struct jvalue inside, name, row;
     size_t len = 0;
     for (size_t i = 0; i < count; i++) {
-        widths[i] = places(columns[i].title);
+        unsigned title = places(columns[i].title);
+        widths[i] = screen.terminal ? 0 : title;
         for (inside = jread_inside(rows); jread_next(&inside, &name, &row);) {
             cell(row, name, &columns[i], text);
-            widths[i] = places(text) > widths[i] ? places(text) : widths[i];
+            unsigned most = places(text) > title ? places(text) : title;
+            widths[i] = most > widths[i] && strcmp(text, "-") != 0 ? most : widths[i];
         }
     }
     inside = jread_inside(rows);
     for (size_t i = 0; i < count; i++) {
-        len = add_cell(out, len, columns[i].title, widths[i], columns[i].form >= COUNT && columns[i].form <= MICROS);
+        len = add_cell(out, len, columns[i].title, widths[i], columns[i].form);
     }
     if (inside.n > 0) {
         line("", false);
@@ -209,7 +213,7 @@ static void table(struct jvalue rows, const struct column *columns, size_t count
         len = 0;
         for (size_t i = 0; i < count; i++) {
             cell(row, name, &columns[i], text);
-            len = add_cell(out, len, text, widths[i], columns[i].form >= COUNT && columns[i].form <= MICROS);
+            len = add_cell(out, len, text, widths[i], columns[i].form);
         }
         line(out, false);
     }
@@ -232,9 +236,9 @@ static const struct column backend_columns[] = {
 };
 
 static const struct column top_columns[] = {
-    { "BACKEND", "name", TEXT }, { "STATE", "state", TEXT }, { "HELD", "hold", TEXT }, { "ANSWERS/S", "answers", RATE },
-    { "P50", "p50_us", MICROS }, { "P99", "p99_us", MICROS }, { "IN FLIGHT", "in_flight", COUNT }, { "WAITING", "waiting", COUNT },
-    { "CLIENTS", "clients", COUNT }, { "CONNECTIONS", "connections", COUNT }, { "SLOTS", "slots", COUNT }, { "SECTION", "section", TEXT },
+    { "BACKEND", "name", TEXT }, { "SECTION", "section", TEXT }, { "STATE", "state", TEXT }, { "HELD", "hold", TEXT },
+    { "ANSWERS/S", "answers", RATE }, { "P50", "p50_us", MICROS }, { "P99", "p99_us", MICROS }, { "IN FLIGHT", "in_flight", COUNT },
+    { "WAITING", "waiting", COUNT }, { "CLIENTS", "clients", COUNT }, { "CONNECTIONS", "connections", COUNT }, { "SLOTS", "slots", COUNT },
 };
 
 static const struct column gauge_columns[] = {
@@ -356,6 +360,10 @@ static void show_top(const struct ctl_where *where, struct ctl_answer *now, bool
         TABLE(part(now->json, "sections"), section_columns);
         TABLE(part(now->json, "backends"), top_columns);
         TABLE(part(now->json, "gauges"), gauge_columns);
+    }
+    if (screen.terminal && screen.used >= screen.rows) { /* in the last row, which line() leaves free */
+        snprintf(text, sizeof text, "%u more lines", screen.used - screen.rows + 1);
+        printf("%.*s", (int)screen.columns, text);
     }
     fputs(screen.terminal ? "\033[J" : "", stdout);
     fflush(stdout);

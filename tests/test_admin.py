@@ -346,7 +346,7 @@ def test_malformed(port, number):
 
 
 def test_paths_and_methods(port, http):
-    with counted(port, "admin_malformed", 8):
+    with counted(port, "admin_malformed", 9):
         assert http.get("/nowhere").error(404)
         assert http.get("/status/").error(404)
         assert http.post("/status").fields["allow"] == "GET, HEAD"
@@ -354,6 +354,7 @@ def test_paths_and_methods(port, http):
         assert http.ask("HEAD", "/reload").status == 405
         assert "backend=" in http.post("/drain").error(400)
         assert http.get("/slots?section=%zz").error(400)
+        assert http.post("/loglevel?level=debug&level=info").error(400)
         assert http.post("/kill?client=" + "1" * 1000).error(400)
     assert http.post("/kill?client=abc").error(400) and http.post("/kill?client=999999999").error(404)
     assert http.post("/drain?backend=nowhere:1").error(404)

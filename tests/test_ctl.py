@@ -142,7 +142,8 @@ def test_a_token_that_is_wrong(running, tmp_path):
     done = ctl("drain", "-a", running.admin, "-T", wrong, "127.0.0.1:1")
     assert done.returncode == 1 and done.stdout == b"" and done.stderr, done
     assert TOKEN.encode() not in done.stderr
-    assert ctl("status", "-a", running.admin).returncode == 1
+    done = ctl("status", "-a", running.admin)
+    assert done.returncode == 1 and done.stderr.startswith(b"puerta status: ") and b"-T TOKENFILE" in done.stderr
 
 
 # -------------------------------------------------------------------- the words
@@ -160,7 +161,8 @@ def test_files_that_are_wrong(tmp_path):
     conf.write_text("[redis main]\nnodes = 127.0.0.1:1\n")
     done = ctl("status", "-c", conf)
     assert done.returncode == 78 and b"admin" in done.stderr
-    assert ctl("status", "-T", tmp_path / "none").returncode == 66
+    done = ctl("status", "-T", tmp_path / "none")
+    assert done.returncode == 66 and b"No such file" in done.stderr
     (tmp_path / "empty").write_text("\n")
     assert ctl("status", "-T", tmp_path / "empty").returncode == 66
 
@@ -171,6 +173,13 @@ def test_nobody_there():
     done = ctl("top", "-a", "127.0.0.1:%d" % harness.free_port())
     assert done.returncode == 69 and b"refused" in done.stderr
     assert ctl("status", "-a", "unix:/nonexistent/socket").returncode == 69
+
+
+@pytest.mark.parametrize("behind", [True, False])
+def test_options_stand_on_either_side(running, behind):
+    done = ctl(*(["loglevel", "info"] + running.by_address if behind else ["loglevel"] + running.by_address + ["--", "info"]))
+    assert (done.returncode, done.stderr) == (0, b""), done
+    assert ctl("loglevel", "info", *running.by_address, "more").returncode == 64
 
 
 def test_usage_names_all_words():
@@ -380,7 +389,8 @@ def test_top_on_a_terminal(running, cluster):
     terminal = Terminal(["top"] + running.by_address)
     with running.client() as c:
         frame = terminal.next_frame(lambda f: "a second:" in f[1])
-        assert frame[0].startswith("puerta ") and any(line.startswith("BACKEND") for line in frame)
+        title = next(line for line in frame if line.startswith("BACKEND"))
+        assert frame[0].startswith("puerta ") and title.split()[1:4] == ["SECTION", "STATE", "ANSWERS/S"], "what says nothing is left out"
         assert not terminal.echoes()
         done = threading.Event()
 
@@ -400,6 +410,7 @@ def test_top_on_a_terminal(running, cluster):
         terminal.size(40, 12)
         small = terminal.next_frame(lambda f: len(f) <= 12)
         assert all(len(line) <= 40 for line in small) and len(small) <= 11
+        assert re.search(rb"\r\n\d+ more lines\x1b\[J", terminal.read())
         terminal.type(b"x")
         assert terminal.next_frame()
         terminal.type(b"q")
