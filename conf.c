@@ -205,7 +205,7 @@ static void secret_read(struct reader *r, const struct option *o, void *base, co
     warn_open(r, f, path);
     fclose(f);
     if (line[0] == '\0')
-        complain_value(r, o, path, "no password in the first line of the file");
+        complain_value(r, o, path, "nothing in the first line of the file");
     else
         text_store(r, o, base, line, path);
 }

@@ -240,7 +240,7 @@ static void test_secret_file(void)
     CHECK(strcmp(conf.services[0].upstream_password, "s3cret word") == 0);
     CHECK(chmod(secret, 0644) == 0 && reads_lines("", line) && strstr(caught, ":5: warning: others can read") != NULL);
     write_file(secret, "\nx\n", 3);
-    CHECK(!reads_lines("", line) && strstr(caught, "no password in the first line") != NULL);
+    CHECK(!reads_lines("", line) && strstr(caught, "nothing in the first line") != NULL);
     write_file(secret, "", 0);
     CHECK(!reads_lines("", line));
     memset(text, 'p', 256);
