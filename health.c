@@ -216,7 +216,7 @@ void health_state(struct backend *b, enum backend_state to)
     b->state_ms = loop_ms();
     stats.backend_ups += to == BACKEND_UP;
     stats.backend_downs += to == BACKEND_DOWN;
-    log_info("node changes state", "node=%s:%u from=%s to=%s service=%s slots=%u", b->host, (unsigned)b->port, from, backend_state_name(to),
+    log_info("node changes state", "node=%s:%u from=%s to=%s section=%s slots=%u", b->host, (unsigned)b->port, from, backend_state_name(to),
              b->service->conf->name, b->slots);
     b->service->ops->on_backend(b);
     if (to != BACKEND_UP) {

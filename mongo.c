@@ -29,7 +29,7 @@ static struct conn *on_client(struct service *s, int fd, const struct address *p
         return c;
     }
     stats.clients_refused++;
-    log_warn("client refused: the table is full (max_clients)", "service=%s", s->conf->name);
+    log_warn("client refused: the table is full (max_clients)", "section=%s", s->conf->name);
     net_close(fd); /* nothing can be said: an answer needs the number of a request */
     return NULL;
 }

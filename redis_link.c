@@ -85,7 +85,7 @@ struct backend *feed_primary(struct service *s)
         found = found == NULL || feed_of(b)->lost_ms < feed_of(found)->lost_ms ? b : found;
     }
     if (found != NULL && found != s->primary) {
-        log_info("messages come by another node", "service=%s node=%s:%u", s->conf->name, found->host,
+        log_info("messages come by another node", "section=%s node=%s:%u", s->conf->name, found->host,
                  (unsigned)found->port);
         s->switched_ms = s->primary != NULL ? loop_ms() : 0;
         s->switching = s->primary != NULL;

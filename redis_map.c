@@ -150,7 +150,7 @@ static void map_failed(struct service *s, const struct backend *b)
     } else {
         snprintf(s->trouble, sizeof s->trouble, "%.40s:%u: %.100s", b->host, (unsigned)b->port, s->stage.error);
     }
-    log_warn("no cluster map from a node", "service=%s reason=\"%s\"", s->conf->name, s->trouble);
+    log_warn("no cluster map from a node", "section=%s reason=\"%s\"", s->conf->name, s->trouble);
     loop_timer(&s->timer, loop_ms());
 }
 
@@ -201,7 +201,7 @@ static void map_apply(struct service *s, const struct backend *from)
     stats.refreshes++;
     if (changed) {
         stats.map_changes++;
-        log_info("cluster map changed", "service=%s slots=%u nodes=%u told_by=%s:%u", s->conf->name, s->map.served,
+        log_info("cluster map changed", "section=%s slots=%u nodes=%u told_by=%s:%u", s->conf->name, s->map.served,
                  (unsigned)st->node_count, from->host, (unsigned)from->port);
         s->ops->on_map(s);
     }

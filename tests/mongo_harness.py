@@ -402,7 +402,7 @@ class MongoPuerta:
     def wait_state(self, front, state, count=1, timeout=20.0):
         """Until that mongos (a front or its address) has come into that state so many times."""
         address = front if isinstance(front, str) else front.address
-        self.wait_log(r'msg="node changes state" node=%s from=\w+ to=%s service=\w+ ' % (re.escape(address), state), count, timeout)
+        self.wait_log(r'msg="node changes state" node=%s from=\w+ to=%s section=\w+ ' % (re.escape(address), state), count, timeout)
 
     def counter(self, name):
         with harness.RespClient(self.redis_port) as c:
