@@ -51,10 +51,17 @@ apart() {
     return $status
 }
 
+# A word that is in no name is told of at the end (never_met()).
+met=
 chosen() {
     [ -n "$only" ] || return 0
-    for word in $only; do case $1 in *"$word"*) return 0 ;; esac; done
-    return 1
+    is_chosen=1
+    for word in $only; do case $1 in *"$word"*) is_chosen=0 met="$met $word" ;; esac; done
+    return $is_chosen
+}
+
+never_met() {
+    for word in $only; do case " $met " in *" $word "*) ;; *) say "$word" ;; esac; done
 }
 
 # Adds what a step's output says of itself: the last line that holds counts.
@@ -74,7 +81,7 @@ counts() {
 
 # step NAME COMMAND...: one thing that passes or fails.
 # tests NAME COMMAND...: a run of tests that counts itself.
-# beside NAME COMMAND...: the same, begun now and gone on with in the background; joined() waits for all of these and tells of each.
+# beside NAME COMMAND...: the same, in the background as soon as a lane is free, and told when it is over; joined() waits for them all.
 step() { run_step one "$@"; }
 tests() { run_step many "$@"; }
 
@@ -94,19 +101,22 @@ run_step() {
     told
 }
 
-# Each has files of its own (pytest() below) and ports of its own (free_port() in tests/harness.py): two at once, and nothing else that
-# opens ports until they have joined.
-sides=0
+# A lane has one step at a time, which has files of its own (pytest() below) and ports of its own (free_port() in tests/harness.py), their
+# cluster buses 10000 above: nothing else opens ports until the lanes have joined.
+lanes="1 2 3"
+name_1='' name_2='' name_3='' pid_1='' pid_2='' pid_3=''
+
 beside() {
     chosen "$1" || return 0
+    free_lane $lanes
     name=$1
     log=$(log_of "$name")
     shift
-    sides=$((sides + 1))
+    rm -f "$log.took"
     (
         end_together
-        side=-$sides
-        PUERTA_PORTS=$((5500 + sides * 5000))-$((10500 + sides * 5000))
+        side=-$lane
+        PUERTA_PORTS=$((7200 + lane * 3300))-$((10500 + lane * 3300))
         export PUERTA_PORTS
         begun=$(date +%s)
         "$@"
@@ -114,23 +124,36 @@ beside() {
         say $(($(date +%s) - begun)) >"$log.took"
         exit $status
     ) >"$log" 2>&1 &
-    eval "side_name_$sides=\$name side_pid_$sides=$!"
-    background="$background $!"
+    eval "name_$lane=\$name pid_$lane=$!"
+    background="$pid_1 $pid_2 $pid_3"
+}
+
+# free_lane LANE...: waits until one of these has no step, and names it in `lane`; the step that it had is told. What is over is seen by the
+# file that it leaves: its process is there, as a zombie, until it is waited for.
+free_lane() {
+    while :; do
+        for lane in "$@"; do
+            eval "name=\$name_$lane pid=\$pid_$lane"
+            [ -n "$name" ] || return 0
+            log=$(log_of "$name")
+            if [ -e "$log.took" ]; then
+                wait "$pid"
+                status=$?
+                eval "name_$lane='' pid_$lane=''"
+                background="$pid_1 $pid_2 $pid_3"
+                printf '== %s\n' "$name"
+                took=$(cat "$log.took")
+                kind=many
+                told
+                return 0
+            fi
+        done
+        sleep 1
+    done
 }
 
 joined() {
-    kind=many
-    for i in $(seq $sides); do
-        eval "name=\$side_name_$i pid=\$side_pid_$i"
-        printf '== %s\n' "$name"
-        log=$(log_of "$name")
-        wait "$pid"
-        status=$?
-        took=$(cat "$log.took")
-        told
-    done
-    sides=0
-    background=
+    for one in $lanes; do free_lane "$one"; done
 }
 
 # Tells how a step went, and counts it.
@@ -177,6 +200,8 @@ sanitizer_works() {
 
 mongo_step="mongo servers"
 page_step="the page in a browser"
+# What runs against clusters and databases, with every client there is.
+long_steps="integration, with filtered system calls, asan, without a heap after the seal: Redis, MongoDB, operators; every Nth socket call fails; $mongo_step"
 
 # Playwright's library is for glibc, and for systems whose package managers bring no browser.
 browser_here() { [ "$MANAGER" = apt-get ] || [ "$MANAGER" = dnf ]; }
@@ -208,7 +233,7 @@ prepare() {
     need mandoc "looks at the man pages" mandoc mandoc mandoc mandoc mandoc
     need shellcheck "looks at the service files" shellcheck shellcheck ShellCheck shellcheck hs-ShellCheck
     if [ "$(uname)" = Linux ]; then need setpriv "the tests begin as another user" util-linux setpriv util-linux - -; fi
-    if chosen "integration" || chosen "$mongo_step"; then
+    if chosen "$long_steps"; then
         need_haproxy
         # Debian's npm brings some 350 small packages, 26 MB: about two minutes.
         need node "runs ioredis, one of the clients that are tried" nodejs nodejs nodejs node node
@@ -232,11 +257,11 @@ prepare() {
         say "installing pytest and redis (from PyPI) into build/venv: the integration tests use them"
         python3 -m venv build/venv && build/venv/bin/pip install -q pytest redis || fail "pytest and redis could not be installed into build/venv"
     fi
-    if chosen "integration" && ! NODE_PATH=$PWD/build/node/node_modules node -e 'require("ioredis"); require("redis")' 2>/dev/null; then
+    if chosen "$long_steps" && ! NODE_PATH=$PWD/build/node/node_modules node -e 'require("ioredis"); require("redis")' 2>/dev/null; then
         say "installing ioredis and redis (from npm) into build/node: the clients' tests use it"
         npm_install ioredis@5 redis@5 >$logs/npm.log 2>&1 || { tail -20 $logs/npm.log; fail "ioredis and redis could not be installed into build/node"; }
     fi
-    if chosen "integration" || chosen "$mongo_step" || chosen "$page_step"; then
+    if chosen "$long_steps" || chosen "$page_step"; then
         need_mongo_drivers $logs/npm-mongo.log
         need_ferretdb
     fi
@@ -359,49 +384,62 @@ filtered() {
     PUERTA_OPTIONS="seccomp=yes" pytest tests/test_redis_core.py tests/test_redis_local.py tests/test_mongo_login.py tests/test_mongo_greet.py $more
 }
 
-tests "tests of the tools" pytest tests/test_tools.py
-tests "documents" pytest tests/test_docs.py
-tests "$mongo_step" pytest tests/test_fake_mongos.py
-# Where the guard stands, the build that has it runs everything but the drivers: it is the program as it is, and aborts at a heap call
-# after the seal. The program without it then runs the drivers, and what is nearest to daily use.
-others="-e test_tools -e test_docs -e test_fake -e test_faults -e test_million -e test_page"
-daily="tests/test_clients.py tests/test_command_table.py tests/test_mongo_drivers.py tests/test_redis_core.py tests/test_redis_moves.py"
-if [ -z "$glibc" ] || [ -n "$all" ]; then
-    daily=$(ls tests/test_*.py | grep -v $others)
-fi
-# The long runs go side by side: each of them waits for most of its time.
-# shellcheck disable=SC2086
-beside "integration" pytest $daily
-# shellcheck disable=SC2046,SC2086
-if [ -n "$glibc" ]; then
-    beside "integration without a heap after the seal" with noheap 1 $(ls tests/test_*.py | grep -v $others -e test_clients -e command_table -e drivers)
-else
-    skip "integration without a heap after the seal" "the guard stands on glibc"
-fi
-# shellcheck disable=SC2046,SC2086
-if [ -n "$sanitizers" ]; then
-    beside "integration asan" with asan 3 $(ls tests/test_*.py | grep -v $others -e test_clients -e command_table -e drivers)
-else
-    skip "integration asan" "the compiler has no sanitizers here"
-fi
-joined
-if [ "$(uname)" = Linux ]; then
-    tests "integration with filtered system calls" filtered
-else
-    skip "integration with filtered system calls" "seccomp is of Linux"
-fi
-tests "every Nth socket call fails" with faults 1 tests/test_faults.py tests/test_faults_mongo.py
-tests "a million answers" pytest tests/test_million.py
+# files_of KIND: what every variant runs, in parts; the drivers, and what is nearest to daily use; or all of it.
+files_of() {
+    ls tests/test_*.py | grep -v -e test_tools -e test_docs -e test_fake -e test_faults -e test_million -e test_page | case $1 in
+        Redis) grep test_redis ;;
+        MongoDB) grep test_mongo | grep -v drivers ;;
+        operators) grep -v -e test_redis -e test_mongo -e test_clients -e command_table ;;
+        daily) grep -e test_clients -e command_table -e drivers -e redis_core -e redis_moves ;;
+        all) cat ;;
+    esac
+}
+
+# The long runs go side by side, since each waits for most of its time: the longest first, so that the lanes end together. Where the guard
+# stands, the build that has it runs everything but the drivers: it is the program as it is, and aborts at a heap call after the seal. The
+# program without it then runs the drivers, and what is nearest to daily use.
+# shellcheck disable=SC2046
+for kind_of in Redis MongoDB operators; do
+    if [ -n "$sanitizers" ]; then
+        beside "integration asan: $kind_of" with asan 3 $(files_of $kind_of)
+    else
+        skip "integration asan: $kind_of" "the compiler has no sanitizers here"
+    fi
+    if [ -n "$glibc" ]; then
+        beside "integration without a heap after the seal: $kind_of" with noheap 1 $(files_of $kind_of)
+    else
+        skip "integration without a heap after the seal: $kind_of" "the guard stands on glibc"
+    fi
+done
+daily=daily
+if [ -z "$glibc" ] || [ -n "$all" ]; then daily=all; fi
+# shellcheck disable=SC2046
+beside "integration" pytest $(files_of $daily)
 # The page is the same for each build; behind it is the one that aborts at a heap call, where there is that.
 page_variant=$([ ! -x build/noheap/puerta ] || say noheap)
 if browser_here; then
-    tests "$page_step" with "$page_variant" 1 tests/test_page.py
+    beside "$page_step" with "$page_variant" 2 tests/test_page.py
 else
     skip "$page_step" "Playwright has no library for this system"
 fi
+beside "every Nth socket call fails" with faults 1 tests/test_faults.py tests/test_faults_mongo.py
+if [ "$(uname)" = Linux ]; then
+    beside "integration with filtered system calls" filtered
+else
+    skip "integration with filtered system calls" "seccomp is of Linux"
+fi
+beside "$mongo_step" pytest tests/test_fake_mongos.py
+beside "a million answers" pytest tests/test_million.py
+beside "tests of the tools" pytest tests/test_tools.py
+beside "documents" pytest tests/test_docs.py
+joined
 step "demo" sh demo.sh --once
 step "demo of MongoDB mode" sh demo.sh mongo --once
 
+for word in $(never_met); do
+    say "no step has \"$word\" in its name"
+    failed=$((failed + 1))
+done
 say "took $(($(date +%s) - started)) s"
 say "$passed passed, $failed failed, $skipped skipped"
 [ $failed = 0 ] && [ $passed -gt 0 ]

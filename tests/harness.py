@@ -6,6 +6,7 @@ Every process is started here, known by its pid and ended here: when a context e
 kernel ends them even when Python is killed.
 """
 import atexit
+import collections
 import ctypes
 import os
 import random
@@ -33,7 +34,6 @@ OPTIONS = [o.split("=", 1) for o in os.environ.get("PUERTA_OPTIONS", "").split()
 # Where listeners get their ports; cluster buses have theirs 10000 above. Two runs at once have each a part of it (check.sh).
 PORTS = range(*map(int, os.environ.get("PUERTA_PORTS", "10500-20500").split("-")))
 SLOTS = 16384
-
 
 
 def with_options(text):
@@ -148,7 +148,7 @@ def read_pipe(fd, timeout=20.0):
     return os.read(fd, 4096)
 
 
-_given = set()
+_given = collections.deque(maxlen=len(PORTS) // 2)  # lately: who asked for one opens it soon
 
 
 def _is_free(port):
@@ -166,7 +166,7 @@ def free_port():
     for _ in range(2000):
         port = random.choice(PORTS)
         if port not in _given and _is_free(port) and _is_free(port + 10000):
-            _given.add(port)
+            _given.append(port)
             return port
     raise AssertionError("no free port found on 127.0.0.1")
 
