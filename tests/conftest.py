@@ -1,4 +1,5 @@
 """Fixtures of the integration tests: one cluster for the tests that leave it whole, one of their own for those that break it."""
+import contextlib
 import os
 import sys
 
@@ -15,10 +16,17 @@ def cluster():
         yield c
 
 
+@pytest.fixture(scope="session")
+def spares(request):
+    count = sum("own_cluster" in item.fixturenames for item in request.session.items)
+    with contextlib.closing(harness.Spares(count, masters=3, replicas=1, node_timeout_ms=1000)) as s:
+        yield s
+
+
 @pytest.fixture
-def own_cluster():
+def own_cluster(spares):
     """3 masters and 3 replicas that a test may kill."""
-    with harness.RedisCluster(masters=3, replicas=1, node_timeout_ms=1000) as c:
+    with spares.take() as c:
         yield c
 
 
@@ -41,7 +49,14 @@ def other(puerta):
         yield c
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def server():
+    """A plain redis-server, to compare with."""
+    with harness.plain_server() as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
 def ferret():
     """The database behind MongoDB mode."""
     import mongo_harness
@@ -50,8 +65,24 @@ def ferret():
 
 
 @pytest.fixture
-def mongoses(ferret):
-    """Three scripted mongos before it, new ones for each test, with the load balancer's port."""
+def fronts(ferret):
+    """Three scripted mongos before it, new ones for each test."""
     import mongo_harness
-    with mongo_harness.fronts(ferret, 3, load_balancer=True) as fronts:
-        yield fronts
+    with mongo_harness.fronts(ferret) as three:
+        yield three
+
+
+@pytest.fixture
+def front(ferret):
+    """One."""
+    import mongo_harness
+    with mongo_harness.fronts(ferret, 1) as one:
+        yield one[0]
+
+
+@pytest.fixture
+def mongoses(ferret):
+    """Three with the load balancer's port."""
+    import mongo_harness
+    with mongo_harness.fronts(ferret, 3, load_balancer=True) as three:
+        yield three

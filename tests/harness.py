@@ -7,6 +7,8 @@ kernel ends them even when Python is killed.
 """
 import atexit
 import collections
+import concurrent.futures
+import contextlib
 import ctypes
 import os
 import random
@@ -19,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -149,6 +152,7 @@ def read_pipe(fd, timeout=20.0):
 
 
 _given = collections.deque(maxlen=len(PORTS) // 2)  # lately: who asked for one opens it soon
+_giving = threading.Lock()
 
 
 def _is_free(port):
@@ -163,12 +167,33 @@ def _is_free(port):
 
 def free_port():
     """A loopback port that is free with the cluster bus port above it; both below the range of outgoing connections, far from 6379."""
-    for _ in range(2000):
-        port = random.choice(PORTS)
-        if port not in _given and _is_free(port) and _is_free(port + 10000):
-            _given.append(port)
-            return port
+    with _giving:
+        for _ in range(2000):
+            port = random.choice(PORTS)
+            if port not in _given and _is_free(port) and _is_free(port + 10000):
+                _given.append(port)
+                return port
     raise AssertionError("no free port found on 127.0.0.1")
+
+
+def own_address():
+    """An address of this machine that is not loopback; None if it has none. Nothing is sent."""
+    if "PUERTA_OWN_ADDRESS" in os.environ:
+        return os.environ["PUERTA_OWN_ADDRESS"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            s.connect(("192.0.2.1", 9))
+            found = s.getsockname()[0]
+        except OSError:
+            return None
+    return None if found.startswith(("127.", "0.")) else found
+
+
+def keys_of(password, *rounds):
+    """What `user = NAME KEYS` has of a password."""
+    done = subprocess.run([BINARY, "hash-password"] + [str(r) for r in rounds], input=password.encode() + b"\n", stdout=subprocess.PIPE, check=True,
+                          timeout=20 * SLOW)
+    return done.stdout.decode().strip()
 
 
 def crc16(data):
@@ -366,6 +391,10 @@ class RespClient:
         self.send(*args)
         return self.read(timeout)
 
+    def info(self, *sections):
+        """What INFO tells, by name."""
+        return dict(line.split(":", 1) for line in self.ask("INFO", *sections).decode().split("\r\n") if ":" in line)
+
     def pipeline(self, commands, timeout=None):
         """All commands in one send, then all replies."""
         self.send_raw(b"".join(encode(*c) for c in commands))
@@ -422,8 +451,11 @@ class RedisNode:
             return c.ask(*args)
 
     def info(self, section):
-        text = self.ask("INFO", section).decode()
-        return dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
+        with RespClient(self.port) as c:
+            return c.info(section)
+
+    def is_7_0(self):
+        return self.info("server").get("redis_version", "").startswith("7.0.")
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
@@ -442,6 +474,17 @@ class RedisNode:
 
     def role(self):
         return self.ask("ROLE")[0].decode()
+
+
+@contextlib.contextmanager
+def plain_server(**options):
+    """One redis-server that is no cluster, with these options."""
+    node = RedisNode(temporary_folder("puerta-plain-"), free_port(), dict({"save": ""}, **options))
+    node.start()
+    try:
+        yield node
+    finally:
+        node.stop()
 
 
 class RedisCluster:
@@ -629,6 +672,36 @@ class RedisCluster:
         for node in self.alive():
             if node.role() == "master":
                 node.ask("FLUSHALL", timeout=60)
+
+
+class Spares:
+    """Clusters for `count` tests that break them: while a test has one, the next is made ready, which takes two seconds and more."""
+
+    def __init__(self, count, **options):
+        self.options = options
+        self.left = count
+        # The kernel ends a node with the thread that has started it: this one lives as long as the tests do.
+        self._maker = concurrent.futures.ThreadPoolExecutor(1)
+        self._begin_next()
+
+    def _begin_next(self):
+        self._next = self._maker.submit(RedisCluster, **self.options) if self.left > 0 else None
+
+    def take(self):
+        """A whole one whose masters are those of the start, for the caller to close: one that has waited for long may have none of these."""
+        cluster = self._next.result()
+        self.left -= 1
+        self._begin_next()
+        cluster.wait_whole()
+        if all(node.role() == "master" for node in cluster.masters):
+            return cluster
+        cluster.close()
+        return RedisCluster(**self.options)
+
+    def close(self):
+        if self._next is not None:
+            self._next.result().close()
+        self._maker.shutdown()
 
 
 BAD_LOG = re.compile(r"fatal|AddressSanitizer|LeakSanitizer|UndefinedBehavior|runtime error:|heap call after the seal|assert", re.I)

@@ -437,6 +437,24 @@ class MongoPuerta:
             assert self.process.returncode == 0, "puerta ended with %s: %s" % (self.process.returncode, text[-4000:])
 
 
+@contextlib.contextmanager
+def before(fronts, **options):
+    """A Puerta that has heard of all these fronts."""
+    with MongoPuerta(list(fronts), **dict(QUICK, **options)) as p:
+        for front in fronts:
+            p.wait_state(front, "up")
+        yield p
+
+
+def closed(client, timeout=20.0):
+    """That the other side closes, without a further byte."""
+    client.sock.settimeout(timeout * harness.SLOW)
+    with contextlib.suppress(ConnectionResetError):
+        rest = client.sock.recv(65536)
+        assert rest == b"", rest
+    return True
+
+
 def _lines(options):
     return "".join("%s = %s\n" % o for o in sorted(options.items()))
 

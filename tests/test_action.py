@@ -18,8 +18,8 @@ import pytest
 import harness
 import mongo_harness
 from harness import SLOW, Puerta, RespError, wait_for
-from mongo_harness import QUICK, MongoPuerta, Session
-from test_mongo import closed, more_of, opened, where
+from mongo_harness import QUICK, MongoPuerta, Session, closed
+from test_mongo import more_of, opened, where
 
 CONF = """[puerta]
 [redis ops]
@@ -30,12 +30,6 @@ allow_admin = yes
 listen = 127.0.0.1:{port}
 mongos = {mongos}
 """
-
-
-@pytest.fixture
-def fronts(ferret):
-    with mongo_harness.fronts(ferret) as cluster:
-        yield cluster
 
 
 def told(p, *words):
@@ -51,14 +45,10 @@ def done(p, *words):
     return answer
 
 
-@contextlib.contextmanager
 def before(fronts, mode="passthrough", **options):
-    """A Puerta that has heard of all these fronts."""
+    """A Puerta that has heard of all these fronts, with a Redis listener for its operator."""
     lines = "".join("%s = %s\n" % o for o in dict(QUICK, mode=mode, **options).items())
-    with MongoPuerta(list(fronts), conf=CONF + lines, counters=True) as p:
-        for f in fronts:
-            p.wait_state(f, "up")
-        yield p
+    return mongo_harness.before(fronts, conf=CONF + lines, counters=True)
 
 
 class Load:

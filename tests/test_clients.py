@@ -73,17 +73,6 @@ def test_common_operations(puerta, guarded, script, resp, mode, password):
         check((guarded if password else puerta).port, c, script, resp, mode, password)
 
 
-@pytest.fixture(scope="module")
-def server():
-    """One server that is no cluster: what it says is right."""
-    node = harness.RedisNode(harness.temporary_folder("puerta-plain-"), harness.free_port(), {"save": "", "appendonly": "no"})
-    node.start()
-    try:
-        yield node
-    finally:
-        node.stop()
-
-
 @pytest.mark.parametrize("through_puerta", [False, True], ids=["direct", "through Puerta"])
 @pytest.mark.parametrize("script, resp", DRIVERS)
 def test_the_same_operations_with_one_server(server, script, resp, through_puerta):

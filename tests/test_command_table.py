@@ -83,14 +83,6 @@ geoadd k 1 2 m|zadd k 1 m|xadd s * f v|hset h f v|restore k 0 v|dump k|hscan h 0
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    node = harness.RedisNode(str(tmp_path_factory.mktemp("server")), harness.free_port(), {"save": "", "appendonly": "no"})
-    node.start()
-    yield node
-    node.stop()
-
-
-@pytest.fixture(scope="module")
 def helper(tmp_path_factory):
     binary = str(tmp_path_factory.mktemp("helper") / "dump_commands")
     sources = [os.path.join(harness.ROOT, name) for name in ("tests/unit/dump_commands.c", "command.c", "resp.c")]
@@ -127,10 +119,6 @@ def facts(server):
     return rows
 
 
-def is_7_0(server):
-    return server.info("server").get("redis_version", "").startswith("7.0.")
-
-
 def newer():
     return {name for names in NEWER.values() for name in names.split()}
 
@@ -142,7 +130,7 @@ def test_every_command_of_the_server_has_a_row(facts, table):
 def test_every_row_is_a_command_of_the_server_or_newer(server, facts, table):
     extra = set(table) - set(facts)
     assert sorted(extra - newer()) == []
-    if is_7_0(server):
+    if server.is_7_0():
         assert sorted(newer() - extra) == [], "listed as newer, but not so"
     assert len(table) == len(set(table))
 

@@ -25,36 +25,9 @@ import harness
 import mongo_harness
 from fake import wire
 from harness import SLOW, wait_for
-from mongo_harness import QUICK, MongoClient, MongoPuerta, Tap
+from mongo_harness import QUICK, MongoPuerta, Tap, before, closed
 
 SECOND = b"\x04second id"  # a mark that no other test sends
-
-
-@pytest.fixture(scope="module")
-def ferret():
-    with mongo_harness.Ferret() as f:
-        yield f
-
-
-@pytest.fixture
-def fronts(ferret):
-    with mongo_harness.fronts(ferret) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def front(ferret):
-    with mongo_harness.fronts(ferret, 1) as cluster:
-        yield cluster[0]
-
-
-@contextlib.contextmanager
-def before(fronts, **options):
-    """A Puerta that has heard of all these fronts."""
-    with MongoPuerta(list(fronts), **dict(QUICK, **options)) as p:
-        for f in fronts:
-            p.wait_state(f, "up")
-        yield p
 
 
 def where(connection, fronts, **hello):
@@ -62,15 +35,6 @@ def where(connection, fronts, **hello):
     answer = connection.hello(**hello)
     assert answer["ok"], answer
     return next(f for f in fronts if f.process_id == answer["topologyVersion"]["processId"])
-
-
-def closed(client, timeout=20.0):
-    """That the other side closes, without a further byte."""
-    client.sock.settimeout(timeout * SLOW)
-    with contextlib.suppress(ConnectionResetError):
-        rest = client.sock.recv(65536)
-        assert rest == b"", rest
-    return True
 
 
 def opened(client, collection="numbers", batch=2, count=10, **more):

@@ -23,27 +23,8 @@ from test_mongo_pooled import DB, LOOK, at, drained, error_of, filled, greeted, 
 
 
 @pytest.fixture(scope="module")
-def ferret():
-    with mongo_harness.Ferret() as f:
-        yield f
-
-
-@pytest.fixture
-def front(ferret):
-    with mongo_harness.fronts(ferret, 1) as cluster:
-        yield cluster[0]
-
-
-@pytest.fixture
-def fronts(ferret):
-    with mongo_harness.fronts(ferret) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
 def keys():
-    done = subprocess.run([harness.BINARY, "hash-password"], input=b"pencil\n", stdout=subprocess.PIPE, check=True)
-    return done.stdout.decode().strip()
+    return harness.keys_of("pencil")
 
 
 def test_the_next_dial_follows_the_one_before(front):

@@ -6,6 +6,7 @@ Each wrong byte of a login also in tests/unit/test_mongo_greet.c.
 """
 import base64
 import contextlib
+import functools
 import hashlib
 import hmac
 import os
@@ -26,32 +27,14 @@ from fake import wire
 from harness import SLOW, wait_for
 from mongo_harness import MongoClient, MongoPuerta, run_driver
 
-QUICK = dict(mode="pooled", probe_interval="200ms", probe_timeout="500ms" if SLOW == 1 else "2s", rise=1, dial_timeout="1s", slow_start=0)
+QUICK = dict(mongo_harness.QUICK, mode="pooled")
 SECRET = "s3cr3t, w=rd"
 FAILED = "Authentication failed."
 FLOOD = 100
 
-_keys = {}
-
-
+@functools.lru_cache(maxsize=None)
 def keys(password=SECRET):
-    """What `user = NAME KEYS` has of a password."""
-    if password not in _keys:
-        done = subprocess.run([harness.BINARY, "hash-password", "4096"], input=password.encode() + b"\n", stdout=subprocess.PIPE, check=True)
-        _keys[password] = done.stdout.decode().strip()
-    return _keys[password]
-
-
-@pytest.fixture(scope="module")
-def ferret():
-    with mongo_harness.Ferret() as f:
-        yield f
-
-
-@pytest.fixture
-def front(ferret):
-    with mongo_harness.fronts(ferret, 1) as cluster:
-        yield cluster[0]
+    return harness.keys_of(password, 4096)
 
 
 @contextlib.contextmanager
@@ -440,21 +423,8 @@ def test_a_flood_of_starts_disturbs_nobody(front):
 
 # ------------------------------------------------------------- protected mode
 
-def own_address():
-    """An address of this machine that is not loopback; None if it has none. Nothing is sent."""
-    if "PUERTA_OWN_ADDRESS" in os.environ:
-        return os.environ["PUERTA_OWN_ADDRESS"]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        try:
-            s.connect(("192.0.2.1", 9))
-            found = s.getsockname()[0]
-        except OSError:
-            return None
-    return None if found.startswith(("127.", "0.")) else found
-
-
 def check_protected():
-    address = own_address()
+    address = harness.own_address()
     login = "upstream_user = puerta\nupstream_password = x\n"
 
     def started(*lines):
@@ -482,7 +452,7 @@ def check_protected():
 
 
 def test_protected_mode():
-    if own_address() is not None:
+    if harness.own_address() is not None:
         check_protected()
         return
     # A network of its own, where this test runs again.

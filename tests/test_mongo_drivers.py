@@ -8,21 +8,9 @@ import subprocess
 import pytest
 
 import harness
-from mongo_harness import DRIVERS, Ferret, HaProxy, MongoPuerta, fronts, run_driver
+from mongo_harness import DRIVERS, HaProxy, MongoPuerta, run_driver
 
 SECTIONS = dict(zip(DRIVERS, (13, 13, 11)))  # parts of each script
-
-
-@pytest.fixture(scope="module")
-def ferret():
-    with Ferret() as f:
-        yield f
-
-
-@pytest.fixture
-def mongoses(ferret):
-    with fronts(ferret, 3, load_balancer=True) as three:
-        yield three
 
 
 def check_all_passed(script, uri):
@@ -78,12 +66,6 @@ def test_a_load_balanced_driver_at_the_load_balancers_port(mongoses, script):
 
 # ------------------------------------------------------------------ pooled
 
-def keys_of(password):
-    """What stands behind a user's name in the configuration."""
-    made = subprocess.run([harness.BINARY, "hash-password"], input=password.encode() + b"\n", stdout=subprocess.PIPE, check=True, timeout=20 * harness.SLOW)
-    return made.stdout.decode().split()[-1]
-
-
 def has_logins():
     """Whether this Puerta knows of them: its table of options says so."""
     done = subprocess.run([harness.BINARY, "-t", "mongo", "127.0.0.1", "mode=pooled", "upstream_user=u", "upstream_password=p"],
@@ -105,7 +87,7 @@ def test_a_driver_over_few_connections(mongoses, script, login):
         mongoses.set(users={"pool": "pooled secret"})
         options.update(upstream_user="pool", upstream_password="pooled secret")
     if login in ("of clients", "both"):
-        options.update(user="ana " + keys_of("secret"))
+        options.update(user="ana " + harness.keys_of("secret"))
         name = "ana:secret@"
     with MongoPuerta(mongoses, process={"max_clients": 1000}, **options) as p:
         for front in mongoses:

@@ -17,16 +17,10 @@ import harness
 import mongo_harness
 from fake import wire
 from harness import SLOW, wait_for
-from mongo_harness import MongoClient, MongoPuerta, run_driver
+from mongo_harness import MongoPuerta, run_driver
 
-QUICK = dict(mode="pooled", probe_interval="200ms", probe_timeout="500ms" if SLOW == 1 else "2s", rise=1, dial_timeout="1s", slow_start=0)
+QUICK = dict(mongo_harness.QUICK, mode="pooled")
 PARKED = 200
-
-
-@pytest.fixture(scope="module")
-def ferret():
-    with mongo_harness.Ferret() as f:
-        yield f
 
 
 @pytest.fixture
@@ -35,19 +29,9 @@ def fronts(ferret):
         yield cluster
 
 
-@pytest.fixture
-def front(ferret):
-    with mongo_harness.fronts(ferret, 1) as cluster:
-        yield cluster[0]
-
-
-@contextlib.contextmanager
 def before(fronts, **options):
-    """A Puerta that has heard of all these fronts."""
-    with MongoPuerta(list(fronts), **dict(QUICK, **options)) as p:
-        for f in fronts:
-            p.wait_state(f, "up")
-        yield p
+    """A Puerta in pooled mode that has heard of all these fronts."""
+    return mongo_harness.before(fronts, mode="pooled", **options)
 
 
 def awaits(known, ms=60000, **more):

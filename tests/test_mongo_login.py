@@ -24,12 +24,6 @@ QUICK = dict(probe_interval="200ms", probe_timeout="1s" if SLOW == 1 else "5s", 
 REFUSED = r'level=warn msg="a mongos does not let us in" mongos=%s why=.*'
 
 
-@pytest.fixture(scope="module")
-def ferret():
-    with mongo_harness.Ferret() as f:
-        yield f
-
-
 @pytest.fixture
 def front(ferret):
     with mongo_harness.fronts(ferret, 1, users=dict(USERS)) as cluster:

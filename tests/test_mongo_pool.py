@@ -12,32 +12,13 @@ import time
 import bson
 import pytest
 
-import mongo_harness
 from fake import wire
 from harness import SLOW, wait_for
-from mongo_harness import Session
-from test_mongo_pooled import DB, LOOK, SMALL, Sink, at, closed, error_of, filled, greeted, more_of, pooled, with_first_sequence
+from mongo_harness import Session, closed
+from test_mongo_pooled import DB, LOOK, SMALL, Sink, at, error_of, filled, greeted, more_of, pooled, with_first_sequence
 
 WAIT = {"distinct": "x", "key": "y"}
 PROBES = 2  # connections to each mongos that are no client's: the probe and the watcher
-
-
-@pytest.fixture(scope="module")
-def ferret():
-    with mongo_harness.Ferret() as f:
-        yield f
-
-
-@pytest.fixture
-def front(ferret):
-    with mongo_harness.fronts(ferret, 1) as cluster:
-        yield cluster[0]
-
-
-@pytest.fixture
-def fronts(ferret):
-    with mongo_harness.fronts(ferret) as cluster:
-        yield cluster
 
 
 def heard(client):

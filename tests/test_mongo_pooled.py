@@ -24,7 +24,7 @@ import harness
 import mongo_harness
 from fake import wire
 from harness import SLOW, wait_for
-from mongo_harness import QUICK, MongoPuerta, Session
+from mongo_harness import QUICK, MongoPuerta, Session, before, closed
 from test_mongo import disturb
 
 DB = "pooled"
@@ -32,30 +32,10 @@ LOOK = {"count": "nothing"}
 names = ("rows%d" % i for i in itertools.count())
 
 
-@pytest.fixture(scope="module")
-def ferret():
-    with mongo_harness.Ferret() as f:
-        yield f
-
-
-@pytest.fixture
-def fronts(ferret):
-    with mongo_harness.fronts(ferret) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def front(ferret):
-    with mongo_harness.fronts(ferret, 1) as cluster:
-        yield cluster[0]
-
-
 @contextlib.contextmanager
 def pooled(fronts, check=True, **options):
     """A Puerta that has heard of all these fronts. Whatever a test does, no connection has two requests at a time."""
-    with MongoPuerta(list(fronts), **dict(QUICK, mode="pooled", **options)) as p:
-        for f in fronts:
-            p.wait_state(f, "up")
+    with before(fronts, mode="pooled", **options) as p:
         yield p
     if check:
         assert [f.overlaps for f in fronts] == [0] * len(list(fronts))
@@ -70,15 +50,6 @@ def greeted(p, count):
         for i, c in enumerate(clients):
             assert c.hello(app_name="client%d" % i)["ok"]
         yield clients
-
-
-def closed(client, timeout=20.0):
-    """That the other side closes, without a further byte."""
-    client.sock.settimeout(timeout * SLOW)
-    with contextlib.suppress(ConnectionResetError):
-        rest = client.sock.recv(65536)
-        assert rest == b"", rest
-    return True
 
 
 def at(fronts, client, document, db=DB, **how):

@@ -15,25 +15,15 @@ import harness
 import mongo_harness
 from fake import wire
 from harness import wait_for
-from mongo_harness import QUICK, MongoPuerta
-from test_mongo import closed, where
+from mongo_harness import closed
+from test_mongo import where
 
 MODES = ["passthrough", "pooled"]
 
 
-@pytest.fixture
-def fronts(ferret):
-    with mongo_harness.fronts(ferret) as cluster:
-        yield cluster
-
-
-@contextlib.contextmanager
-def before(fronts, mode="passthrough", process=None, **options):
-    """A Puerta that has heard of all these fronts."""
-    with MongoPuerta(list(fronts), process=process, **dict(dict(QUICK, mode=mode, allow_admin="yes"), **options)) as p:
-        for f in fronts:
-            p.wait_state(f, "up")
-        yield p
+def before(fronts, mode="passthrough", **options):
+    """A Puerta that has heard of all these fronts, and tells its clients."""
+    return mongo_harness.before(fronts, **dict({"mode": mode, "allow_admin": "yes"}, **options))
 
 
 @contextlib.contextmanager
@@ -134,8 +124,7 @@ def test_without_allow_admin_a_mongos_answers(fronts, mode):
 
 
 def test_nobody_without_a_login(fronts):
-    keys = harness.subprocess.run([harness.BINARY, "hash-password", "4096"], input=b"pass\n", stdout=harness.subprocess.PIPE, check=True).stdout.decode().strip()
-    with before(fronts, "pooled", user="ops " + keys) as p, p.client() as c:
+    with before(fronts, "pooled", user="ops " + harness.keys_of("pass", 4096)) as p, p.client() as c:
         assert c.hello()["ok"]
         assert c.ask({"puertaStatus": 1})["code"] == 13
         with pymongo.MongoClient(p.uri(), username="ops", password="pass") as client:

@@ -17,16 +17,6 @@ def key(name="k", slot=SLOT):
     return "{%s}%s" % (tag_for_slot(slot), name)
 
 
-@pytest.fixture(scope="module")
-def plain():
-    """A server of its own, not in cluster mode: what it says is right."""
-    folder = harness.temporary_folder("puerta-plain-")
-    node = harness.RedisNode(folder, harness.free_port(), {"save": "", "appendonly": "no", "protected_mode": "no"})
-    node.start()
-    yield node
-    node.stop()
-
-
 @pytest.fixture(autouse=True)
 def empty(cluster):
     cluster.flush()
@@ -64,8 +54,8 @@ def blocking_commands(a, b):
             ("XREADGROUP", "GROUP", "g", "c", "COUNT", 3, "BLOCK", 50, "STREAMS", b, ">")]
 
 
-def same(client, plain, *command):
-    with RespClient(plain.port) as real:
+def same(client, server, *command):
+    with RespClient(server.port) as real:
         theirs = real.try_ask(*command)
     mine = client.try_ask(*command)
     if isinstance(theirs, RespError):
@@ -75,23 +65,23 @@ def same(client, plain, *command):
     return mine
 
 
-def test_answers_are_those_of_a_plain_server(client, plain):
+def test_answers_are_those_of_a_plain_server(client, server):
     """With elements there, without, of the wrong type, with wrong arguments."""
-    plain.ask("FLUSHALL")
+    server.ask("FLUSHALL")
     a, b = key("a"), key("b")
     for fill in (None, ("RPUSH", a, "1", "2", "3", "4", "5", "6", "7"), ("ZADD", a, 1, "x", 2, "y", 3, "z"), ("XADD", a, "5-1", "f", "v")):
         for base in blocking_commands(a, b):
             for extra in ((), ("odd",)) if base[-1] != "0.05" or base[0] in ("BLMOVE", "BRPOPLPUSH") else ((),):
-                same(client, plain, "DEL", a, b)
-                same(client, plain, "XGROUP", "CREATE", b, "g", "0", "MKSTREAM")
+                same(client, server, "DEL", a, b)
+                same(client, server, "XGROUP", "CREATE", b, "g", "0", "MKSTREAM")
                 if fill:
-                    same(client, plain, *fill)
-                same(client, plain, *(base + extra))
+                    same(client, server, *fill)
+                same(client, server, *(base + extra))
     for command in (("BLPOP", a), ("BLPOP", a, "x"), ("BLPOP", a, "-1"), ("BLPOP", a, "inf"), ("BLPOP", a, ""), ("BLMPOP", "x", 1, a, "LEFT"),
                     ("BLMPOP", "0", 0, a, "LEFT"), ("BLMPOP", "0", 5, a, "LEFT"), ("BZMPOP", "-1", 1, a, "MIN"), ("XREAD", "BLOCK", "x", "STREAMS", a, "0"),
                     ("XREAD", "BLOCK", "-1", "STREAMS", a, "0"), ("XREAD", "BLOCK", "0", "STREAMS", a), ("BLMOVE", a, b, "UP", "LEFT", "0"),
                     ("XREADGROUP", "GROUP", "none", "c", "BLOCK", "0", "STREAMS", b, ">"), ("BLPOP", a, "1" * 70), ("BLPOP", a, "1e30")):
-        same(client, plain, *command)
+        same(client, server, *command)
 
 
 def test_what_is_pushed_is_popped(client, other):
@@ -540,12 +530,12 @@ def test_unblock(cluster, puerta, client, other):
     wait_blocked(cluster.masters[0], 0)
 
 
-def test_unblock_says_what_a_server_says(client, plain):
+def test_unblock_says_what_a_server_says(client, server):
     mine = client.ask("CLIENT", "ID")
     assert client.ask("CLIENT", "UNBLOCK", mine) == 0 and client.ask("CLIENT", "UNBLOCK", 123456789) == 0
     for command in (("CLIENT", "UNBLOCK"), ("CLIENT", "UNBLOCK", "x"), ("CLIENT", "UNBLOCK", "1", "odd"), ("CLIENT", "UNBLOCK", "0"), ("CLIENT", "UNBLOCK", "-1"),
                     ("CLIENT", "UNBLOCK", "99999999", "TIMEOUT"), ("CLIENT", "UNBLOCK", "99999999", "timeout", "odd")):
-        same(client, plain, *command)
+        same(client, server, *command)
 
 
 def test_unblock_one_that_no_node_knows_yet(cluster):
@@ -609,11 +599,11 @@ def test_client_reply_off(puerta, other):
         assert c.read() == b"OK"
 
 
-def test_a_plain_server_behind(plain):
-    plain.ask("FLUSHALL")
-    with Puerta([plain.address], topology="single") as p, p.client() as c, p.client() as other:
+def test_a_plain_server_behind(server):
+    server.ask("FLUSHALL")
+    with Puerta([server.address], topology="single") as p, p.client() as c, p.client() as other:
         c.send("BLPOP", "a", "b", 0)
-        wait_blocked(plain, 1)
+        wait_blocked(server, 1)
         other.ask("RPUSH", "b", "x")
         assert c.read() == [b"b", b"x"]
 

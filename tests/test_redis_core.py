@@ -460,20 +460,15 @@ def test_with_no_seed_alive_clients_get_an_error_and_then_service():
                 harness.wait_for("service on the same connection", lambda: c.try_ask("SET", "a", "1") == b"OK")
 
 
-def test_a_server_without_cluster_mode_is_named(tmp_path):
-    node = harness.RedisNode(str(tmp_path), harness.free_port(), {"save": "", "daemonize": "no"})
-    node.start()
-    try:
-        with Puerta([node.address], wait=False) as p:
-            c = harness.wait_for("the listener", lambda: dial_or_none(p.port))
-            with c:
-                reply = harness.wait_for("the cure", lambda: has_text(c.try_ask("GET", "a"), "topology = single"))
-                assert isinstance(reply, RespError)
-            assert "topology" in p.log_text()
-        with Puerta([node.address], topology="single") as p, p.client() as c:
-            assert c.pipeline([("SET", "a", "1"), ("GET", "a"), ("RENAME", "a", "b"), ("MGET", "b", "a")]) == [b"OK", b"1", b"OK", [b"1", None]]
-    finally:
-        node.stop()
+def test_a_server_without_cluster_mode_is_named(server):
+    with Puerta([server.address], wait=False) as p:
+        c = harness.wait_for("the listener", lambda: dial_or_none(p.port))
+        with c:
+            reply = harness.wait_for("the cure", lambda: has_text(c.try_ask("GET", "a"), "topology = single"))
+            assert isinstance(reply, RespError)
+        assert "topology" in p.log_text()
+    with Puerta([server.address], topology="single") as p, p.client() as c:
+        assert c.pipeline([("SET", "a", "1"), ("GET", "a"), ("RENAME", "a", "b"), ("MGET", "b", "a")]) == [b"OK", b"1", b"OK", [b"1", None]]
 
 
 def dial_or_none(port):

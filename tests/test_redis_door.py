@@ -75,12 +75,9 @@ def guarded(cluster):
 @pytest.fixture(scope="module")
 def server():
     """A plain Redis server with the same password."""
-    folder = harness.temporary_folder("puerta-door-")
-    node = harness.RedisNode(folder, harness.free_port(), {"save": ""})
-    node.start()
-    node.ask("CONFIG", "SET", "requirepass", SECRET)
-    yield node
-    node.stop()
+    with harness.plain_server() as node:
+        node.ask("CONFIG", "SET", "requirepass", SECRET)
+        yield node
 
 
 # ---- what a stranger may do ----
@@ -277,19 +274,6 @@ def test_puerta_stops_while_guesses_wait(cluster):
 
 # ---- protected mode ----
 
-def own_address():
-    """An address of this machine that is not loopback; None if it has none. Nothing is sent."""
-    if "PUERTA_OWN_ADDRESS" in os.environ:
-        return os.environ["PUERTA_OWN_ADDRESS"]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        try:
-            s.connect(("192.0.2.1", 9))
-            found = s.getsockname()[0]
-        except OSError:
-            return None
-    return None if found.startswith(("127.", "0.")) else found
-
-
 def denied(port, address):
     """What a client from there hears first, until it is closed; nothing if it is let in."""
     with harness.wait_for("puerta to listen", lambda: connected(port, address)) as c:
@@ -306,7 +290,7 @@ def denied(port, address):
 
 
 def check_protected():
-    address = own_address()
+    address = harness.own_address()
     nodes = ["127.0.0.1:%d" % harness.free_port()]  # none is needed: it is about the listener
 
     def started(*lines):
@@ -332,7 +316,7 @@ def check_protected():
 
 
 def test_protected_mode():
-    if own_address() is not None:
+    if harness.own_address() is not None:
         check_protected()
         return
     # A network of its own, where this test runs again.

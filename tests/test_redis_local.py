@@ -10,23 +10,10 @@ import harness
 from harness import Puerta, RespClient, RespError, encode, slot_of
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A plain redis-server, to compare with."""
-    node = harness.RedisNode(str(tmp_path_factory.mktemp("plain")), harness.free_port(), {"save": "", "appendonly": "no"})
-    node.start()
-    yield node
-    node.stop()
-
-
 @pytest.fixture
 def real(server):
     with RespClient(server.port) as c:
         yield c
-
-
-def is_7_0(server):
-    return server.info("server").get("redis_version", "").startswith("7.0.")
 
 
 def said(reply):
@@ -37,10 +24,6 @@ def error_of(client, *command):
     reply = client.try_ask(*command)
     assert isinstance(reply, RespError), reply
     return reply.text
-
-
-def info_of(client, *names):
-    return dict(line.split(":", 1) for line in client.ask("INFO", *names).decode().split("\r\n") if ":" in line)
 
 
 # ---- the same words as a plain server ----
@@ -63,7 +46,7 @@ COMMAND GETKEYSANDFLAGS get a; COMMAND GETKEYSANDFLAGS mget a b; INFO cluster; I
 
 @pytest.mark.parametrize("line", [line for line in SAME.split("\n") if line])
 def test_the_same_answer_as_a_plain_server(client, real, server, line):
-    if not is_7_0(server):
+    if not server.is_7_0():
         pytest.skip("the texts are those of Redis 7.0")
     calls = [text.split(" ") for text in line.split("; ")]
     wrong = [(" ".join(call), said(mine), said(theirs))
@@ -132,7 +115,7 @@ def test_command_in_the_form_of_the_server(client, real, server):
     for name, row in theirs.items():
         assert len(mine[name]) == 10
         differ = {c.decode() for c in set(mine[name][6]) ^ set(row[6])} - CATEGORIES_DIFFER.get(name, set())
-        if differ and is_7_0(server):
+        if differ and server.is_7_0():
             wrong[name] = differ
         assert bool(mine[name][8]) == bool(row[8]), "key specs of " + name
         assert {s[0] for s in row[9]} <= {s[0] for s in mine[name][9]}
@@ -150,7 +133,7 @@ SPECS_DIFFER = {"bitop", "georadius", "lcs", "pfmerge", "sdiffstore", "sintersto
 
 
 def test_key_specs(client, real, server):
-    if not is_7_0(server):
+    if not server.is_7_0():
         pytest.skip("compared with Redis 7.0")
     mine, theirs = rows_of(client), rows_of(real)
     assert {n for n, row in theirs.items() if specs_of(row) != specs_of(mine[n])} == SPECS_DIFFER
@@ -163,7 +146,7 @@ def test_command_info_answers_in_the_order_of_the_names(client):
 
 
 def test_command_lists(client, real, server):
-    if not is_7_0(server):
+    if not server.is_7_0():
         pytest.skip("compared with Redis 7.0")
     mine, theirs = client.ask("COMMAND", "LIST"), real.ask("COMMAND", "LIST")
     assert set(theirs) <= set(mine) and len(mine) == len(set(mine))
@@ -451,7 +434,7 @@ def test_the_version_that_clients_are_told(cluster):
     with Puerta(cluster, redis_version="8.2.1") as p, p.client() as c:
         hello = c.ask("HELLO", "2")
         assert hello[hello.index(b"version") + 1] == b"8.2.1"
-        assert info_of(c, "server")["redis_version"] == "8.2.1"
+        assert c.info("server")["redis_version"] == "8.2.1"
         assert c.ask("LOLWUT").endswith(b", as Redis ver. 8.2.1\n")
 
 
@@ -520,7 +503,7 @@ def test_info_by_section(client, real):
 
 def test_info_counts_commands_and_errors(client):
     def calls(name):
-        found = info_of(client, "commandstats").get("cmdstat_" + name)
+        found = client.info("commandstats").get("cmdstat_" + name)
         return dict(p.split("=") for p in found.split(",")) if found else {"calls": "0", "rejected_calls": "0", "failed_calls": "0"}
 
     def difference(before, after):
@@ -528,7 +511,7 @@ def test_info_counts_commands_and_errors(client):
 
     names = ("get", "client|id", "mget", "object|encoding", "select")
     before = {n: calls(n) for n in names}
-    errors = info_of(client, "errorstats")
+    errors = client.info("errorstats")
     client.pipeline([("GET", "x")] * 7 + [("CLIENT", "ID")] * 2 + [("MGET", "a", "b", "c"), ("OBJECT", "ENCODING", "x"), ("SELECT", "5"),
                                                                     ("SELECT",), ("HELLO", "9")])
     assert difference(before["get"], calls("get")) == {"calls": 7, "rejected_calls": 0, "failed_calls": 0}
@@ -536,7 +519,7 @@ def test_info_counts_commands_and_errors(client):
     assert difference(before["mget"], calls("mget"))["calls"] == 1
     assert difference(before["object|encoding"], calls("object|encoding"))["calls"] == 1
     assert difference(before["select"], calls("select")) == {"calls": 1, "rejected_calls": 1, "failed_calls": 1}
-    after = info_of(client, "errorstats")
+    after = client.info("errorstats")
 
     def count(counts, word):
         return int(counts.get("errorstat_" + word, "count=0").split("=")[1])
@@ -545,7 +528,7 @@ def test_info_counts_commands_and_errors(client):
 
 
 def test_info_says_what_tools_look_for(client, puerta):
-    info = info_of(client)
+    info = client.info()
     assert info["redis_version"].startswith("7.0.") and info["redis_mode"] == "standalone" and info["role"] == "master"
     assert info["tcp_port"] == str(puerta.port) and info["loading"] == "0" and int(info["connected_clients"]) >= 1
     assert int(info["used_memory"]) > 0 and info["process_id"].isdigit() and float(info["used_cpu_user"]) >= 0

@@ -4,7 +4,6 @@ import signal
 import hashlib
 import socket
 import threading
-import time
 
 import pytest
 

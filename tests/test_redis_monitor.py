@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from harness import Puerta, RedisNode, RespClient, RespError, free_port, wait_for
+from harness import Puerta, RespClient, RespError, plain_server, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -14,12 +14,10 @@ def admin(cluster):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server():
     """A plain redis-server, to compare with."""
-    node = RedisNode(str(tmp_path_factory.mktemp("plain")), free_port(), {"save": "", "appendonly": "no", "databases": "1"})
-    node.start()
-    yield node
-    node.stop()
+    with plain_server(databases="1") as node:
+        yield node
 
 
 def lines(client, count):

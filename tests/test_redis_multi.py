@@ -14,18 +14,6 @@ ABORT = "EXECABORT Transaction discarded because of previous errors."
 NAMED = re.compile(r"^(ERR outcome unknown|TRYAGAIN not executed|CLUSTERDOWN not executed|ERR not executed|ERR no answer)")
 
 
-@pytest.fixture(scope="module")
-def plain():
-    """One server that is no cluster: what it says is right."""
-    with harness.RedisCluster(masters=1, replicas=0) as c:  # only for its folder and port; the node beside it is plain
-        node = harness.RedisNode(c.folder, harness.free_port(), {"save": "", "appendonly": "no"})
-        node.start()
-        try:
-            yield node
-        finally:
-            node.stop()
-
-
 def said(reply):
     """Replies as they can be compared."""
     if isinstance(reply, list):
@@ -98,8 +86,8 @@ SEQUENCES = {
 
 @pytest.mark.parametrize("one_by_one", [True, False], ids=["asked one by one", "pipelined"])
 @pytest.mark.parametrize("name", SEQUENCES)
-def test_answers_are_those_of_one_server(puerta, plain, name, one_by_one):
-    assert play(puerta.port, SEQUENCES[name], one_by_one) == play(plain.port, SEQUENCES[name], one_by_one)
+def test_answers_are_those_of_one_server(puerta, server, name, one_by_one):
+    assert play(puerta.port, SEQUENCES[name], one_by_one) == play(server.port, SEQUENCES[name], one_by_one)
 
 
 def info(puerta):
@@ -142,8 +130,8 @@ class Move:
 
 
 @pytest.fixture(scope="module")
-def single(plain):
-    with Puerta([plain.address], topology="single") as p:
+def single(server):
+    with Puerta([server.address], topology="single") as p:
         yield p
 
 
@@ -156,8 +144,8 @@ OF_ONE = dict(SEQUENCES, **{
 
 @pytest.mark.parametrize("one_by_one", [True, False], ids=["asked one by one", "pipelined"])
 @pytest.mark.parametrize("name", OF_ONE)
-def test_answers_with_one_server_behind(single, plain, name, one_by_one):
-    assert play(single.port, OF_ONE[name], one_by_one) == play(plain.port, OF_ONE[name], one_by_one)
+def test_answers_with_one_server_behind(single, server, name, one_by_one):
+    assert play(single.port, OF_ONE[name], one_by_one) == play(server.port, OF_ONE[name], one_by_one)
 
 
 def test_a_node_that_is_busy_with_a_script(own_cluster):
@@ -210,10 +198,10 @@ def test_an_error_that_only_the_node_finds_stands_in_execabort(client):
 
 
 @pytest.mark.parametrize("command", [("NOSUCH",), ("NOSUCH", A), ("NOSUCH", A, "b"), ("NOSUCH", "{b}1")])
-def test_an_unknown_command_is_refused_at_once(client, plain, command):
+def test_an_unknown_command_is_refused_at_once(client, server, command):
     client.ask("DEL", A)
     commands = [("MULTI",), ("SET", A, "1"), command, ("SET", A, "2"), ("EXEC",), ("GET", A)]
-    with RespClient(plain.port) as theirs:
+    with RespClient(server.port) as theirs:
         theirs.ask("DEL", A)
         assert said(client.pipeline(commands)) == said(theirs.pipeline(commands))
 

@@ -10,19 +10,10 @@ import time
 import pytest
 
 import harness
-from harness import LONG, Puerta, RedisCluster, RespClient, RespError, encode, slot_of, tag_for_slot, wait_for
+from harness import LONG, Puerta, RedisCluster, RespClient, RespError, encode, tag_for_slot, wait_for
 
 MB = 1 << 20
 PROGRAM_BYTES = 4 * MB  # a process without a block: its text, stack and libc
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A plain redis-server, to compare with."""
-    node = harness.RedisNode(str(tmp_path_factory.mktemp("plain")), harness.free_port(), {"save": "", "appendonly": "no"})
-    node.start()
-    yield node
-    node.stop()
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +40,6 @@ def publish(client, channel, *texts, shard=False):
 
 def messages(client, count, timeout=None):
     return [client.read(timeout) for _ in range(count)]
-
-
-def info_of(client, *names):
-    return dict(line.split(":", 1) for line in client.ask("INFO", *names).decode().split("\r\n") if ":" in line)
 
 
 def at_nodes(nodes):
@@ -379,7 +366,7 @@ def test_pubsub_answers_from_puertas_own_tables(puerta, cluster, client, other):
         assert sorted(client.ask("PUBSUB", "SHARDCHANNELS")) == sorted(s.encode() for s in shards)
         assert client.ask("PUBSUB", "SHARDNUMSUB", shards[0], "t1") == [shards[0].encode(), 1, b"t1", 0]
         assert publish(other, "t1", "x") == [4] and publish(other, "u" * 100, "x") == [2]
-        stats = info_of(client, "stats")
+        stats = client.info("stats")
         assert stats["pubsub_channels"] == "6" and stats["pubsub_patterns"] == "2"
         lines = client.ask("CLIENT", "LIST", "TYPE", "pubsub").decode().splitlines()
         assert sorted(re.search(r"flags=(\S+) db=0 (sub=\d+ psub=\d+ ssub=\d+) ", line).groups() for line in lines) == \

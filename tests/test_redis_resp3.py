@@ -16,22 +16,18 @@ MANY = ["r3:many:%d" % i for i in range(60)]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server():
     """A plain redis-server, to compare with."""
-    node = harness.RedisNode(str(tmp_path_factory.mktemp("plain")), harness.free_port(), {"save": "", "enable_debug_command": "yes"})
-    node.start()
-    yield node
-    node.stop()
+    with harness.plain_server(enable_debug_command="yes") as node:
+        yield node
 
 
 @pytest.fixture(scope="module")
-def cluster_server(tmp_path_factory):
+def cluster_server():
     """One server in cluster mode that owns all slots: what CLUSTER says of one node."""
-    node = harness.RedisNode(str(tmp_path_factory.mktemp("one")), harness.free_port(), {"save": "", "cluster_enabled": "yes"})
-    node.start()
-    node.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-    yield node
-    node.stop()
+    with harness.plain_server(cluster_enabled="yes") as node:
+        node.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        yield node
 
 
 @contextlib.contextmanager
@@ -53,16 +49,8 @@ def real3(server):
         yield c
 
 
-def is_7_0(node):
-    return node.info("server").get("redis_version", "").startswith("7.0.")
-
-
 def said(reply):
     return ("error", reply.text) if isinstance(reply, RespError) else (type(reply), reply)
-
-
-def info_of(client, section="puerta"):
-    return dict(line.split(":", 1) for line in client.ask("INFO", section).decode().split("\r\n") if ":" in line)
 
 
 # ---- HELLO ----
@@ -79,7 +67,7 @@ HELLO 3; HELLO 4; HELLO 1; HELLO 3 FOO; HELLO 3 AUTH nobody x; HELLO; GET none; 
 
 @pytest.mark.parametrize("line", [line for line in HELLOS.split("\n") if line])
 def test_hello_says_what_redis_says(client, server, line):
-    if not is_7_0(server):
+    if not server.is_7_0():
         pytest.skip("the texts are those of Redis 7.0")
     with RespClient(server.port) as real:
         client.marks, real.marks = [], []
@@ -171,7 +159,7 @@ SCRIPTS = ["return 1", "return 'x'", "return false", "return true", "return {1,'
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("line", [line for line in SAME.split("\n") if line])
 def test_the_same_types_as_a_plain_server(cluster, puerta, server, line, version):
-    if not is_7_0(server):
+    if not server.is_7_0():
         pytest.skip("compared with Redis 7.0")
     server.ask("FLUSHALL")
     cluster.flush()
@@ -211,7 +199,7 @@ def test_cluster_says_it_in_the_types_of_a_node(puerta, cluster_server, version)
 
 
 def test_all_rows_of_command_in_the_form_of_resp3(three, real3, server):
-    if not is_7_0(server):
+    if not server.is_7_0():
         pytest.skip("compared with Redis 7.0")
     names = [row[0] for row in real3.ask("COMMAND")]
     rows = three.ask("COMMAND", "INFO", *names)
@@ -461,7 +449,7 @@ def test_large_answers_with_few_leases(cluster):
             t.join()
         assert failures == []
         with p.client() as c:
-            assert int(info_of(c)["large_replies"]) >= 200
+            assert int(c.info("puerta")["large_replies"]) >= 200
 
 
 # ---- nodes that fail, slots that move ----
@@ -607,7 +595,7 @@ def test_a_server_that_knows_no_resp3():
                 assert replies[3] == b"PONG" and time.monotonic() - began < 2 * harness.SLOW
                 assert two.pipeline([("GET", "a"), ("SET", "a", "b")]) == [b"v", b"OK"]
             assert node.dials < 20
-            assert info_of(two)["not_executed"] == "15"
+            assert two.info("puerta")["not_executed"] == "15"
             assert b"state=up" in two.ask("INFO", "puerta")
             assert c.ask("HELLO", 2)[5] == 2 and c.ask("GET", "a") == b"v"
 
@@ -676,7 +664,7 @@ def test_pushes_are_no_answers():
         with speaking(p.port, 3) as c:
             assert c.pipeline([("GET", "k%d" % i) for i in range(50)] + [("STRLEN", "x")] * 3 + [("GET", "end")]) == \
                 [b"k%d" % i for i in range(50)] + [7] * 3 + [b"end"]
-            assert int(info_of(c)["pushes_dropped"]) == 105 and int(info_of(c)["upstream_lost"]) == 0
+            assert int(c.info("puerta")["pushes_dropped"]) == 105 and int(c.info("puerta")["upstream_lost"]) == 0
 
 
 def test_attributes_and_blob_errors_of_a_node():

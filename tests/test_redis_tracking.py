@@ -40,16 +40,7 @@ def writer(puerta):
         yield c
 
 
-@pytest.fixture(scope="module")
-def plain():
-    folder = harness.temporary_folder("puerta-tracking-")
-    node = harness.RedisNode(folder, harness.free_port(), {"save": ""})
-    node.start()
-    yield node
-    node.stop()
-
-
-def test_texts_are_those_of_redis(puerta, plain):
+def test_texts_are_those_of_redis(puerta, server):
     commands = [
         ("CLIENT", "TRACKINGINFO"), ("CLIENT", "GETREDIR"), ("CLIENT", "CACHING", "YES"), ("CLIENT", "CACHING"), ("CLIENT", "TRACKING"), ("CLIENT", "TRACKING", "maybe"),
         ("CLIENT", "TRACKING", "ON", "FAST"), ("CLIENT", "TRACKING", "ON", "REDIRECT"), ("CLIENT", "TRACKING", "ON", "REDIRECT", "x"),
@@ -62,7 +53,7 @@ def test_texts_are_those_of_redis(puerta, plain):
         ("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "barb"), ("CLIENT", "TRACKING", "ON"), ("CLIENT", "TRACKING", "OFF"), ("CLIENT", "GETREDIR"),
     ]
     for hello in ("2", "3"):
-        with puerta.client() as ours, RespClient(plain.port) as theirs:
+        with puerta.client() as ours, RespClient(server.port) as theirs:
             ours.ask("HELLO", hello)
             theirs.ask("HELLO", hello)
             for command in commands:

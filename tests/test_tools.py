@@ -8,15 +8,7 @@ import threading
 import pytest
 
 import harness
-from harness import Load, RedisNode, free_port
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    node = RedisNode(str(tmp_path_factory.mktemp("single")), free_port(), {"save": "", "daemonize": "no"})
-    node.start()
-    yield node
-    node.stop()
+from harness import Load, free_port
 
 
 class Liar:
