@@ -707,15 +707,53 @@ class Spares:
 BAD_LOG = re.compile(r"fatal|AddressSanitizer|LeakSanitizer|UndefinedBehavior|runtime error:|heap call after the seal|assert", re.I)
 
 
-class Puerta:
-    """Puerta as a process. `cluster` is a RedisCluster or a list of seeds; options become key=value of the section."""
+class Program:
+    """A Puerta of whichever mode, as a process: `process`, `folder` and `log` are of whoever starts it. It is ended in any case."""
+
+    expect_exit = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        # A test that already failed shall show its own failure.
+        self.stop(check=kind is None)
+
+    def log_text(self):
+        return read_file(self.log)
+
+    def alive(self):
+        return self.process.poll() is None
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self, check=True, timeout=15.0):
+        if self.alive():
+            self.terminate()
+            try:
+                self.process.wait(timeout * SLOW)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        ended(self.process)
+        text = self.log_text()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if check:
+            bad = BAD_LOG.search(text)
+            assert bad is None, "puerta's log: ...%s" % text[max(0, bad.start() - 300):bad.start() + 4000]
+            assert self.process.returncode == self.expect_exit, \
+                "puerta ended with %s: %s" % (self.process.returncode, text[-4000:])
+
+
+class Puerta(Program):
+    """Puerta before a Redis Cluster. `cluster` is a RedisCluster or a list of seeds; options become key=value of the section."""
 
     def __init__(self, cluster, wait=True, nofile=None, env=None, conf=None, binary=None, **options):
         self.folder = temporary_folder("puerta-test-")
         self.log = os.path.join(self.folder, "log")
         self.port = free_port()
         self.nofile = nofile
-        self.expect_exit = 0
         seeds = cluster.seeds() if isinstance(cluster, RedisCluster) else ",".join(cluster)
         binary = binary or BINARY
         if conf is not None:
@@ -737,16 +775,6 @@ class Puerta:
             ended(self.process)
             raise
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        # A test that already failed shall show its own failure.
-        self.stop(check=kind is None)
-
-    def log_text(self):
-        return read_file(self.log)
-
     def wait_ready(self, timeout=20.0):
         """Until a key of each third of the slots can be read."""
         def ready():
@@ -763,9 +791,6 @@ class Puerta:
     def client(self, **options):
         return RespClient(self.port, **options)
 
-    def alive(self):
-        return self.process.poll() is None
-
     def worker(self):
         """The process that serves: the one that has the block, not its parent or helper."""
         return max(children_of(self.process.pid) + [self.process.pid], key=lambda pid: memory_of(pid)[0])
@@ -774,23 +799,6 @@ class Puerta:
         """Bytes that `puerta -t` says it takes, with the options that it was started with."""
         told = subprocess.run([self.arguments[0], "-t"] + self.arguments[1:], stdout=subprocess.PIPE, check=True).stdout.decode()
         return int(re.search(r"^# total +(\d+)$", told, re.M).group(1))
-
-    def stop(self, check=True, timeout=15.0):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(timeout * SLOW)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        ended(self.process)
-        text = self.log_text()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if check:
-            bad = BAD_LOG.search(text)
-            assert bad is None, "puerta's log: ...%s" % text[max(0, bad.start() - 300):bad.start() + 4000]
-            assert self.process.returncode == self.expect_exit, \
-                "puerta ended with %s: %s" % (self.process.returncode, text[-4000:])
 
 
 class Load:

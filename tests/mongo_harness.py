@@ -327,8 +327,8 @@ def run_driver(script, uri, timeout=120, env=None):
                              (script, done.returncode, said[-2000:], done.stderr[-2000:])) from None
 
 
-class MongoPuerta:
-    """Puerta in MongoDB mode as a process, before these addresses; it is ended in any case, also when a test raises.
+class MongoPuerta(harness.Program):
+    """Puerta in MongoDB mode before these addresses.
 
     Options become key=value of the section, in the quick form; those of `process` belong to the whole process and need a file, as does
     `conf`, a text with {port}, {redis_port}, {mongos} and {folder}. `counters` opens a Redis section beside it, of which INFO tells them.
@@ -372,12 +372,6 @@ class MongoPuerta:
         self.process.wait()
         harness.ended(self.process)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        self.stop(check=kind is None)
-
     @property
     def address(self):
         return "127.0.0.1:%d" % self.port
@@ -387,9 +381,6 @@ class MongoPuerta:
 
     def client(self, **options):
         return MongoClient(self.port, **options)
-
-    def log_text(self):
-        return harness.read_file(self.log)
 
     def wait_log(self, pattern, count=1, timeout=20.0):
         """Until so many lines of the log hold the pattern."""
@@ -416,25 +407,6 @@ class MongoPuerta:
         """Bytes of memory that the worker occupies."""
         with open("/proc/%d/statm" % self.worker()) as f:
             return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    def terminate(self):
-        self.process.send_signal(signal.SIGTERM)
-
-    def stop(self, check=True, timeout=15.0):
-        if self.process.poll() is None:
-            self.terminate()
-            try:
-                self.process.wait(timeout * harness.SLOW)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        harness.ended(self.process)
-        text = self.log_text()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if check:
-            bad = harness.BAD_LOG.search(text)
-            assert bad is None, "puerta's log: ...%s" % text[max(0, bad.start() - 300):bad.start() + 4000]
-            assert self.process.returncode == 0, "puerta ended with %s: %s" % (self.process.returncode, text[-4000:])
 
 
 @contextlib.contextmanager
