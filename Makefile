@@ -144,7 +144,6 @@ check:
 SERVICE := puerta.service puerta.openrc puerta.openbsd puerta.freebsd s6/run s6/notification-fd
 
 install: $(B)/puerta
-objects: $(OBJ)
 	mkdir -p $(DESTDIR)$(BINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(DOCDIR)/service/s6 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
 	install -m 755 $(B)/puerta $(DESTDIR)$(BINDIR)/puerta
 	install -m 644 puerta.conf.example $(DESTDIR)$(SYSCONFDIR)/puerta.conf.example

@@ -429,6 +429,11 @@ else
     skip "integration with filtered system calls" "seccomp is of Linux"
 fi
 beside "$mongo_step" pytest tests/test_fake_mongos.py
+if [ "$MANAGER" = apt-get ]; then
+    beside "builds for other systems" sh tests/cross.sh
+else
+    skip "builds for other systems" "qemu-user-static is Debian's"
+fi
 beside "a million answers" pytest tests/test_million.py
 beside "tests of the tools" pytest tests/test_tools.py
 beside "documents" pytest tests/test_docs.py
