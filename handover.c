@@ -6,6 +6,7 @@
  *     each section serves (or has had its time)
  *     HELLO, with the versions of what follows ----------> accepts nobody any more; other versions: closes clients that rest
  *     parent_ready()
+ *     HELD ... <-----------------------------------------  which servers an operator holds
  *     NOTE, SEEDS_END, NOTE ...  <-----------------------  what lives at which mongos
  *     accepts  <-----------------------------------------  TABLES_END
  *     adopts   <-- descriptors, one record of each ------  CLIENT, as soon as one rests
@@ -37,12 +38,13 @@
 #define ON_THE_WAY 64           /* clients given of which it is not known yet whether they were taken */
 #define PACKETS_PER_TURN 256
 
-enum packet { HELLO = 1, NOTE, SEEDS_END, TABLES_END, CLIENT, TAKEN, REFUSED };
+enum packet { HELLO = 1, NOTE, SEEDS_END, TABLES_END, CLIENT, TAKEN, REFUSED, HELD };
 
 struct head { uint32_t kind, version; };
 struct hello { struct head head; uint32_t sizes[2]; };
 struct answer { struct head head; uint64_t id; uint32_t entry, kind; };
 struct note { struct head head; struct hand_note note; };
+struct held { struct head head; uint8_t hold; uint16_t port; char section[NAME_CAP], host[HOST_CAP]; };
 struct client { struct head head; struct handed handed; };
 
 static struct {
@@ -206,6 +208,20 @@ static void adopt(const struct client *c, size_t n, int *fds, int count)
     }
 }
 
+/* What an operator has said of a server counts for the next worker, too, if it knows that server. */
+static void take_hold(const struct held *h)
+{
+    struct service *s;
+    bool sound = memchr(h->section, '\0', sizeof h->section) != NULL && memchr(h->host, '\0', sizeof h->host) != NULL &&
+                 (h->hold == HELD_DRAIN || h->hold == HELD_DOWN);
+    for (int i = 0; sound && (s = service_at(i)) != NULL; i++) {
+        struct backend *b = strcmp(s->conf->name, h->section) == 0 ? backend_named(s, h->host, h->port, NULL) : NULL;
+        if (b != NULL) {
+            backend_hold(b, (enum backend_hold)h->hold);
+        }
+    }
+}
+
 /* The old worker has gone, by itself or not. */
 static void before_gone(const char *why)
 {
@@ -232,6 +248,8 @@ static void on_before(struct watch *w, short revents)
             adopt(&packet, (size_t)n, fds, count);
         } else if (packet.head.kind == NOTE && n == (ssize_t)sizeof(struct note)) {
             take_note(&((const struct note *)(const void *)&packet)->note);
+        } else if (packet.head.kind == HELD && n == (ssize_t)sizeof(struct held)) {
+            take_hold((const struct held *)(const void *)&packet);
         } else if (packet.head.kind == SEEDS_END) {
             ho.seeded = true;
             loop_want(&ho.notes, POLLIN);
@@ -289,6 +307,26 @@ static bool give_note(const struct hand_note *n)
     p->head = head(NOTE);
     p->note = *n;
     return send_packet(&ho.next, p, sizeof *p, NULL, 0);
+}
+
+/* False: the socket is full. What a reload alone has drained is not told: the next worker has read the same file. */
+static bool tell_holds(void)
+{
+    bool fits = true;
+    for (uint16_t i = 0; i < backend_cap() && fits; i++) {
+        const struct backend *b = backend_at(i);
+        struct held h;
+        if (b != NULL && b->hold != HELD_NOT && !b->dropped) {
+            memset(&h, 0, sizeof h);
+            h.head = head(HELD);
+            h.hold = b->hold;
+            h.port = b->port;
+            memcpy(h.host, b->host, sizeof h.host);
+            memcpy(h.section, b->service->conf->name, sizeof h.section);
+            fits = send_packet(&ho.next, &h, sizeof h, NULL, 0);
+        }
+    }
+    return fits;
 }
 
 /* First of all, and while the socket is empty. */
@@ -378,7 +416,7 @@ static void begin_to_drain(const struct hello *h, size_t n, int notes)
     log_info("the next worker takes over", "clients=%lu handover=%s", (unsigned long)conn_count(CONN_CLIENT), alike ? "yes" : "no");
     conn_listen_no_more();
     parent_upgrade(true);
-    if (alike && tell_seeds()) {
+    if (alike && tell_holds() && tell_seeds()) {
         ho.seeded = true;
         watch_notes(notes);
         loop_timer(&ho.look, loop_ms());

@@ -632,7 +632,7 @@ static inline bool backend_is_down(const struct backend *b)
 {
     return b->state == BACKEND_DOWN || b->hold == HELD_DOWN;
 }
-/* An operator's word, kept as long as the process lives; its state goes on below it. The rooms above are told (on_hold) in the next
+/* An operator's word, kept as long as the process lives, and told to the next one in an upgrade; its state goes on below it. The rooms above are told (on_hold) in the next
  * turn: who says it may be in the middle of a request. */
 void backend_hold(struct backend *b, enum backend_hold hold);
 /* Section i of those that are at work, in the order of the file within each mode; NULL past the last. */

@@ -530,6 +530,30 @@ def test_the_first_user(cluster):
         assert time.monotonic() - begun < 20 * SLOW
 
 
+@pytest.mark.parametrize("word", ["drain", "down"])
+def test_what_an_operator_holds_stays_held(cluster, word):
+    """Until it is taken back, over any number of upgrades."""
+    def held(p):
+        with harness.RespClient(p.redis_port) as c:
+            return {r[1].decode(): r[7].decode() for r in c.ask("PUERTA", "BACKENDS") if r[7] != b"none"}
+
+    conf = "[mongo main]\nlisten = 127.0.0.1:{port}\nmongos = {mongos}\n[redis asks]\nlisten = 127.0.0.1:{redis_port}\n" \
+           "nodes = %s\nallow_admin = yes\n" % cluster.seeds()
+    with CrowdFronts(2) as fronts, UpgradableMongo(fronts.addresses, conf=conf, counters=True) as p, harness.RespClient(p.redis_port) as c:
+        addresses = fronts.addresses
+        for name in addresses:
+            assert not isinstance(c.ask("PUERTA", word, "main/" + name), harness.RespError)
+        c.ask("PUERTA", "UNDRAIN", "main/" + addresses[0])
+        for _ in range(2):
+            assert held(p) == {addresses[1]: word}
+            p.upgrade()
+        assert held(p) == {addresses[1]: word}
+        with harness.RespClient(p.redis_port) as other:
+            other.ask("PUERTA", "UNDRAIN", "main/" + addresses[1])
+        p.upgrade()
+        assert held(p) == {}
+
+
 def test_addresses_come_and_go(cluster):
     ports = [harness.free_port() for _ in range(2)]
     with Upgradable(cluster, more="listen = 127.0.0.1:%d" % ports[0]) as p:
