@@ -225,6 +225,19 @@ struct action action_kill(uint64_t id)
     return said(ACTION_DONE, "client %llu at %s is ended", (unsigned long long)id, address_text(&c->peer, text));
 }
 
+/* ---------------------------------------------------------- configuration */
+
+struct action action_reload(void *mark, void (*on_done)(void *mark, const struct action *done))
+{
+    if (action_on_reload == NULL) {
+        return said(ACTION_REFUSED, "there is no file to be read again: this Puerta was started without one");
+    }
+    if (!action_on_reload(mark, on_done)) {
+        return said(ACTION_REFUSED, "the file is being read again already: ask again when that is over");
+    }
+    return said(ACTION_DONE, "the file is being read again: the status tells, as `reloaded`, what came of it");
+}
+
 /* ---------------------------------------------------------------- the log */
 
 struct action action_level(const char *word)

@@ -35,9 +35,11 @@ struct action action_hold(const char *name, enum backend_hold hold);
 struct action action_kill(uint64_t id);
 /* "error", "warn", "info", "debug": of this process, until it ends. */
 struct action action_level(const char *word);
-/* Asks for the configuration file to be read again (reload.c). on_done is called once, later, with what came of it: its
- * `text` says how many options changed and how many need a restart, or what is wrong with the file. False: one is under way.
- * Set by reload.c; NULL: there is no file. */
+/* Asks for the configuration file to be read again. DONE: on_done, if it is not NULL, is called once, later, with what came of it: its
+ * `text` says how many options changed and how many need a restart, or what is wrong with the file. REFUSED: there is no file, or one
+ * is being read. */
+struct action action_reload(void *mark, void (*on_done)(void *mark, const struct action *done));
+/* Does so. False: one is under way. Set by reload.c; NULL: there is no file. */
 extern bool (*action_on_reload)(void *mark, void (*on_done)(void *mark, const struct action *done));
 /* Forgets who asked: on_done is not called for that mark any more. */
 extern void (*action_forget)(void *mark);

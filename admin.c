@@ -240,7 +240,7 @@ static void do_metrics(struct admin_client *a, const char *argument)
 static void do_ready(struct admin_client *a, const char *argument)
 {
     (void)argument;
-    answer_document(a, status_process().ready ? 200 : 503, DOC_READY, NULL);
+    answer_document(a, status_ready() ? 200 : 503, DOC_READY, NULL);
 }
 
 /* Without a name: the first section that has slots. */
@@ -323,14 +323,12 @@ static void on_reloaded(void *mark, const struct action *done)
 
 static void do_reload(struct admin_client *a, const char *argument)
 {
+    struct action asked;
     (void)argument;
-    if (action_on_reload == NULL) {
-        answer_error(a, 409, "there is no configuration file to be read again");
-        return;
-    }
     set_state(a, ASKED, RELOAD_MS);
-    if (!action_on_reload(a, on_reloaded)) {
-        answer_error(a, 409, "a reload is under way: ask again when it is over");
+    asked = action_reload(a, on_reloaded);
+    if (asked.status != ACTION_DONE) {
+        answer_action(a, &asked);
     }
 }
 

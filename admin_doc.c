@@ -1,7 +1,7 @@
 /*
  * admin_doc.c - what operators are told as JSON: documents made in pieces, element by element.
  *
- *   status.h, stats.h, trace.h  --one row--> an element --answer.h--> the caller's room, until that is full
+ *   status.h, stats.h  --one row--> an element --answer.h--> the caller's room, until that is full
  *
  * A document is a list of parts; a part writes one element at each call, and may be called again for the same one when there was no
  * room. Rows are indexes for life, so what comes or goes between two pieces shifts nothing.
@@ -10,7 +10,6 @@
  */
 #include "admin_doc.h"
 #include "status.h"
-#include "trace.h"
 
 #include <string.h>
 
@@ -22,95 +21,56 @@ struct doc_part {
     enum form form;
     /* Writes what stands in row y->row, or the next one that there is, and moves on. False: there is none left. */
     bool (*element)(struct doc *y, struct json *j);
+    enum status_list list;      /* of rows() */
 };
+
+static void put_field(struct json *j, const struct status_field *f)
+{
+    char text[ADDRESS_TEXT], key[STATUS_KEY_TEXT];
+    const struct address *addresses = f->at;
+    switch (f->type) {
+    case STATUS_TEXT: json_text(j, f->name, f->at); break;
+    case STATUS_KEY: json_bytes(j, f->name, key, status_key(f, key)); break;
+    case STATUS_NUMBER: json_uint(j, f->name, f->number); break;
+    case STATUS_BOOL: json_bool(j, f->name, f->number != 0); break;
+    case STATUS_ADDRESS: json_text(j, f->name, address_text(addresses, text)); break;
+    case STATUS_ADDRESSES:
+        json_array(j, f->name);
+        for (uint64_t i = 0; i < f->number; i++) {
+            json_text(j, NULL, address_text(&addresses[i], text));
+        }
+        json_close(j);
+        break;
+    }
+}
+
+static void put_row(struct json *j, const struct status_row *r)
+{
+    for (uint32_t i = 0; i < r->count; i++) {
+        put_field(j, &r->fields[i]);
+    }
+}
+
+/* The next row of the part's list. */
+static bool rows(struct doc *y, struct json *j)
+{
+    struct status_row r;
+    if (!status_row(y->part->list, &y->row, &r)) {
+        return false;
+    }
+    json_object(j, r.name);
+    put_row(j, &r);
+    json_close(j);
+    return true;
+}
 
 static bool process(struct doc *y, struct json *j)
 {
-    struct status_process p = status_process();
-    json_text(j, "version", p.version);
-    json_int(j, "pid", p.pid);
-    json_double(j, "uptime_s", (double)p.uptime_ms / 1000);
-    json_int(j, "started", p.started);
-    json_bool(j, "ready", p.ready);
-    json_bool(j, "stopping", p.stopping);
-    json_text(j, "log_level", p.log_level);
-    json_uint(j, "memory_bytes", p.memory);
+    struct status_row r;
+    (void)status_row(STATUS_PROCESS, &y->row, &r);
+    put_row(j, &r);
     json_bool(j, "writable", y->conf->admin_token[0] != '\0');
     return false;
-}
-
-static bool sections(struct doc *y, struct json *j)
-{
-    struct status_section s;
-    char text[ADDRESS_TEXT];
-    if (!status_section((int)y->row, &s)) {
-        return false;
-    }
-    json_object(j, NULL);
-    json_text(j, "name", s.name);
-    json_text(j, "kind", s.kind);
-    json_text(j, "mode", s.mode);
-    json_bool(j, "ready", s.ready);
-    json_array(j, "listen");
-    for (int i = 0; i < s.service->conf->listens; i++) {
-        json_text(j, NULL, address_text(&s.service->conf->listen[i], text));
-    }
-    json_close(j);
-    json_uint(j, "clients", s.clients);
-    json_uint(j, "backends", s.backends);
-    json_uint(j, "backends_up", s.backends_up);
-    if (s.service->conf->kind == SERVICE_REDIS) {
-        json_uint(j, "slots", s.slots);
-    }
-    json_close(j);
-    y->row++;
-    return true;
-}
-
-static bool backends(struct doc *y, struct json *j)
-{
-    struct status_backend b;
-    if (!status_backend(&y->row, &b)) {
-        return false;
-    }
-    json_object(j, NULL);
-    json_text(j, "name", b.name);
-    json_text(j, "section", b.section);
-    json_text(j, "kind", b.backend->service->conf->kind == SERVICE_MONGO ? "mongo" : "redis");
-    json_text(j, "state", b.state);
-    json_text(j, "hold", b.hold);
-    json_double(j, "since_s", (double)b.since_ms / 1000);
-    json_uint(j, "slots", b.backend->slots);
-    json_uint(j, "connections", b.facts.connections);
-    json_uint(j, "in_flight", b.facts.in_flight);
-    json_uint(j, "clients", b.facts.clients);
-    json_uint(j, "idle", b.facts.idle);
-    json_uint(j, "waiting", b.facts.waiting);
-    json_uint(j, "pool_max", b.facts.pool_max);
-    json_uint(j, "weight", b.facts.weight);
-    json_bool(j, "ejected", b.facts.ejected);
-    json_uint(j, "answers", latency_answers(b.latency));
-    json_uint(j, "p50_us", latency_percentile(b.latency, 50));
-    json_uint(j, "p99_us", latency_percentile(b.latency, 99));
-    json_bool(j, "busy", b.backend->busy);
-    json_close(j);
-    return true;
-}
-
-static bool tables(struct doc *y, struct json *j)
-{
-    const struct gauge *g;
-    const char *help, *name = gauge_row((int)y->row, &help, &g);
-    if (name == NULL) {
-        return false;
-    }
-    y->row++;
-    json_object(j, name);
-    json_uint(j, "now", g->now);
-    json_uint(j, "high", g->high);
-    json_uint(j, "most", g->most);
-    json_close(j);
-    return true;
 }
 
 static bool counters(struct doc *y, struct json *j)
@@ -125,28 +85,6 @@ static bool counters(struct doc *y, struct json *j)
     return true;
 }
 
-static bool clients(struct doc *y, struct json *j)
-{
-    struct status_client c;
-    if (!status_client(&y->row, &c)) {
-        return false;
-    }
-    json_object(j, NULL);
-    json_uint(j, "id", c.id);
-    json_text(j, "section", c.facts.section);
-    json_text(j, "address", c.address);
-    json_text(j, "name", c.facts.name != NULL ? c.facts.name : "");
-    json_text(j, "user", c.facts.user != NULL ? c.facts.user : "");
-    json_text(j, "doing", c.facts.doing);
-    json_uint(j, "in_flight", c.facts.in_flight);
-    json_double(j, "age_s", (double)c.age_ms / 1000);
-    json_double(j, "idle_s", (double)c.idle_ms / 1000);
-    json_text(j, "backend", c.backend);
-    json_uint(j, "waiting_out", c.waiting_out);
-    json_close(j);
-    return true;
-}
-
 /* Neighbouring slots of one owner are one element. */
 static bool slots(struct doc *y, struct json *j)
 {
@@ -154,7 +92,7 @@ static bool slots(struct doc *y, struct json *j)
     uint32_t first, last;
     const struct backend *b;
     char name[HOST_CAP + 8];
-    for (first = y->row; first < SLOTMAP_SLOTS && backend_at(map->owner[first]) == NULL; first++) {
+    for (first = (uint32_t)y->row; first < SLOTMAP_SLOTS && backend_at(map->owner[first]) == NULL; first++) {
     }
     if (first == SLOTMAP_SLOTS) {
         return false;
@@ -168,109 +106,6 @@ static bool slots(struct doc *y, struct json *j)
     json_text(j, NULL, backend_name(b, name));
     json_close(j);
     y->row = last + 1;
-    return true;
-}
-
-/* A key as text: what is not printable as \xHH, as in the log. */
-static void put_key(struct json *j, const unsigned char *key, size_t n)
-{
-    char text[4 * TRACE_KEY + 3];
-    const char *quoted = log_quote((const char *)key, n < TRACE_KEY ? n : TRACE_KEY, text, sizeof text);
-    json_bytes(j, "key", quoted + 1, strlen(quoted) - 2);
-}
-
-static bool slow(struct doc *y, struct json *j)
-{
-    const struct trace_entry *e;
-    char text[ADDRESS_TEXT];
-    while ((e = trace_slow(y->row)) != NULL && y->told > 0 && e->number >= y->told) {
-        y->row++; /* younger ones have come since the last piece */
-    }
-    if (e == NULL) {
-        return false;
-    }
-    y->row++;
-    y->told = e->number;
-    json_object(j, NULL);
-    json_uint(j, "number", e->number);
-    json_int(j, "when_ms", e->when_ms);
-    json_text(j, "section", e->section != NULL ? e->section->name : "");
-    json_text(j, "backend", e->backend);
-    json_text(j, "command", e->command);
-    put_key(j, e->key, e->key_len);
-    json_text(j, "client", address_text(&e->client, text));
-    json_uint(j, "queued_us", e->queued_us);
-    json_uint(j, "sent_us", e->sent_us);
-    json_uint(j, "answered_us", e->answered_us);
-    json_uint(j, "all_us", e->all_us);
-    json_close(j);
-    return true;
-}
-
-static bool hot_keys(struct doc *y, struct json *j)
-{
-    struct trace_hot h;
-    if (!trace_hot_key(y->row, &h)) {
-        return false;
-    }
-    y->row++;
-    json_object(j, NULL);
-    put_key(j, h.key, h.len);
-    json_uint(j, "slot", h.slot);
-    json_uint(j, "count", h.count);
-    json_uint(j, "error", h.error);
-    json_close(j);
-    return true;
-}
-
-/* Whose slot it is: known where there is one section of Redis. */
-static const struct backend *owner_of(uint16_t slot)
-{
-    const struct service *s, *only = NULL;
-    for (int i = 0; (s = service_at(i)) != NULL; i++) {
-        if (s->conf->kind == SERVICE_REDIS) {
-            if (only != NULL) {
-                return NULL;
-            }
-            only = s;
-        }
-    }
-    return only != NULL ? backend_at(only->map.owner[slot]) : NULL;
-}
-
-static bool hot_slots(struct doc *y, struct json *j)
-{
-    struct trace_hot h;
-    const struct backend *b;
-    char name[HOST_CAP + 8];
-    if (!trace_hot_slot(y->row, &h)) {
-        return false;
-    }
-    y->row++;
-    b = owner_of(h.slot);
-    json_object(j, NULL);
-    json_uint(j, "slot", h.slot);
-    json_uint(j, "count", h.count);
-    json_uint(j, "error", h.error);
-    json_text(j, "backend", b != NULL ? backend_name(b, name) : "");
-    json_close(j);
-    return true;
-}
-
-static bool memory(struct doc *y, struct json *j)
-{
-    const char *table;
-    size_t count, size;
-    if (!arena_row((int)y->row, &table, &count, &size)) {
-        return false;
-    }
-    y->row++;
-    json_object(j, NULL);
-    json_text(j, "name", table);
-    json_uint(j, "entries", count);
-    json_uint(j, "each", size);
-    json_uint(j, "bytes", count * size);
-    json_close(j);
     return true;
 }
 
@@ -300,7 +135,7 @@ static bool healthy(struct doc *y, struct json *j)
 static bool ready(struct doc *y, struct json *j)
 {
     (void)y;
-    json_bool(j, "ready", status_process().ready);
+    json_bool(j, "ready", status_ready());
     return false;
 }
 
@@ -340,19 +175,19 @@ static bool bytes(struct doc *y, struct json *j)
 
 /* ---------------------------------------------------------- the documents */
 
-#define END { NULL, FIELDS, NULL }
+#define END { NULL, FIELDS, NULL, 0 }
 
 static const struct doc_part documents[][6] = {
-    [DOC_HEALTHY] = { { NULL, FIELDS, healthy }, END },
-    [DOC_READY] = { { NULL, FIELDS, ready }, { "sections", LIST, ready_sections }, END },
-    [DOC_VERSION] = { { NULL, FIELDS, version }, END },
-    [DOC_STATUS] = { { NULL, FIELDS, process }, { "sections", LIST, sections }, { "backends", LIST, backends },
-                     { "gauges", OBJECT, tables }, { "counters", OBJECT, counters }, END },
-    [DOC_SLOTS] = { { NULL, FIELDS, section }, { "ranges", LIST, slots }, END },
-    [DOC_CLIENTS] = { { "clients", LIST, clients }, END },
-    [DOC_SLOW] = { { NULL, FIELDS, threshold }, { "entries", LIST, slow }, END },
-    [DOC_HOT] = { { NULL, FIELDS, enabled }, { "keys", LIST, hot_keys }, { "slots", LIST, hot_slots }, END },
-    [DOC_MEMORY] = { { NULL, FIELDS, bytes }, { "tables", LIST, memory }, END },
+    [DOC_HEALTHY] = { { NULL, FIELDS, healthy, 0 }, END },
+    [DOC_READY] = { { NULL, FIELDS, ready, 0 }, { "sections", LIST, ready_sections, 0 }, END },
+    [DOC_VERSION] = { { NULL, FIELDS, version, 0 }, END },
+    [DOC_STATUS] = { { NULL, FIELDS, process, 0 }, { "sections", LIST, rows, STATUS_SECTIONS }, { "backends", LIST, rows, STATUS_BACKENDS },
+                     { "gauges", OBJECT, rows, STATUS_GAUGES }, { "counters", OBJECT, counters, 0 }, END },
+    [DOC_SLOTS] = { { NULL, FIELDS, section, 0 }, { "ranges", LIST, slots, 0 }, END },
+    [DOC_CLIENTS] = { { "clients", LIST, rows, STATUS_CLIENTS }, END },
+    [DOC_SLOW] = { { NULL, FIELDS, threshold, 0 }, { "entries", LIST, rows, STATUS_SLOW }, END },
+    [DOC_HOT] = { { NULL, FIELDS, enabled, 0 }, { "keys", LIST, rows, STATUS_HOT_KEYS }, { "slots", LIST, rows, STATUS_HOT_SLOTS }, END },
+    [DOC_MEMORY] = { { NULL, FIELDS, bytes, 0 }, { "tables", LIST, rows, STATUS_TABLES }, END },
 };
 
 void doc_begin(struct doc *y, enum doc_what what, const struct conf *conf, const struct service *of)

@@ -19,8 +19,7 @@ struct doc {
     const struct conf *conf;
     const struct service *service; /* of DOC_SLOTS */
     const struct doc_part *part;   /* the one that it has come to */
-    uint32_t row;                  /* and how far in it */
-    uint64_t told;                 /* DOC_SLOW: the number of the last one */
+    uint64_t row;                  /* and how far in it */
     bool opened, over;
     struct json json;
 };

@@ -30,7 +30,6 @@ enum unit { PLAIN, MILLISECONDS, MICROSECONDS, HISTOGRAM };
 
 /* What stands in a row. */
 struct sample {
-    struct status_process process;
     struct status_section section;
     struct status_backend backend;
     const struct gauge *table;
@@ -47,10 +46,10 @@ static uint64_t cpu_us(void)
 /* name, type, what it is of, unit, value, help */
 #define METRICS(X) \
     X(build_info, "gauge", OF_PROCESS, PLAIN, 1, "always 1; the version is a label") \
-    X(start_time_seconds, "gauge", OF_PROCESS, PLAIN, s->process.started, "when this process began, in seconds since 1970") \
-    X(ready, "gauge", OF_PROCESS, PLAIN, s->process.ready, "1: each section can serve, and the process is not stopping") \
-    X(stopping, "gauge", OF_PROCESS, PLAIN, s->process.stopping, "1: the process serves those who are there to their end, and nobody else") \
-    X(memory_bytes, "gauge", OF_PROCESS, PLAIN, s->process.memory, "bytes of the one block of memory, taken at the start") \
+    X(start_time_seconds, "gauge", OF_PROCESS, PLAIN, status_started(), "when this process began, in seconds since 1970") \
+    X(ready, "gauge", OF_PROCESS, PLAIN, status_ready(), "1: each section can serve, and the process is not stopping") \
+    X(stopping, "gauge", OF_PROCESS, PLAIN, status_stopping, "1: the process serves those who are there to their end, and nobody else") \
+    X(memory_bytes, "gauge", OF_PROCESS, PLAIN, arena_bytes(), "bytes of the one block of memory, taken at the start") \
     X(cpu_seconds_total, "counter", OF_PROCESS, MICROSECONDS, cpu_us(), "processor time of this process") \
     X(section_ready, "gauge", OF_SECTION, PLAIN, s->section.ready, "1: some server of the section takes what is new") \
     X(section_clients, "gauge", OF_SECTION, PLAIN, s->section.clients, "client connections of the section") \
@@ -136,17 +135,16 @@ static void label(char labels[METRICS_LABELS], const char *name, const char *val
 
 static bool backend_sample(struct metrics_at *at, struct sample *s, uint32_t each)
 {
-    uint32_t i = at->row / each, before = i;
+    uint64_t i = at->row / each, before = i;
     if (!status_backend(&i, &s->backend)) {
         return false;
     }
     if (i - 1 != before) {
-        at->row = (i - 1) * each;
+        at->row = (uint32_t)(i - 1) * each;
     }
-    label(at->labels, "kind", s->backend.backend->service->conf->kind == SERVICE_MONGO ? "mongo" : "redis");
+    label(at->labels, "kind", s->backend.kind);
     label(at->labels, "section", s->backend.section);
     label(at->labels, "backend", s->backend.name);
-    at->seen = *s->backend.latency;
     return true;
 }
 
@@ -224,13 +222,17 @@ static bool look(struct metrics_at *at, const struct metric *m)
     switch (m->of) {
     case OF_PROCESS:
         some = at->row == 0;
-        s.process = status_process();
         if (m->value == value_build_info) {
             label(at->labels, "version", PUERTA_VERSION);
         }
         break;
     case OF_SECTION: some = section_sample(at, &s); break;
-    case OF_BACKEND: some = backend_sample(at, &s, 1); break;
+    case OF_BACKEND:
+        some = backend_sample(at, &s, 1);
+        if (some && m->unit == HISTOGRAM) {
+            at->seen = *s.backend.latency;
+        }
+        break;
     case OF_STATE:
         at->row += at->row % STATES == 0; /* there is no entry in the state 0 */
         some = backend_sample(at, &s, STATES);

@@ -2,10 +2,10 @@
  * mongo_puerta.c - puertaStatus: what is told of a running Puerta, and done to it, over the MongoDB protocol.
  *
  *   db.adminCommand({puertaStatus: 1})                             the process, sections, servers, tables, counters
- *                  ({puertaStatus: 1, clients: 0})                 clients of all sections, a page at a time
- *                  ({puertaStatus: 1, drain: "HOST:PORT"})         undrain, down: the same; kill: ID; loglevel: "warn"
+ *                  ({puertaStatus: 1, clients: 0})                 a list, a page at a time: on with `next`, 0 at the end
+ *                  ({puertaStatus: 1, drain: "HOST:PORT"})         undrain, down: the same; kill: ID; loglevel: "warn"; reload: 1
  *
- *   request -> status.c, stats.c: what there is; action.c: what was done -> BSON, with the names that GET /status has
+ *   request -> status.c, stats.c: what there is; action.c: what was done -> BSON
  *
  * It is answered in sections with allow_admin = yes; elsewhere it goes to a mongos as any command, which does not know it.
  */
@@ -16,8 +16,14 @@
 #include <stdio.h>
 #include <string.h>
 
-#define CLIENTS_PAGE 100
+#define PAGE 100     /* rows told at once */
 #define ROW_CAP 2048 /* bytes that no row comes to: so many stay free for the end of the answer */
+
+/* Lists that are told a page at a time, by the names that GET paths and PUERTA have for them. */
+static const struct list { const char *name; enum status_list list; } lists[] = {
+    { "clients", STATUS_CLIENTS }, { "backends", STATUS_BACKENDS }, { "slowlog", STATUS_SLOW },
+    { "hotkeys", STATUS_HOT_KEYS }, { "hotslots", STATUS_HOT_SLOTS }, { "memory", STATUS_TABLES },
+};
 
 bool mongo_puerta_takes(const struct conf_service *conf, const struct wire *w)
 {
@@ -26,90 +32,70 @@ bool mongo_puerta_takes(const struct conf_service *conf, const struct wire *w)
 
 /* ------------------------------------------------------------- what there is */
 
-static void put_process(struct bson *b)
+/* A text of BSON has to be UTF-8; what users call themselves, or write into files, need not be. */
+static void put_text(struct bson *b, const char *name, const char *text)
 {
-    struct status_process p = status_process();
-    bson_string(b, "version", p.version);
-    bson_int64(b, "pid", p.pid);
-    bson_int64(b, "uptime_s", (int64_t)(p.uptime_ms / 1000));
-    bson_date(b, "started", p.started * 1000);
-    bson_bool(b, "ready", p.ready);
-    bson_bool(b, "stopping", p.stopping);
-    bson_string(b, "log_level", p.log_level);
-    bson_int64(b, "memory_bytes", (int64_t)p.memory);
-}
-
-static void put_sections(struct bson *b)
-{
-    struct status_section s;
-    bson_array(b, "sections");
-    for (int i = 0; status_section(i, &s); i++) {
-        bson_document(b, NULL);
-        bson_string(b, "name", s.name);
-        bson_string(b, "kind", s.kind);
-        bson_string(b, "mode", s.mode);
-        bson_bool(b, "ready", s.ready);
-        bson_int64(b, "clients", s.clients);
-        bson_int64(b, "backends", s.backends);
-        bson_int64(b, "backends_up", s.backends_up);
-        bson_int64(b, "slots", s.slots);
-        bson_close(b);
+    char plain[512];
+    size_t n = 0;
+    for (; text[n] != '\0' && n < sizeof plain; n++) {
+        plain[n] = (unsigned char)text[n] < 0x80 ? text[n] : '?';
     }
-    bson_close(b);
+    bson_string_n(b, name, plain, n);
 }
 
-static void put_backend(struct bson *b, const struct status_backend *row)
+static void put_field(struct bson *b, const struct status_field *f)
 {
-    bson_document(b, NULL);
-    bson_string(b, "name", row->name);
-    bson_string(b, "section", row->section);
-    bson_string(b, "state", row->state);
-    bson_string(b, "hold", row->hold);
-    bson_int64(b, "since_s", (int64_t)(row->since_ms / 1000));
-    bson_int64(b, "connections", row->facts.connections);
-    bson_int64(b, "in_flight", row->facts.in_flight);
-    bson_int64(b, "clients", row->facts.clients);
-    bson_int64(b, "idle", row->facts.idle);
-    bson_int64(b, "waiting", row->facts.waiting);
-    bson_int64(b, "pool_max", row->facts.pool_max);
-    bson_int64(b, "weight", row->facts.weight);
-    bson_bool(b, "ejected", row->facts.ejected);
-    bson_int64(b, "answers", (int64_t)latency_answers(row->latency));
-    bson_int64(b, "p50_us", (int64_t)latency_percentile(row->latency, 50));
-    bson_int64(b, "p99_us", (int64_t)latency_percentile(row->latency, 99));
-    bson_close(b);
-}
-
-/* Those of MongoDB sections: nodes of Redis, of which there may be very many, are told over Redis. */
-static void put_backends(struct bson *b)
-{
-    struct status_backend row;
-    bool more = false;
-    bson_array(b, "backends");
-    for (uint32_t at = 0; !more && status_backend(&at, &row);) {
-        more = b->cap - b->len < 2 * ROW_CAP;
-        if (row.backend->service->conf->kind == SERVICE_MONGO && !more) {
-            put_backend(b, &row);
+    char text[ADDRESS_TEXT], key[STATUS_KEY_TEXT];
+    const struct address *addresses = f->at;
+    switch (f->type) {
+    case STATUS_TEXT: put_text(b, f->name, f->at); break;
+    case STATUS_KEY: bson_string_n(b, f->name, key, status_key(f, key)); break;
+    case STATUS_NUMBER: bson_int64(b, f->name, (int64_t)f->number); break;
+    case STATUS_BOOL: bson_bool(b, f->name, f->number != 0); break;
+    case STATUS_ADDRESS: bson_string(b, f->name, address_text(addresses, text)); break;
+    case STATUS_ADDRESSES:
+        bson_array(b, f->name);
+        for (uint64_t i = 0; i < f->number; i++) {
+            bson_string(b, NULL, address_text(&addresses[i], text));
         }
+        bson_close(b);
+        break;
     }
-    bson_close(b);
-    bson_bool(b, "truncated", more);
 }
 
-static void put_counts(struct bson *b)
+static void put_fields(struct bson *b, const struct status_row *r)
 {
-    const struct gauge *g;
+    for (uint32_t i = 0; i < r->count; i++) {
+        put_field(b, &r->fields[i]);
+    }
+}
+
+/* At most so many rows of a list, from `at` on, as far as there is room. Gives where to go on, 0 at the end. */
+static uint64_t put_rows(struct bson *b, const char *name, enum status_list list, uint64_t at, int64_t most)
+{
+    struct status_row r;
+    uint64_t next = at;
+    bool more;
+    (list == STATUS_GAUGES ? bson_document : bson_array)(b, name);
+    while ((more = status_row(list, &at, &r)) && most-- > 0 && b->cap - b->len > 2 * ROW_CAP) {
+        bson_document(b, r.name);
+        put_fields(b, &r);
+        bson_close(b);
+        next = at;
+    }
+    bson_close(b);
+    return more ? next : 0;
+}
+
+static void put_next(struct bson *b, uint64_t next)
+{
+    bson_int64(b, "next", (int64_t)next);
+}
+
+static void put_counters(struct bson *b)
+{
     const char *help, *name;
     uint64_t value;
-    bson_document(b, "gauges");
-    for (int i = 0; (name = gauge_row(i, &help, &g)) != NULL; i++) {
-        bson_document(b, name);
-        bson_int64(b, "now", (int64_t)g->now);
-        bson_int64(b, "high", (int64_t)g->high);
-        bson_int64(b, "most", (int64_t)g->most);
-        bson_close(b);
-    }
-    bson_close(b);
     bson_document(b, "counters");
     for (int i = 0; (name = stats_row(i, &help, &value)) != NULL; i++) {
         bson_int64(b, name, (int64_t)value);
@@ -117,58 +103,39 @@ static void put_counts(struct bson *b)
     bson_close(b);
 }
 
-/* From that one on; `next` is where to go on, 0 at the end. */
-static void put_clients(struct bson *b, int64_t from)
-{
-    struct status_client row;
-    uint32_t at = from >= 0 && from < UINT32_MAX ? (uint32_t)from : UINT32_MAX, next = at;
-    bson_array(b, "clients");
-    for (int n = 0; n < CLIENTS_PAGE && b->cap - b->len > 2 * ROW_CAP && status_client(&at, &row); n++) {
-        bson_document(b, NULL);
-        bson_int64(b, "id", (int64_t)row.id);
-        bson_string(b, "section", row.facts.section);
-        bson_string(b, "address", row.address);
-        bson_string(b, "name", row.facts.name != NULL ? row.facts.name : "");
-        bson_string(b, "user", row.facts.user != NULL ? row.facts.user : "");
-        bson_string(b, "doing", row.facts.doing);
-        bson_int64(b, "in_flight", row.facts.in_flight);
-        bson_int64(b, "age_s", (int64_t)(row.age_ms / 1000));
-        bson_int64(b, "idle_s", (int64_t)(row.idle_ms / 1000));
-        bson_string(b, "backend", row.backend);
-        bson_int64(b, "waiting_out", (int64_t)row.waiting_out);
-        bson_close(b);
-        next = at;
-    }
-    bson_close(b);
-    bson_int64(b, "next", status_client(&at, &row) ? (int64_t)next : 0);
-}
-
 /* ------------------------------------------------------------ what is done */
 
-/* What an element asks for. False: it is none of these, or its value makes no sense; *a says so. */
-static bool act(const struct bson_element *e, struct action *a)
+static const char usage[] = "puertaStatus takes one of clients, backends, slowlog, hotkeys, hotslots, memory: NEXT; slowlog: \"reset\"; "
+                            "drain, undrain, down: \"HOST:PORT\"; kill: ID; loglevel: \"LEVEL\"; reload: 1";
+
+/* What an element asks to be done. */
+static struct action act(const struct bson_element *e)
 {
     static const struct { const char *name; enum backend_hold hold; } holds[] = { { "drain", HELD_DRAIN }, { "undrain", HELD_NOT }, { "down", HELD_DOWN } };
+    struct action a = { .status = ACTION_MALFORMED };
     size_t n;
     const char *text = bson_text(e, &n);
     int64_t id;
     for (size_t i = 0; i < sizeof holds / sizeof *holds; i++) {
         if (strcmp(e->name, holds[i].name) == 0 && text != NULL) {
-            *a = action_hold(strlen(text) == n ? text : "", holds[i].hold);
-            return true;
+            return action_hold(strlen(text) == n ? text : "", holds[i].hold);
         }
     }
     if (strcmp(e->name, "kill") == 0 && bson_number(e, &id) && id > 0) {
-        *a = action_kill((uint64_t)id);
-        return true;
+        return action_kill((uint64_t)id);
     }
     if (strcmp(e->name, "loglevel") == 0 && text != NULL) {
-        *a = action_level(text);
-        return true;
+        return action_level(text);
     }
-    a->status = ACTION_MALFORMED;
-    snprintf(a->text, sizeof a->text, "puertaStatus takes one of drain, undrain, down: \"HOST:PORT\"; kill: ID; loglevel: \"LEVEL\"; clients: NEXT");
-    return false;
+    if (strcmp(e->name, "reload") == 0 && bson_number(e, &id)) {
+        return action_reload(NULL, NULL); /* its connection may be shared, or in the middle of an answer: nobody waits here */
+    }
+    if (strcmp(e->name, "slowlog") == 0 && text != NULL && strcmp(text, "reset") == 0) {
+        trace_slow_reset();
+        return (struct action){ .status = ACTION_DONE, .text = "the slow log is empty" };
+    }
+    snprintf(a.text, sizeof a.text, "%s", usage);
+    return a;
 }
 
 /* What drivers add to any command. */
@@ -198,13 +165,46 @@ static bool find_wanted(const unsigned char *msg, size_t n, struct bson_element 
     return one && !doc.bad;
 }
 
+/* The list that an element asks for, and from where on; NULL: it asks for none. */
+static const struct list *list_of(const struct bson_element *e, int64_t *from)
+{
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        if (strcmp(e->name, lists[i].name) == 0 && bson_number(e, from)) {
+            return &lists[i];
+        }
+    }
+    return NULL;
+}
+
+/* Does what is wanted (NULL: nothing in particular), and writes what there is to tell. */
+static struct action tell(struct bson *b, const struct bson_element *what)
+{
+    struct action a = { .status = ACTION_DONE };
+    struct status_row r;
+    uint64_t at = 0;
+    int64_t from;
+    const struct list *list = what != NULL ? list_of(what, &from) : NULL;
+    if (list != NULL) {
+        put_next(b, put_rows(b, list->name, list->list, (uint64_t)from, PAGE));
+    } else if (what != NULL) {
+        a = act(what);
+        put_text(b, "text", a.text);
+    } else {
+        (void)status_row(STATUS_PROCESS, &at, &r);
+        put_fields(b, &r);
+        put_rows(b, "gauges", STATUS_GAUGES, 0, INT64_MAX);
+        put_counters(b);
+        put_rows(b, "sections", STATUS_SECTIONS, 0, INT64_MAX);
+        put_next(b, put_rows(b, "backends", STATUS_BACKENDS, 0, PAGE));
+    }
+    return a;
+}
+
 size_t mongo_puerta_answer(const unsigned char *msg, size_t n, const struct wire *w, bool may, int32_t id, unsigned char *out, size_t cap)
 {
     struct bson b;
     struct bson_element what;
-    struct action a = { .status = ACTION_DONE };
-    int64_t from = 0;
-    bool one = find_wanted(msg, n, &what), clients = one && what.name != NULL && strcmp(what.name, "clients") == 0 && bson_number(&what, &from);
+    struct action a = { .status = ACTION_MALFORMED };
     if (!may) {
         return mongomsg_refuse(out, cap, &w->header, id, MONGO_CODE_UNAUTHORIZED,
                                "puertaStatus is for clients of this machine: Puerta does not know who has logged in here (allow_admin)", NULL);
@@ -212,25 +212,14 @@ size_t mongo_puerta_answer(const unsigned char *msg, size_t n, const struct wire
     if (strcmp(w->db, "admin") != 0) {
         return mongomsg_refuse(out, cap, &w->header, id, MONGO_CODE_UNAUTHORIZED, "puertaStatus may only be run against the admin database.", NULL);
     }
-    if (!one || (what.name != NULL && !clients)) {
-        if (!one) {
-            what = (struct bson_element){ .name = "" };
-        }
-        act(&what, &a);
+    mongomsg_begin_answer(&b, out, cap, &w->header, id);
+    if (find_wanted(msg, n, &what)) {
+        a = tell(&b, what.name != NULL ? &what : NULL);
+    } else {
+        snprintf(a.text, sizeof a.text, "%s", usage);
     }
     if (a.status != ACTION_DONE) {
         return mongomsg_refuse(out, cap, &w->header, id, a.status == ACTION_MALFORMED ? MONGO_CODE_FAILED_TO_PARSE : MONGO_CODE_BAD_VALUE, a.text, NULL);
-    }
-    mongomsg_begin_answer(&b, out, cap, &w->header, id);
-    if (a.text[0] != '\0') {
-        bson_string(&b, "text", a.text);
-    } else if (clients) {
-        put_clients(&b, from);
-    } else {
-        put_process(&b);
-        put_counts(&b);
-        put_sections(&b);
-        put_backends(&b);
     }
     bson_double(&b, "ok", 1.0);
     return mongomsg_finish(&b);

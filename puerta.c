@@ -174,28 +174,15 @@ static void catch_signals(void)
     sigaction(SIGUSR1, &act, NULL);
 }
 
-/* Whether clients of that section would be answered now; `all`: and nothing that has not been tried yet may turn out to be up too, or
- * clients would be taken from where they are. */
-static bool serves(const struct service *s, bool all)
-{
-    bool some = false;
-    for (uint16_t i = 0; i < backend_cap(); i++) {
-        const struct backend *b = backend_at(i);
-        if (all && b != NULL && b->service == s && b->state == BACKEND_NEW) {
-            return false;
-        }
-        some = some || (b != NULL && b->service == s && b->state == BACKEND_UP && (s->conf->kind == SERVICE_MONGO || b->slots > 0));
-    }
-    return some;
-}
-
+/* Whether clients would be answered now: of some section; or `all`: of each, and no server that has not been tried yet may turn out to be
+ * up too, or clients would be taken from where they are. */
 static bool is_ready(bool all)
 {
     bool each = true, some = false;
     for (int i = 0; i < conf.service_count; i++) {
-        const struct service *s = service_at(i);
-        bool one = s != NULL && serves(s, all);
-        each = each && one;
+        struct status_section s;
+        bool one = status_section(i, &s) && s.ready;
+        each = each && one && s.untried == 0;
         some = some || one;
     }
     return all ? each : some;

@@ -1,7 +1,7 @@
 /*
  * redis_puerta.c - PUERTA: what is told of a running Puerta, and done to it, over the Redis protocol.
  *
- *   PUERTA <subcommand> -> row of `subs` -> status.c, stats.c, trace.c: what there is -> redis_say.c: maps in RESP3, flat arrays in RESP2
+ *   PUERTA <subcommand> -> row of `subs` -> status.c, stats.c: what there is -> redis_say.c: maps in RESP3, flat arrays in RESP2
  *                                        -> action.c: what was done, or why not
  *          RELOAD       -> a record in its client's order of answers <- on_done, when the file has been read
  *
@@ -11,7 +11,6 @@
 #include "action.h"
 #include "redis_say.h"
 #include "status.h"
-#include "trace.h"
 
 #include <stdio.h>
 
@@ -34,67 +33,76 @@ static bool text_of(const struct request *q, uint32_t i, char *out, size_t cap)
 
 /* ------------------------------------------------------------ what there is */
 
-static void pair(const char *name, const char *text)
+static void say_number(uint64_t n)
 {
-    say_name(name);
-    say_name(text != NULL ? text : "");
-}
-
-static void pair_bytes(const char *name, const void *p, size_t n)
-{
-    say_name(name);
-    say_bulk(p, n);
-}
-
-static void pair_number(const char *name, uint64_t n)
-{
-    say_name(name);
     say_header(':', n <= INT64_MAX ? (int64_t)n : INT64_MAX);
 }
 
-static void pair_bool(const char *name, bool yes)
+static void say_array(int64_t n)
 {
-    say_name(name);
-    say_bool(yes);
-}
-
-static void say_sections(void)
-{
-    struct status_section s;
-    int n = 0;
-    for (; status_section(n, &s); n++) {
-    }
-    say_name("sections");
     say_header('*', n);
-    for (int i = 0; i < n && status_section(i, &s); i++) {
-        say_map(8);
-        pair("name", s.name);
-        pair("kind", s.kind);
-        pair("mode", s.mode);
-        pair_bool("ready", s.ready);
-        pair_number("clients", s.clients);
-        pair_number("backends", s.backends);
-        pair_number("backends_up", s.backends_up);
-        pair_number("slots", s.slots);
+}
+
+static void say_field(const struct status_field *f)
+{
+    char text[ADDRESS_TEXT];
+    const struct address *addresses = f->at;
+    say_name(f->name);
+    switch (f->type) {
+    case STATUS_TEXT: say_name(f->at); break;
+    case STATUS_KEY: say_bulk(f->at, f->number); break;
+    case STATUS_NUMBER: say_number(f->number); break;
+    case STATUS_BOOL: say_bool(f->number != 0); break;
+    case STATUS_ADDRESS: say_name(address_text(addresses, text)); break;
+    case STATUS_ADDRESSES:
+        say_array((int64_t)f->number);
+        for (uint64_t i = 0; i < f->number; i++) {
+            say_name(address_text(&addresses[i], text));
+        }
     }
 }
 
-static void say_gauges(void)
+static void say_fields(const struct status_row *r)
 {
-    const struct gauge *g;
-    const char *help, *name;
-    int n = 0;
-    for (; gauge_row(n, &help, &g) != NULL; n++) {
+    for (uint32_t i = 0; i < r->count; i++) {
+        say_field(&r->fields[i]);
     }
-    say_name("gauges");
-    say_map(n);
-    for (int i = 0; (name = gauge_row(i, &help, &g)) != NULL; i++) {
+}
+
+/* So many rows of a list, from `at` on. */
+static void say_rows(enum status_list list, uint64_t at, int64_t n)
+{
+    struct status_row r;
+    for (; n > 0 && !say_overlong() && status_row(list, &at, &r); n--) {
+        if (r.name != NULL) {
+            say_name(r.name);
+        }
+        say_map(r.count);
+        say_fields(&r);
+    }
+}
+
+/* How many rows of a list there are from *at on, up to `most`; moves behind them. */
+static int64_t count_rows(enum status_list list, uint64_t *at, int64_t most)
+{
+    struct status_row r;
+    int64_t n = 0;
+    while (n < most && status_row(list, at, &r)) {
+        n++;
+    }
+    return n;
+}
+
+/* A list by its name, NULL: it has none; `most` rows of it. */
+static void say_list(const char *name, enum status_list list, int64_t most)
+{
+    uint64_t at = 0;
+    int64_t n = count_rows(list, &at, most);
+    if (name != NULL) {
         say_name(name);
-        say_map(3);
-        pair_number("now", g->now);
-        pair_number("high", g->high);
-        pair_number("most", g->most);
     }
+    (list == STATUS_GAUGES ? say_map : say_array)(n);
+    say_rows(list, 0, n);
 }
 
 static void say_counters(void)
@@ -107,189 +115,91 @@ static void say_counters(void)
     say_name("counters");
     say_map(n);
     for (int i = 0; (name = stats_row(i, &help, &value)) != NULL; i++) {
-        pair_number(name, value);
+        say_name(name);
+        say_number(value);
     }
 }
 
 static void status(struct client *c, const struct request *q)
 {
-    struct status_process p = status_process();
+    struct status_row r;
+    uint64_t at = 0;
     (void)c, (void)q;
-    say_map(11);
-    pair("version", p.version);
-    pair_number("pid", (uint64_t)p.pid);
-    pair_number("uptime_s", p.uptime_ms / 1000);
-    pair_number("started", (uint64_t)p.started);
-    pair_bool("ready", p.ready);
-    pair_bool("stopping", p.stopping);
-    pair("log_level", p.log_level);
-    pair_number("memory_bytes", p.memory);
-    say_sections();
-    say_gauges();
+    (void)status_row(STATUS_PROCESS, &at, &r);
+    say_map(r.count + 3);
+    say_fields(&r);
+    say_list("sections", STATUS_SECTIONS, INT64_MAX);
+    say_list("gauges", STATUS_GAUGES, INT64_MAX);
     say_counters();
 }
 
 static void backends(struct client *c, const struct request *q)
 {
-    struct status_backend b;
-    uint32_t at = 0;
-    int64_t n = 0;
     (void)c, (void)q;
-    while (status_backend(&at, &b)) {
-        n++;
-    }
-    say_header('*', n);
-    for (at = 0; !say_overlong() && status_backend(&at, &b);) {
-        say_map(18);
-        pair("name", b.name);
-        pair("section", b.section);
-        pair("state", b.state);
-        pair("hold", b.hold);
-        pair_number("since_s", b.since_ms / 1000);
-        pair_number("slots", b.backend->slots);
-        pair_number("connections", b.facts.connections);
-        pair_number("in_flight", b.facts.in_flight);
-        pair_number("clients", b.facts.clients);
-        pair_number("idle", b.facts.idle);
-        pair_number("waiting", b.facts.waiting);
-        pair_number("pool_max", b.facts.pool_max);
-        pair_number("weight", b.facts.weight);
-        pair_bool("ejected", b.facts.ejected);
-        pair_number("answers", latency_answers(b.latency));
-        pair_number("p50_us", latency_percentile(b.latency, 50));
-        pair_number("p99_us", latency_percentile(b.latency, 99));
-        pair_bool("busy", b.backend->busy);
-    }
+    say_list(NULL, STATUS_BACKENDS, INT64_MAX);
 }
 
 /* As with SCAN: where to go on, 0 at the end, and some. Who stays all the while is told once. */
 static void clients(struct client *c, const struct request *q)
 {
-    struct status_client row;
-    int64_t from = 0, n = 0, fit = (int64_t)(buf_total() / 4 / CLIENT_CAP), page = fit < 1 ? 1 : fit < CLIENTS_PAGE ? fit : CLIENTS_PAGE;
-    uint32_t at, next;
+    int64_t from = 0, n, fit = (int64_t)(buf_total() / 4 / CLIENT_CAP), page = fit < 1 ? 1 : fit < CLIENTS_PAGE ? fit : CLIENTS_PAGE;
+    uint64_t at, next;
     (void)c;
     if (q->argc > 2 && (!word_number(request_word(q, 2), &from) || from < 0 || from > UINT32_MAX)) {
         say_error("ERR invalid cursor");
         return;
     }
-    for (at = (uint32_t)from; n < page && status_client(&at, &row);) {
-        n++;
-    }
+    at = (uint64_t)from;
+    n = count_rows(STATUS_CLIENTS, &at, page);
     next = at;
-    say_text("*2\r\n");
-    say_header(':', status_client(&at, &row) ? (int64_t)next : 0);
-    say_header('*', n);
-    for (at = (uint32_t)from; n > 0 && status_client(&at, &row); n--) {
-        say_map(11);
-        pair_number("id", row.id);
-        pair("section", row.facts.section);
-        pair("address", row.address);
-        pair("name", row.facts.name);
-        pair("user", row.facts.user);
-        pair("doing", row.facts.doing);
-        pair_number("in_flight", row.facts.in_flight);
-        pair_number("age_s", row.age_ms / 1000);
-        pair_number("idle_s", row.idle_ms / 1000);
-        pair("backend", row.backend);
-        pair_number("waiting_out", row.waiting_out);
-    }
+    say_array(2);
+    say_number(count_rows(STATUS_CLIENTS, &at, 1) > 0 ? next : 0);
+    say_array(n);
+    say_rows(STATUS_CLIENTS, (uint64_t)from, n);
 }
 
 /* How many are wanted: the third word, -1 for all of them. False: the answer says what is wrong. */
-static bool wanted(const struct request *q, uint32_t *n)
+static bool wanted(const struct request *q, int64_t *n)
 {
-    int64_t number = SLOW_USUAL;
-    if (q->argc > 2 && (!word_number(request_word(q, 2), &number) || number < -1 || number > INT32_MAX)) {
+    *n = SLOW_USUAL;
+    if (q->argc > 2 && (!word_number(request_word(q, 2), n) || *n < -1 || *n > INT32_MAX)) {
         say_error("ERR value is out of range, must be a count, or -1 for all");
         return false;
     }
-    *n = number < 0 ? UINT32_MAX : (uint32_t)number;
+    *n = *n < 0 ? INT64_MAX : *n;
     return true;
 }
 
 static void slowlog(struct client *c, const struct request *q)
 {
-    const struct trace_entry *e;
-    char text[ADDRESS_TEXT];
-    uint32_t most, n;
+    int64_t most;
     (void)c;
     if (q->argc > 2 && word_is(request_word(q, 2), "reset")) {
         trace_slow_reset();
         say_text("+OK\r\n");
-        return;
-    }
-    if (!wanted(q, &most)) {
-        return;
-    }
-    n = trace_slow_count() < most ? trace_slow_count() : most;
-    say_header('*', n);
-    for (uint32_t i = 0; i < n && !say_overlong() && (e = trace_slow(i)) != NULL; i++) {
-        say_map(11);
-        pair_number("number", e->number);
-        pair_number("when_ms", (uint64_t)e->when_ms);
-        pair("section", e->section != NULL ? e->section->name : "");
-        pair("backend", e->backend);
-        pair("command", e->command);
-        pair_bytes("key", e->key, e->key_len);
-        pair("client", address_text(&e->client, text));
-        pair_number("queued_us", e->queued_us);
-        pair_number("sent_us", e->sent_us);
-        pair_number("answered_us", e->answered_us);
-        pair_number("all_us", e->all_us);
-    }
-}
-
-/* A key as far as it is kept; slots have none. */
-static void say_hot(const char *name, bool (*row)(uint32_t, struct trace_hot *), uint32_t most)
-{
-    struct trace_hot h;
-    uint32_t n = 0;
-    for (; n < most && row(n, &h); n++) {
-    }
-    say_name(name);
-    say_header('*', n);
-    for (uint32_t i = 0; i < n && !say_overlong() && row(i, &h); i++) {
-        say_map(h.key != NULL ? 4 : 3);
-        if (h.key != NULL) {
-            pair_bytes("key", h.key, h.len < TRACE_KEY ? h.len : TRACE_KEY);
-        }
-        pair_number("slot", h.slot);
-        pair_number("count", h.count);
-        pair_number("error", h.error);
+    } else if (wanted(q, &most)) {
+        say_list(NULL, STATUS_SLOW, most);
     }
 }
 
 static void hotkeys(struct client *c, const struct request *q)
 {
-    uint32_t most;
+    int64_t most;
     (void)c;
     if (wanted(q, &most)) {
         say_map(2);
-        say_hot("keys", trace_hot_key, most);
-        say_hot("slots", trace_hot_slot, most);
+        say_list("keys", STATUS_HOT_KEYS, most);
+        say_list("slots", STATUS_HOT_SLOTS, most);
     }
 }
 
 static void memory(struct client *c, const struct request *q)
 {
-    const char *table;
-    size_t count, size;
-    int n = 0;
     (void)c, (void)q;
-    for (; arena_row(n, &table, &count, &size); n++) {
-    }
     say_map(2);
-    pair_number("bytes", arena_bytes());
-    say_name("tables");
-    say_header('*', n);
-    for (int i = 0; arena_row(i, &table, &count, &size); i++) {
-        say_map(4);
-        pair("name", table);
-        pair_number("entries", count);
-        pair_number("each", size);
-        pair_number("bytes", count * size);
-    }
+    say_name("bytes");
+    say_number(arena_bytes());
+    say_list("tables", STATUS_TABLES, INT64_MAX);
 }
 
 /* ------------------------------------------------------------ what is done */
@@ -366,19 +276,11 @@ static void on_reloaded(void *mark, const struct action *done)
     }
 }
 
-static void no_file(struct client *c, const struct request *q)
-{
-    (void)c, (void)q;
-    say_error("ERR there is no file to be read again: this Puerta was started without one");
-}
-
 /* The answer comes when the file has been read; what its client asks meanwhile is done at once, and answered behind it. */
 static enum verdict reload(struct client *c, const struct request *q)
 {
+    struct action a;
     struct req *r;
-    if (action_on_reload == NULL) {
-        return say_answer(c, q, no_file);
-    }
     say_begin(c);
     r = req_take(c, q->command, req_to_client);
     if (r == NULL) {
@@ -388,8 +290,9 @@ static enum verdict reload(struct client *c, const struct request *q)
     r->state = REQ_PARTS;
     req_enqueue(r);
     req_commit(r);
-    if (!action_on_reload(r, on_reloaded)) {
-        req_error(r, "ERR the file is being read again already");
+    a = action_reload(r, on_reloaded);
+    if (a.status != ACTION_DONE) {
+        req_error(r, "ERR %s", a.text);
     }
     return VERDICT_DONE;
 }

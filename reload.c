@@ -121,6 +121,7 @@ static void end(bool good)
     stats.reload_failures += !good;
     reloaded.good = good;
     reloaded.when = (int64_t)time(NULL);
+    memcpy(reloaded.text, done.text, sizeof reloaded.text);
     if (good) {
         log_info("configuration read again", "changed=%u restart=%u", reloaded.changed, reloaded.restart);
     } else {

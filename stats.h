@@ -118,6 +118,7 @@ struct reloaded {
     int64_t when;               /* seconds since 1970; 0: it never was */
     bool good;                  /* it was heeded; else the one before is still in force */
     uint32_t changed, restart;  /* options that have changed; those that wait for a restart */
+    char text[256];             /* what was said to whoever asked */
 };
 extern struct reloaded reloaded;
 /* Name, help and value of counter i; NULL past the last. */
