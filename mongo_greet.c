@@ -382,7 +382,10 @@ static size_t hello_answer(struct pooled *p, struct bson_reader r, bool modern, 
     g->modern = modern;
     g->hello_ok = number_in(&h, HELLO_OK) != 0;
     g->mechanisms = h.has[MECHANISMS];
-    g->has_metadata = g->has_metadata || h.has[METADATA];
+    if (h.has[METADATA]) {
+        g->has_metadata = true;
+        mongomsg_client_name(&h.of[METADATA], g->name);
+    }
     g->version = t->version;
     g->every_ms = stream_of(p, &h);
     p->until_ms = wire_more_to_come(&p->asks) ? loop_ms() : loop_ms() + (uint64_t)wait_ms;

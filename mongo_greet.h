@@ -26,6 +26,7 @@ struct door_talk;
 struct greeting {
     bool waits;                /* an answer is to come from greet_again() */
     bool has_metadata;         /* its hello has said what it is; that cannot be changed */
+    char name[MONGOMSG_NAME];  /* and what it calls itself */
     struct wire_header asked;  /* what waits... */
     bool login;                /* ... is the start of a login, not a hello */
     bool modern;               /* of that hello: its command is "hello", none of the older names */

@@ -712,6 +712,7 @@ static void describe(const struct conn *conn, struct conn_facts *out)
     const struct conf_service *conf = p->service->conf;
     bool half = p->state == POOLED_READING && p->asks.used > 0;
     out->section = conf->name;
+    out->name = p->greeting.name;
     out->user = p->user < conf->user_count ? conf->users[p->user].name : NULL;
     out->doing = conn->state != CONN_OPEN ? "leaving" : half ? "sending" : doing[p->state];
     out->in_flight = p->state != POOLED_READING;

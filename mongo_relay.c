@@ -227,11 +227,17 @@ static bool hello_goes(struct client *c, size_t n)
     const struct wire *w = &c->asks.wire;
     bool balanced = conf->mode == MONGO_LOADBALANCED && !conf->upstream_proxy;
     enum wire_error error = WIRE_BAD_NONE;
+    struct bson_reader doc;
+    struct bson_element client;
+    chain_copy(&c->asks.held, whole, n);
+    doc = mongomsg_document(whole, n);
+    if (bson_find(&doc, "client", &client)) {
+        mongomsg_client_name(&client, c->name);
+    }
     if (wire_has(w, WIRE_COMPRESSION) || (balanced && wire_has(w, WIRE_LOAD_BALANCED))) {
-        chain_copy(&c->asks.held, whole, n);
         n = mongomsg_edit(whole, n, balanced ? drop_balanced : drop, NULL, 0, edited, sizeof edited, &error);
     } else {
-        chain_copy(&c->asks.held, edited, n); /* as it is, with its checksum */
+        memcpy(edited, whole, n); /* as it is, with its checksum */
     }
     if (n == 0 || !chain_put(&c->up->out, BUF_REPLY, edited, n)) {
         conn_fail(c->conn, n == 0 ? wire_error_text(error) : "no chunk left for its hello (chunks)");
@@ -807,6 +813,7 @@ static void describe(const struct conn *conn, struct conn_facts *out)
     static const char *const doing[] = { "greeting", "waiting", "dialing", "waiting" };
     const struct client *c = conn->owner;
     out->section = c->service->conf->name;
+    out->name = c->name;
     out->doing = conn->state != CONN_OPEN || c->ended ? "leaving" : pins_hold(&c->id) ? "pinned"
                : c->state == RELAYING && relay_rests(c) ? "idle" : doing[c->state];
     out->in_flight = c->unanswered;

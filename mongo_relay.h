@@ -37,6 +37,7 @@ struct client {
     bool ended;                 /* it sends no more; its mongos is told so */
     bool rewrites;              /* the answer to its hello gains a serviceId */
     int32_t hello_id;           /* that hello */
+    char name[MONGOMSG_NAME];   /* what it calls itself in a hello; "" = nothing yet */
     uint32_t unanswered;        /* requests whose answers are to come */
     uint32_t tries;
     struct backend *tried[MAX_SEEDS];

@@ -22,6 +22,7 @@ struct state {
     bool rewrites, alone;
     uint8_t len;
     unsigned char key[32];
+    char name[MONGOMSG_NAME];
 };
 
 static int conns(uint32_t i, struct conn *out[HAND_FDS])
@@ -60,6 +61,7 @@ static void fill(uint32_t i, struct handed *h)
     s.alone = c->id.alone;
     s.len = c->id.len;
     memcpy(s.key, c->id.key, sizeof s.key);
+    memcpy(s.name, c->name, sizeof s.name);
     hand_state(h, &s, sizeof s, &c->asks.held);
 }
 
@@ -94,6 +96,7 @@ static bool adopt_relaying(struct client *c, struct backend *b, const struct sta
     mongos_of(b)->in_flight += s->unanswered; /* of a hello that waits */
     c->asked = s->asked;
     c->hello_id = s->hello_id;
+    memcpy(c->name, s->name, sizeof c->name - 1);
     c->unanswered = s->unanswered;
     c->rewrites = s->rewrites;
     c->id.alone = s->alone;

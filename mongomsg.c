@@ -41,6 +41,19 @@ struct bson_reader mongomsg_document(const unsigned char *msg, size_t n)
     return whole_document(msg, n, &w);
 }
 
+void mongomsg_client_name(const struct bson_element *client, char out[MONGOMSG_NAME])
+{
+    struct bson_reader doc = bson_enter(client);
+    struct bson_element e;
+    size_t n = 0, len = 0;
+    bool some = bson_find(&doc, "application.name", &e) || bson_find(&doc, "driver.name", &e);
+    const char *text = some ? bson_text(&e, &len) : NULL;
+    for (; text != NULL && n < len && n + 1 < MONGOMSG_NAME; n++) {
+        out[n] = (unsigned char)text[n] < ' ' || text[n] == 0x7f ? '?' : text[n];
+    }
+    out[n] = '\0';
+}
+
 bool mongomsg_intact(const unsigned char *msg, size_t n, const struct wire *w)
 {
     return (w->flags & WIRE_CHECKSUM_PRESENT) == 0 || bson_get32(msg + n - 4) == wire_crc32c(0, msg, n - 4);

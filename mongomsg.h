@@ -18,6 +18,11 @@
  * A bad reader when n is not the message's length, or the message is malformed; wire_feed() says what is wrong. */
 struct bson_reader mongomsg_document(const unsigned char *msg, size_t n);
 
+#define MONGOMSG_NAME 40 /* bytes that are kept of what a client calls itself, with a NUL */
+/* What the `client` document of a hello calls its sender: application.name, else driver.name; "" if neither is there. Control characters
+ * become '?', and what is too long is cut. */
+void mongomsg_client_name(const struct bson_element *client, char out[MONGOMSG_NAME]);
+
 /* Whether a whole message of n bytes, which w has walked, has no checksum, or the right one. */
 bool mongomsg_intact(const unsigned char *msg, size_t n, const struct wire *w);
 

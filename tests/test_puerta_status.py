@@ -3,8 +3,9 @@
     pymongo, MongoClient (raw) --> Puerta with allow_admin --> Front, Front, Front --> FerretDB
 """
 import contextlib
-import datetime
 import json
+import os
+import time
 import urllib.request
 
 import bson
@@ -39,16 +40,17 @@ def test_status(fronts, mode):
         client.action.rows.find_one()
         status = client.admin.command("puertaStatus")
         assert status["ok"] == 1.0 and status["ready"] is True and status["stopping"] is False and status["log_level"] == "info"
-        assert abs((status["started"] - datetime.datetime.utcnow()).total_seconds()) < 600
+        assert abs(status["started"] - time.time()) < 600 and status["reloaded"] == ""
         assert [(s["name"], s["kind"], s["mode"], s["backends_up"]) for s in status["sections"]] == [("main", "mongo", mode, 3)]
         assert {(b["name"], b["state"], b["hold"]) for b in status["backends"]} == {(f.address, "up", "none") for f in fronts}
-        assert sum(b["answers"] for b in status["backends"]) > 0 and status["truncated"] is False
+        assert sum(b["answers"] for b in status["backends"]) > 0 and status["next"] == 0
         assert status["gauges"]["clients"]["now"] >= 1 and status["counters"]["requests"] > 0
         with urllib.request.urlopen("http://127.0.0.1:%d/status" % port) as answer:
             over_http = json.load(answer)
         assert set(status["counters"]) == set(over_http["counters"]) and set(status["gauges"]) == set(over_http["gauges"])
-        assert set(over_http) - set(status) == {"writable"}
-        assert set(over_http["backends"][0]) - set(status["backends"][0]) == {"slots", "busy", "kind"}
+        assert set(over_http) ^ set(status) == {"writable", "ok", "next"}
+        assert list(over_http["backends"][0]) == list(status["backends"][0]) and list(over_http["sections"][0]) == list(status["sections"][0])
+        assert over_http["sections"][0]["listen"] == status["sections"][0]["listen"] == ["127.0.0.1:%d" % p.port]
         assert not any(f.commands("puertaStatus") for f in fronts)
 
 
@@ -71,6 +73,77 @@ def test_clients(fronts, mode):
         for at in (-1, 1 << 40, 5000):
             answer = c.ask({"puertaStatus": 1, "clients": bson.Int64(at)})
             assert (answer["clients"], answer["next"]) == ([], 0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_lists_are_those_of_the_admin_listener(fronts, mode):
+    port = harness.free_port()
+    with before(fronts, mode, process={"admin": "127.0.0.1:%d" % port, "slow_log_min": "1ms"}) as p, driver(p) as client:
+        def told(word, at=0):
+            return client.admin.command("puertaStatus", 1, **{word: bson.Int64(at)})
+
+        def over_http(path, name):
+            with urllib.request.urlopen("http://127.0.0.1:%d/%s" % (port, path)) as answer:
+                return json.load(answer)[name]
+
+        for f in fronts:
+            f.fault("distinct", delay=0.03)
+        for n in range(105):
+            client.slow_one.rows.distinct("x")
+        for f in fronts:
+            f.clear()
+        page = told("slowlog")
+        assert len(page["slowlog"]) == 100 and page["slowlog"][0]["number"] - page["slowlog"][-1]["number"] == 99 and page["next"] > 0
+        rest = told("slowlog", page["next"])
+        assert rest["slowlog"][0]["number"] == page["slowlog"][-1]["number"] - 1 and rest["next"] == 0
+        listed = over_http("slowlog", "entries")
+        mine = {e["number"]: e for e in page["slowlog"] + rest["slowlog"]}
+        assert len(mine) >= 105 and all(mine[e["number"]] == e for e in listed if e["number"] in mine)
+        slow = next(e for e in mine.values() if e["command"] == "distinct")
+        assert slow["key"] == "slow_one" and slow["all_us"] >= 20000 and slow["section"] == "main"
+        assert told("memory")["memory"] == over_http("memory", "tables")[:100]
+        assert [b["name"] for b in told("backends")["backends"]] == [b["name"] for b in over_http("status", "backends")]
+        assert told("hotkeys")["hotkeys"] == told("hotslots")["hotslots"] == []  # these are of Redis
+        assert client.admin.command("puertaStatus", 1, slowlog="reset")["text"] == "the slow log is empty"
+        assert all(e["number"] > max(mine) for e in told("slowlog")["slowlog"])
+        for word in ("clients", "backends", "slowlog", "hotkeys", "hotslots", "memory"):
+            for at in (-1, 1 << 31, 1 << 32, (1 << 63) - 1):
+                answer = told(word, at)
+                assert (answer[word], answer["next"]) == ([], 0), (word, at)
+
+
+@pytest.mark.parametrize("mode", MODES + ["loadbalanced"])
+def test_clients_have_names(fronts, mode):
+    """appName, else the driver's own name: as far as it is kept, and nothing that a terminal would heed."""
+    more = {"loadBalanced": True} if mode == "loadbalanced" else {}
+    with before(fronts, mode) as p, contextlib.ExitStack() as stack:
+        names = {}
+        for said, shown in (("shop", "shop"), (None, "puerta-tests"), ("x" * 100, "x" * 39), ("a\n\x1b[2J\"\\<b>", "a??[2J\"\\<b>")):
+            c = stack.enter_context(p.client())
+            assert c.hello(app_name=said, **more)["ok"]
+            names["127.0.0.1:%d" % c.sock.getsockname()[1]] = shown
+        silent = stack.enter_context(p.client())
+        names["127.0.0.1:%d" % silent.sock.getsockname()[1]] = ""
+
+        def seen():
+            return {row["address"]: row["name"] for row in c.ask({"puertaStatus": 1, "clients": 0})["clients"]}
+        wait_for("the silent one to be let in", lambda: len(seen()) == len(names))
+        assert seen() == names
+
+
+def test_reload(fronts):
+    with before(fronts, process={"log_level": "info"}) as p, p.client() as c:
+        assert c.hello()["ok"]
+        path = os.path.join(p.folder, "puerta.conf")
+        good = harness.read_file(path)
+        asked = c.ask({"puertaStatus": 1, "reload": 1})
+        assert asked["ok"] and "is being read again" in asked["text"]
+        wait_for("the file to be read", lambda: "has been read again" in c.ask({"puertaStatus": 1})["reloaded"])
+        with open(path, "w", encoding="latin-1") as f:  # what is told of it is UTF-8 all the same
+            f.write(good.replace("allow_admin = yes", "allow_admin = p\xe9rhaps"))
+        assert c.ask({"puertaStatus": 1, "reload": 1})["ok"]
+        wait_for("it to be refused", lambda: c.ask({"puertaStatus": 1})["counters"]["reload_failures"] == 1)
+        assert "has been read again" not in c.ask({"puertaStatus": 1})["reloaded"]
 
 
 @pytest.mark.parametrize("mode", MODES)

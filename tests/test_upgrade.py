@@ -685,6 +685,33 @@ def test_a_hello_that_waits_is_counted_where_it_has_gone(mongoses):
         wait_for("the hello to be over", lambda: in_flight() == 0)
 
 
+@pytest.mark.parametrize("how", ["drain", "down"])
+def test_all_servers_held_by_hand(mongoses, how):
+    """Nothing is ready then, and yet the next program takes over: it knows of no hold, and serves."""
+    fronts = list(mongoses)
+    with UpgradableMongo([f.address for f in fronts], mode="pooled", allow_admin="yes", **QUICK) as p:
+        for f in fronts:
+            p.wait_state(f, "up")
+        with p.client() as c:
+            for f in fronts:
+                assert c.ask({"puertaStatus": 1, how: f.address})["ok"] == 1
+            assert c.ask({"puertaStatus": 1})["ready"] is False
+        assert p.upgrade() < 8 * SLOW
+        with p.client() as c:
+            assert c.hello()["ok"] == 1 and c.ask({"puertaStatus": 1})["ready"] is True
+
+
+def test_all_masters_held_by_hand(cluster):
+    with Upgradable(cluster, more="allow_admin = yes") as p:
+        with p.client() as c:
+            for node in cluster.masters:
+                assert b"serves nobody" in c.ask("PUERTA", "DOWN", node.address)
+            assert c.ask("PUERTA", "STATUS")[9] == 0
+        assert p.upgrade() < 8 * SLOW
+        with p.client() as c:
+            assert c.ask("SET", "held", "1") == b"OK"
+
+
 def test_who_has_logged_in_stays_so(mongoses):
     """Pooled mode: the login was here, and holds at the next worker."""
     import pymongo

@@ -264,6 +264,60 @@ static void test_written(void)
     CHECK(walk(&w, false, out, mongomsg_finish(&b)) == WIRE_WHOLE && w.flags == (WIRE_EXHAUST_ALLOWED | WIRE_MORE_TO_COME) && wire_more_to_come(&w));
 }
 
+/* --------------------------------------------------- what a client is called */
+
+static const char *called(const char *application, const char *driver, char out[MONGOMSG_NAME])
+{
+    unsigned char hello[512];
+    struct bson b;
+    struct bson_reader doc;
+    struct bson_element client;
+    bson_start(&b, hello, sizeof hello);
+    bson_document(&b, NULL);
+    bson_document(&b, "client");
+    for (int i = 0; i < 2; i++) {
+        if ((i == 0 ? application : driver) != NULL) {
+            bson_document(&b, i == 0 ? "application" : "driver");
+            bson_string(&b, "name", i == 0 ? application : driver);
+            bson_close(&b);
+        }
+    }
+    bson_close(&b);
+    bson_close(&b);
+    doc = bson_read(hello, b.len);
+    memset(out, 'x', MONGOMSG_NAME);
+    CHECK(bson_find(&doc, "client", &client));
+    mongomsg_client_name(&client, out);
+    return out;
+}
+
+static void test_client_name(void)
+{
+    char out[MONGOMSG_NAME], longest[MONGOMSG_NAME];
+    unsigned char text[32];
+    struct bson b;
+    struct bson_reader doc;
+    struct bson_element e;
+    unit_note = "the name of a client";
+    CHECK(strcmp(called("shop", "PyMongo", out), "shop") == 0);
+    CHECK(strcmp(called(NULL, "PyMongo", out), "PyMongo") == 0);
+    CHECK(strcmp(called("", "PyMongo", out), "") == 0);
+    CHECK(strcmp(called(NULL, NULL, out), "") == 0);
+    CHECK(strcmp(called("a\nb\x1b[2J\x7f\"c\xc3\xa9", NULL, out), "a?b?[2J?\"c\xc3\xa9") == 0);
+    memset(longest, 'n', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    CHECK(strcmp(called(longest, NULL, out), longest) == 0);
+    CHECK(strcmp(called("nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn", NULL, out), longest) == 0);
+    bson_start(&b, text, sizeof text);
+    bson_document(&b, NULL);
+    bson_int32(&b, "client", 1);
+    bson_close(&b);
+    doc = bson_read(text, b.len);
+    CHECK(bson_find(&doc, "client", &e));
+    mongomsg_client_name(&e, out);
+    CHECK(out[0] == '\0');
+}
+
 int main(void)
 {
     (void)written_document;
@@ -273,5 +327,6 @@ int main(void)
     test_refused_edits();
     test_random();
     test_written();
+    test_client_name();
     return unit_end();
 }
