@@ -1,8 +1,9 @@
 /*
- * action.c - what an operator may do to a running Puerta: drain, undrain, down, kill, loglevel.
+ * action.c - what an operator may do to a running Puerta: drain, undrain, down, kill, reload, loglevel.
  *
  *   HTTP, PUERTA, puertaStatus --action_hold()--> health.c: struct backend.hold --on_hold--> redis_route.c, mongo.c
  *                              --action_kill()--> doomed[] --next turn--> conn_fail() --on_close--> the room of that client
+ *                              --action_reload()> reload.c: action_on_reload
  *                              --action_level()-> log_threshold
  *
  * Nothing is done to connections within the call: who asks may stand in the middle of a request of a client that it concerns.
