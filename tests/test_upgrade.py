@@ -685,6 +685,15 @@ def test_a_hello_that_waits_is_counted_where_it_has_gone(mongoses):
         wait_for("the hello to be over", lambda: in_flight() == 0)
 
 
+@pytest.mark.parametrize("mode", ["passthrough", "pooled"])
+def test_a_client_keeps_its_name(mongoses, mode):
+    with UpgradableMongo([f.address for f in mongoses], mode=mode, allow_admin="yes", **QUICK) as p, p.client() as c:
+        p.wait_state(list(mongoses)[0], "up")
+        assert c.hello(app_name="stays")["ok"]
+        p.upgrade()
+        assert [row["name"] for row in c.ask({"puertaStatus": 1, "clients": 0})["clients"]] == ["stays"]
+
+
 @pytest.mark.parametrize("how", ["drain", "down"])
 def test_all_servers_held_by_hand(mongoses, how):
     """Nothing is ready then, and yet the next program takes over: it knows of no hold, and serves."""
