@@ -36,7 +36,7 @@ static void tell(const struct mongo_times *t, uint32_t now, const struct mongo_s
     struct trace_entry e;
     uint32_t sent = t->sent_us != 0 ? t->sent_us : now, began = t->began_us != 0 ? t->began_us : now;
     if (!trace_slow_room()) {
-        trace_slow_add(NULL);
+        trace_slow_pass();
         return;
     }
     memset(&e, 0, sizeof e);

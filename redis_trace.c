@@ -174,7 +174,7 @@ void trace_whole(const struct req *r, const struct backend *b, uint32_t born_us,
         e.sent_us = now - sent;
         trace_slow_add(&e);
     } else {
-        trace_slow_add(NULL);
+        trace_slow_pass();
     }
 }
 

@@ -242,22 +242,33 @@ static bool not_busy(const struct req *r, const unsigned char *p, size_t n, bool
     return !refused && r->command != NULL && (r->command->flags & CMD_ALLOW_BUSY) == 0;
 }
 
-/* What is slow is described before its taker lets it go. */
-static bool take_slow(struct upstream *u, struct req *r, const unsigned char *p, size_t n)
+/* It is described before its taker lets it go. */
+static bool take_told(const struct upstream *u, struct req *r, const unsigned char *p, size_t n)
 {
     struct trace_entry e;
     uint32_t now = trace_stamp(), began = u->began_us != 0 ? u->began_us : now;
-    bool told = r->fan == NULL && r->sent_us != 0 && trace_told(r), kept = told && trace_slow_room() && trace_describe(&e, r, u->backend);
-    if (kept) {
-        e.queued_us = r->sent_us - r->born_us;
-        e.sent_us = began - r->sent_us;
-        e.answered_us = now - began;
+    must(trace_describe(&e, r, u->backend));
+    e.queued_us = r->sent_us - r->born_us;
+    e.sent_us = began - r->sent_us;
+    e.answered_us = now - began;
+    if (!r->take(r, p, n, true)) {
+        return false;
+    }
+    trace_slow_add(&e);
+    return true;
+}
+
+static bool take_slow(const struct upstream *u, struct req *r, const unsigned char *p, size_t n)
+{
+    bool told = r->fan == NULL && r->sent_us != 0 && trace_told(r);
+    if (told && trace_slow_room()) {
+        return take_told(u, r, p, n);
     }
     if (!r->take(r, p, n, true)) {
         return false;
     }
     if (told) {
-        trace_slow_add(kept ? &e : NULL);
+        trace_slow_pass();
     }
     return true;
 }

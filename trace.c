@@ -70,10 +70,6 @@ void trace_slow_add(const struct trace_entry *e)
     struct trace_entry *to = &tr.ring[tr.at];
     struct timespec now;
     stats.slow_requests++;
-    if (e == NULL) {
-        stats.slow_passed_over++;
-        return;
-    }
     if (trace_slow_left == TRACE_SLOW_RATE)
         loop_timer(&tr.second, loop_ms() + 1000);
     trace_slow_left -= trace_slow_left > 0;

@@ -54,15 +54,21 @@ static inline bool trace_done(uint32_t us)
     return us >= trace_slow_us;
 }
 
-/* Whether one that is slow is to be written down: else trace_slow_add() is given none. */
+/* Whether one that is slow is to be written down: else it is passed over. */
 static inline bool trace_slow_room(void)
 {
     return trace_slow_left > 0;
 }
 
+static inline void trace_slow_pass(void)
+{
+    stats.slow_requests++;
+    stats.slow_passed_over++;
+}
+
 /* From here on so long is slow; 0: nothing is. What is there stays. */
 void trace_slow_min(uint32_t ms);
-/* Copies it, with its number and the time of day. all_us 0: it is the sum of the parts. NULL: there was no room, it is only counted. */
+/* Copies it, with its number and the time of day. all_us 0: it is the sum of the parts. */
 void trace_slow_add(const struct trace_entry *e);
 /* The i-th of the slow log, the youngest first; NULL past the last. Good until the next turn. */
 const struct trace_entry *trace_slow(uint32_t i);

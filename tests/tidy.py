@@ -56,7 +56,7 @@ ROOMS = {
     "redis_map.c": (4, "redis", 360),
     "redis_greet.c": (4, "redis", 120),
     "redis_trace.c": (4, "redis", 180),
-    "redis_upstream.c": (4, "redis", 860),
+    "redis_upstream.c": (4, "redis", 870),
     "redis_lend.c": (4, "redis", 220),
     "redis_own.c": (4, "redis", 100),
     "redis_req.c": (4, "redis", 600),
