@@ -1,7 +1,7 @@
 /*
- * hand.h - clients on their way to the next worker, whichever mode they are of.
+ * hand.h - clients on their way from one worker to the next: what goes with each, and what a room of clients does for that.
  *
- *   handover.c --hand_room--> redis_hand.c, mongo_relay_hand.c, mongo_pooled_hand.c: struct handed, a client that rests, with its descriptors
+ *   handover.c --> hand.c --struct hand_room--> redis_hand.c, mongo_relay_hand.c, mongo_pooled_hand.c
  */
 #ifndef PUERTA_HAND_H
 #define PUERTA_HAND_H

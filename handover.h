@@ -1,8 +1,8 @@
 /*
  * handover.h - an upgrade: what one worker tells the next, and what the modes do for it.
  *
- *   handover.c --hand_mode--> redis_hand.c, mongo_hand.c: their rooms of clients (hand.h)
- *                             mongo_route.c: struct hand_note, what is remembered of cursors, transactions, sessions, clients
+ *   handover.c --hand_mode--> redis_hand.c, mongo.c: struct handed (hand.h), a client that has come, with its descriptors
+ *                             mongo_route.c, mongo_choose.c: struct hand_note, what is remembered of cursors, transactions, sessions, clients
  */
 #ifndef PUERTA_HANDOVER_H
 #define PUERTA_HANDOVER_H

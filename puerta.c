@@ -367,15 +367,15 @@ static int work(const char *file)
     return EX_OK;
 }
 
-/* -t: what is in force. Asked by a program that is to be replaced: also whether this one could listen everywhere. */
+/* -t: what is in force. Asked by a program that is to be replaced: only whether this one could listen everywhere. */
 static int report(void)
 {
     arena_measure();
     take_tables();
-    conf_report(&conf);
     if (upgrade_tries()) {
         return open_listeners() ? UPGRADE_ABLE : EX_OSERR;
     }
+    conf_report(&conf);
     return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
 }
 

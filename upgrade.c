@@ -245,7 +245,7 @@ static void let_signals_in(void)
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* It says nothing but what is wrong. */
+/* It says nothing but what is wrong; a chroot may have no such file, and a program that is none says what it likes. */
 static void silence(void)
 {
     int fd = open("/dev/null", O_WRONLY);

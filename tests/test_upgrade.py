@@ -25,6 +25,7 @@ from test_mongo_crowd import Run
 from harness import LONG, SLOW, Puerta, children_of, read_file, wait_for
 
 ENDED = "the worker of the program before has ended"
+NO_LEAKS = {"ASAN_OPTIONS": "detect_leaks=0"}  # that looks into the process, which nobody may once it has changed its user
 CONF = """
 [puerta]
 drain_timeout = {drain}
@@ -514,15 +515,18 @@ def test_the_next_new_worker_dies_too(cluster):
 
 
 @root
-def test_the_first_user(cluster):
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_first_user(cluster, inside):
     """A worker that is root's still, beside a parent that is not: it is told to end, since no signal reaches it."""
-    with Upgradable(cluster, drain="60s") as p, p.client() as sub:
+    folder = harness.temporary_folder("puerta-jail-")
+    with Upgradable(cluster, drain="60s", env=NO_LEAKS) as p, p.client() as sub:
         sub.ask("SUBSCRIBE", "upgrade")
         text = read_file(p.path)
         with open(p.path, "w") as f:
-            f.write(text.replace("[puerta]", "[puerta]\nuser = nobody"))
+            f.write(text.replace("[puerta]", "[puerta]\nuser = nobody" + ("\nchroot = " + folder if inside else "")))
         new = begin_upgrade(p)
         assert [os.stat("/proc/%d" % pid).st_uid == 0 for pid in sorted(p.workers(), key=lambda pid: pid == new)] == [True, False]
+        assert os.readlink("/proc/%d/root" % new) == (folder if inside else "/")
         begun = time.monotonic()
         p.process.send_signal(signal.SIGTERM)
         sub.at_end()
@@ -552,6 +556,44 @@ def test_what_an_operator_holds_stays_held(cluster, word):
             other.ask("PUERTA", "UNDRAIN", "main/" + addresses[1])
         p.upgrade()
         assert held(p) == {}
+
+
+def put_inside(folder, path):
+    """A copy at the same place inside a folder, for everybody to read."""
+    inside = folder + path
+    os.makedirs(os.path.dirname(inside), exist_ok=True)
+    shutil.copy(path, inside)
+    os.chmod(inside, 0o755)
+
+
+@root
+@linux
+@pytest.mark.skipif(shutil.which("ldd") is None, reason="what the program needs to run is told by ldd")
+def test_inside_chroot(cluster):
+    """The next program and its file are those inside, at the same paths. Without them there is no upgrade, and nobody notices."""
+    folder = harness.temporary_folder("puerta-jail-")
+    with Upgradable(cluster, process="user = nobody\nchroot = " + folder, env=NO_LEAKS) as p, p.client() as c:
+        assert c.ask("SET", "inside", "1") == b"OK"
+        ident = c.ask("CLIENT", "ID")
+        stays(p, "cannot take over")
+        put_inside(folder, p.program)
+        needs = subprocess.run(["ldd", p.program], stdout=subprocess.PIPE, check=False).stdout.decode()
+        for library in {os.path.abspath(word) for word in needs.split() if word.startswith("/")}:
+            put_inside(folder, library)
+        stays(p, "cannot take over")
+        put_inside(folder, p.path)
+        for parent, _, _ in os.walk(folder):
+            os.chmod(parent, 0o755)
+        for _ in range(2):
+            p.upgrade()
+            assert c.ask("GET", "inside") == b"1" and c.ask("CLIENT", "ID") == ident
+            for pid in [p.process.pid] + p.workers():
+                assert os.readlink("/proc/%d/root" % pid) == folder and os.stat("/proc/%d" % pid).st_uid != 0
+            with p.client() as new:
+                assert new.ask("GET", "inside") == b"1"
+        os.unlink(folder + p.program)
+        stays(p, "cannot take over")
+        assert "# total" not in p.log_text(), "a trial says nothing, even where there is no /dev/null"
 
 
 def test_addresses_come_and_go(cluster):
