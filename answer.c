@@ -4,6 +4,7 @@
  *   json_...(): element() puts the comma and the name, the rest puts the value; levels are bits of two numbers
  */
 #include "answer.h"
+#include "text.h"
 
 #include <string.h>
 
@@ -114,11 +115,6 @@ void answer_chunk(char out[ANSWER_CHUNK_HEAD], size_t n)
     memcpy(out + 6, "\r\n", 2);
 }
 
-static bool is_leap(unsigned year)
-{
-    return year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-}
-
 /* n in so many digits, and what stands behind it; gives where that ends. */
 static char *put_digits(char *p, unsigned n, int digits, const char *behind)
 {
@@ -132,53 +128,33 @@ static char *put_digits(char *p, unsigned n, int digits, const char *behind)
 
 const char *answer_date(int64_t second, char out[ANSWER_DATE])
 {
-    static const char weekdays[] = "ThuFriSatSunMonTueWed", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec"; /* 1970 began with a Thursday */
-    static const unsigned char lengths[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
-    const unsigned time = (unsigned)(second % 86400);
-    unsigned days = (unsigned)(second / 86400), year = 1970, month = 0, n;
+    static const char weekdays[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    const struct text_date d = text_date(second);
     char *p = out;
 
-    memcpy(p, weekdays + days % 7 * 3, 3);
+    memcpy(p, weekdays + d.weekday * 3, 3);
     memcpy(p + 3, ", ", 2);
-    for (; days >= (n = is_leap(year) ? 366 : 365); year++)
-        days -= n;
-    for (; days >= (n = lengths[month] + (month == 1 && is_leap(year) ? 1u : 0u)); month++)
-        days -= n;
-    p = put_digits(p + 5, days + 1, 2, " ");
-    memcpy(p, months + month * 3, 3);
+    p = put_digits(p + 5, d.day, 2, " ");
+    memcpy(p, months + (d.month - 1) * 3, 3);
     p[3] = ' ';
-    p = put_digits(p + 4, year, 4, " ");
-    p = put_digits(put_digits(p, time / 3600, 2, ":"), time / 60 % 60, 2, ":");
-    (void)put_digits(p, time % 60, 2, " GMT");
+    p = put_digits(p + 4, d.year, 4, " ");
+    p = put_digits(put_digits(p, d.hour, 2, ":"), d.minute, 2, ":");
+    (void)put_digits(p, d.second, 2, " GMT");
     return out;
 }
 
 /* ------------------------------------------------------------------- JSON */
 
-/* How many bytes at p are one character of UTF-8: no longer form than it needs, no half of a pair, none beyond U+10FFFF. 0: none. */
-static size_t character(const unsigned char *p, size_t n)
-{
-    const size_t len = p[0] < 0x80 ? 1 : p[0] < 0xC2 ? 0 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : p[0] < 0xF5 ? 4 : 0;
-    const unsigned char low = p[0] == 0xE0 ? 0xA0 : p[0] == 0xF0 ? 0x90 : 0x80, high = p[0] == 0xED ? 0x9F : p[0] == 0xF4 ? 0x8F : 0xBF;
-    size_t i;
-
-    if (len > n || (len > 1 && (p[1] < low || p[1] > high)))
-        return 0;
-    for (i = 2; i < len; i++)
-        if ((p[i] & 0xC0) != 0x80)
-            return 0;
-    return len;
-}
-
 static void put_string(struct json *j, const void *bytes, size_t n)
 {
     static const char named[] = "b\bf\fn\nr\rt\t\"\"\\\\"; /* a letter, and the byte that it stands for */
     const unsigned char *p = bytes;
+    uint32_t code;
     size_t i, len;
 
     put(j, "\"");
     for (; n > 0; p += len, n -= len) {
-        len = character(p, n);
+        len = text_character(p, n, &code);
         for (i = 1; i < sizeof named && (unsigned char)named[i] != *p; i += 2)
             ;
         if (i < sizeof named - 1) {

@@ -3,6 +3,7 @@
  *   one loop over the bytes, a bit for each level that is open: it is an object      no recursion, whatever comes
  */
 #include "jread.h"
+#include "text.h"
 
 #include <string.h>
 
@@ -23,20 +24,15 @@ static const char *behind_blanks(const char *p, const char *end)
     return p;
 }
 
-static int hex(char c)
-{
-    return is_digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
 /* Four hexadecimal digits; -1: they are none. */
 static int32_t unit(const char *p, const char *end)
 {
     int32_t u = 0;
 
     for (int i = 0; i < 4; i++, p++) {
-        if (p >= end || hex(*p) < 0)
+        if (p >= end || text_hex(*p) > 15)
             return -1;
-        u = u << 4 | hex(*p);
+        u = u << 4 | (int32_t)text_hex(*p);
     }
     return u;
 }
@@ -273,23 +269,14 @@ static uint32_t escaped(const char **p, const char *end)
     return 0x10000u + (((uint32_t)high - 0xd800) << 10) + ((uint32_t)low - 0xdc00);
 }
 
-/* A character of UTF-8; what is none counts as one that cannot be shown. */
+/* A character of UTF-8; a byte that begins none counts as one that cannot be shown. */
 static uint32_t plain(const char **p, const char *end)
 {
-    unsigned char first = (unsigned char)*(*p)++;
-    int more = first < 0x80 ? 0 : first >= 0xc2 && first < 0xe0 ? 1 : first >= 0xe0 && first < 0xf0 ? 2 : first >= 0xf0 && first < 0xf5 ? 3 : -1;
-    static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
-    uint32_t c = more <= 0 ? first : first & (0x3fu >> more);
+    uint32_t code = 0;
+    size_t n = text_character((const unsigned char *)*p, (size_t)(end - *p), &code);
 
-    if (more < 0 || end - *p < more)
-        return 0;
-    for (int i = 0; i < more; i++) {
-        if (((unsigned char)(*p)[i] & 0xc0) != 0x80)
-            return 0;
-        c = c << 6 | ((unsigned char)(*p)[i] & 0x3f);
-    }
-    *p += more;
-    return c < least[more] || c > 0x10ffff ? 0 : c;
+    *p += n > 0 ? n : 1;
+    return code;
 }
 
 size_t jread_string(struct jvalue v, char *out, size_t cap)

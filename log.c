@@ -6,11 +6,12 @@
  *                                       `- 10 lines a second pass; the rest are counted, and the count is told
  *                                          when the next second's first line comes
  *
- * Nothing here touches the heap: the time is worked out by hand because libc's own calendar may load time zone
+ * Nothing here touches the heap: the time is worked out by text.c because libc's own calendar may load time zone
  * files, and stdio is not used because a stream allocates its buffer at the first line. libc's syslog() is not used
  * because it waits where syslogd does not read; a line that cannot go at once goes to stderr.
  */
 #include "puerta.h"
+#include "text.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,7 +24,6 @@
 
 #define LINE_CAP 1024         /* a longer line is cut: one write of this size is never torn by another process's */
 #define LINES_A_SECOND 10
-#define LAST_SECOND 253402300799 /* end of the year 9999: a clock beyond it is broken, and four digits hold no more */
 
 enum log_level log_threshold = LOG_INFO;
 int log_socket = -1;
@@ -112,24 +112,11 @@ static void line_send(struct line *l)
         return;
 }
 
-static bool leap(unsigned year)
-{
-    return year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-}
-
 static void line_add_time(struct line *l, const struct timespec *now)
 {
-    static const unsigned char month_days[] = { 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31 };
-    int64_t since = now->tv_sec, seconds = since < 0 ? 0 : since > LAST_SECOND ? LAST_SECOND : since;
-    unsigned days = (unsigned)(seconds / 86400), rest = (unsigned)(seconds % 86400);
-    unsigned year = 1970, month = 0, length;
+    const struct text_date d = text_date(now->tv_sec);
 
-    for (; days >= (length = leap(year) ? 366u : 365u); year++)
-        days -= length;
-    for (; days >= (length = month_days[month] + (month == 1 && leap(year) ? 1u : 0u)); month++)
-        days -= length;
-    line_add(l, "ts=%04u-%02u-%02uT%02u:%02u:%02u.%03uZ", year, month + 1, days + 1, rest / 3600, rest / 60 % 60,
-             rest % 60, (unsigned)(now->tv_nsec / 1000000));
+    line_add(l, "ts=%04u-%02u-%02uT%02u:%02u:%02u.%03uZ", d.year, d.month, d.day, d.hour, d.minute, d.second, (unsigned)(now->tv_nsec / 1000000));
 }
 
 /* For the system's log the time is left out, as OpenBSD's own syslog() does: whoever takes the line knows it. */

@@ -8,6 +8,7 @@
  * looked at; the others are walked, so that one that is cut short is seen.
  */
 #include "proxy.h"
+#include "text.h"
 
 #include <string.h>
 
@@ -28,8 +29,8 @@ static enum proxy_status bad(struct proxy_header *h, const char *error)
 
 static int digit(unsigned char c, unsigned base)
 {
-    int value = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : 16;
-    return value < (int)base ? value : -1;
+    unsigned value = text_hex((char)c);
+    return value < base ? (int)value : -1;
 }
 
 /* A number of 1 to `digits` digits, at most `most`; in decimal without a zero ahead. NULL: there is none at p. */

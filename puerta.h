@@ -9,7 +9,7 @@
  *   floor 3   conn.c  buf.c  gate.c  parent.c         conn.c is the waist:
  *   floor 2   loop.c  net.c  arena.c  stats.c  os*.c  manager.c    upward only through conn_ops
  *   floor 1   resp.c  command.c  slotmap.c  bson.c  mongo{wire,msg}.c  affinity.c  http.c  answer.c    pure
- *   floor 0   log.c
+ *   floor 0   log.c  text.c
  */
 #ifndef PUERTA_H
 #define PUERTA_H

@@ -15,6 +15,7 @@
  */
 #include "redis.h"
 #include "sha1.h"
+#include "text.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -159,11 +160,6 @@ void script_note(const struct request *q)
 
 /* ---------------------------------------------------- ahead of an EVALSHA */
 
-static int hex_digit(unsigned char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
 /* Whether r is the question who serves the key of a long request, which goes over another connection once that is
  * answered. Then the script has to be there: what is not kept cannot be sent once more when it is not. */
 static bool is_question(const struct req *r)
@@ -180,8 +176,8 @@ static struct script *named(const unsigned char *hex, size_t n)
         return NULL;
     }
     for (size_t i = 0; i < SHA1_BYTES; i++) {
-        int high = hex_digit(hex[2 * i]), low = hex_digit(hex[2 * i + 1]);
-        if (high < 0 || low < 0) {
+        unsigned high = text_hex((char)hex[2 * i]), low = text_hex((char)hex[2 * i + 1]);
+        if ((high | low) > 15) {
             return NULL;
         }
         digest[i] = (unsigned char)(high << 4 | low);

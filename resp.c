@@ -14,6 +14,7 @@
  * compare them.
  */
 #include "resp.h"
+#include "text.h"
 
 enum request_step { REQUEST_START, REQUEST_COUNT, REQUEST_ARGS, REQUEST_INLINE, REQUEST_OVER };
 enum reply_step { REPLY_HEAD, REPLY_LINE, REPLY_BULK, REPLY_OVER };
@@ -302,22 +303,14 @@ bool resp_arg(const unsigned char *req, size_t len, uint32_t *at, struct resp_sl
 
 /* ---------------------------------------------------------- inline requests */
 
-static int hex(unsigned char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* Reads what stands behind a backslash between double quotes, at line[i]; gives how many bytes it takes. */
 static size_t inline_escape(const unsigned char *line, size_t n, size_t i, unsigned char *c)
 {
     static const char names[] = "nrtba", bytes[] = "\n\r\t\b\a";
     const char *name;
 
-    if (line[i] == 'x' && n - i > 2 && hex(line[i + 1]) >= 0 && hex(line[i + 2]) >= 0) {
-        *c = (unsigned char)(hex(line[i + 1]) << 4 | hex(line[i + 2]));
+    if (line[i] == 'x' && n - i > 2 && (text_hex((char)line[i + 1]) | text_hex((char)line[i + 2])) < 16) {
+        *c = (unsigned char)(text_hex((char)line[i + 1]) << 4 | text_hex((char)line[i + 2]));
         return 3;
     }
     name = line[i] != '\0' ? strchr(names, line[i]) : NULL;

@@ -2,18 +2,11 @@
  *
  *   %41 --> A       two hexadecimal digits of either case are one byte, so that nothing grows
  */
+#include "text.h"
 #include "url.h"
 
 #include <ctype.h>
 #include <string.h>
-
-/* 16: it is none. */
-static unsigned hex(char c)
-{
-    const unsigned char u = (unsigned char)c;
-
-    return isdigit(u) ? u - 48u : isxdigit(u) ? (u | 32u) - 97u + 10u : 16u;
-}
 
 bool url_decode(char *bytes, struct url_part *part, bool form)
 {
@@ -22,9 +15,9 @@ bool url_decode(char *bytes, struct url_part *part, bool form)
     for (; from < end; from++, to++) {
         *to = form && *from == '+' ? ' ' : *from;
         if (*from == '%') {
-            if (end - from < 3 || (hex(from[1]) | hex(from[2])) > 15)
+            if (end - from < 3 || (text_hex(from[1]) | text_hex(from[2])) > 15)
                 return false;
-            *to = (char)(unsigned char)(hex(from[1]) << 4 | hex(from[2]));
+            *to = (char)(unsigned char)(text_hex(from[1]) << 4 | text_hex(from[2]));
             from += 2;
         }
         if (iscntrl((unsigned char)*to))
