@@ -164,7 +164,7 @@ static struct action released(const struct backend *b, const char *name)
     if (b->state == BACKEND_UP) {
         return said(ACTION_DONE, "%s serves again", name);
     }
-    return said(ACTION_DONE, "%s is held no longer; its state is: %s", name, backend_state_name((enum backend_state)b->state));
+    return said(ACTION_DONE, "%s is held no longer; its state is: %s", name, backend_state_name(b->state));
 }
 
 struct action action_hold(const char *name, enum backend_hold hold)

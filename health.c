@@ -54,13 +54,13 @@ const char *backend_name(const struct backend *b, char out[HOST_CAP + 8])
     return out;
 }
 
-const char *backend_state_name(enum backend_state state)
+const char *backend_state_name(unsigned state)
 {
     static const char *const names[] = { "free", "new", "up", "suspect", "draining", "mismatch", "down" };
     return names[state];
 }
 
-const char *backend_hold_name(enum backend_hold hold)
+const char *backend_hold_name(unsigned hold)
 {
     static const char *const names[] = { "none", "drain", "down" };
     return names[hold];
@@ -202,7 +202,7 @@ static void forget(struct backend *b)
 
 void health_state(struct backend *b, enum backend_state to)
 {
-    const char *from = backend_state_name((enum backend_state)b->state);
+    const char *from = backend_state_name(b->state);
     if (to != BACKEND_UP) {
         b->rises = 0;
     }
@@ -234,7 +234,7 @@ void backend_hold(struct backend *b, enum backend_hold hold)
 {
     if (b->hold != hold) {
         log_warn("node held by hand", "node=%s:%u was=%s now=%s", b->host, (unsigned)b->port,
-                 backend_hold_name((enum backend_hold)b->hold), backend_hold_name(hold));
+                 backend_hold_name(b->hold), backend_hold_name(hold));
         set_hold(b, hold);
     }
     b->dropped = false;

@@ -238,7 +238,7 @@ static bool look(struct metrics_at *at, const struct metric *m)
         some = backend_sample(at, &s, STATES);
         at->row += at->row % STATES == 0;
         s.value = some && s.backend.backend->state == at->row % STATES;
-        label(at->labels, "state", backend_state_name((enum backend_state)(at->row % STATES)));
+        label(at->labels, "state", backend_state_name(at->row % STATES));
         break;
     case OF_TABLE: some = table_sample(at, &s); break;
     case OF_CLASS: some = class_sample(at, &s); break;

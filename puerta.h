@@ -620,8 +620,8 @@ struct backend *backend_at(uint16_t index);               /* NULL when there is 
 struct backend *backend_named(const struct service *s, const char *host, uint16_t port, const struct backend *near);
 uint16_t backend_cap(void);
 const char *backend_name(const struct backend *b, char out[HOST_CAP + 8]); /* "host:port" */
-const char *backend_state_name(enum backend_state state); /* "up", "down"...: a constant */
-const char *backend_hold_name(enum backend_hold hold);    /* "none", "drain", "down": the same */
+const char *backend_state_name(unsigned state);           /* of enum backend_state: "up", "down"...: a constant */
+const char *backend_hold_name(unsigned hold);             /* of enum backend_hold: "none", "drain", "down" */
 /* Whether something new may go there: it is up, and nobody holds it. */
 static inline bool backend_takes_new(const struct backend *b)
 {

@@ -236,9 +236,9 @@ static void puerta(const struct client *c)
         const struct backend *b = backend_at(i);
         if (b != NULL && b->service == c->service) {
             say_format("node%u:address=%s:%u,state=%s,slots=%u,queued=%u,hold=%s\r\n", (unsigned)i, b->host,
-                       (unsigned)b->port, backend_state_name((enum backend_state)b->state), b->slots,
+                       (unsigned)b->port, backend_state_name(b->state), b->slots,
                        b->shared[0]->queued + (b->shared[1] != NULL ? b->shared[1]->queued : 0),
-                       backend_hold_name((enum backend_hold)b->hold));
+                       backend_hold_name(b->hold));
         }
     }
 }

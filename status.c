@@ -192,8 +192,8 @@ static bool backend(uint64_t *at, struct status_row *r)
     server(r, "name", b.backend);
     text(r, "section", b.section);
     text(r, "kind", b.kind);
-    text(r, "state", backend_state_name((enum backend_state)b.backend->state));
-    text(r, "hold", backend_hold_name((enum backend_hold)b.backend->hold));
+    text(r, "state", backend_state_name(b.backend->state));
+    text(r, "hold", backend_hold_name(b.backend->hold));
     number(r, "since_s", b.since_ms / 1000);
     number(r, "slots", b.backend->slots);
     number(r, "connections", b.facts.connections);
