@@ -4,6 +4,7 @@
  *   mongo.c            the sections, and which kind of clients each has
  *     mongo_relay_hand.c, mongo_pooled_hand.c   their clients, from one worker to the next
  *     mongo_relay.c      clients, each beside its own connection to a mongos (pass-through, load-balanced)
+ *       mongo_leave.c      how they leave a mongos that is drained
  *     mongo_pooled.c     clients that have a connection for one exchange at a time (pooled)
  *       mongo_hold.c       what is held of requests until they go on
  *       mongo_split.c      commands that go to several mongos
@@ -207,6 +208,9 @@ void mongo_let_go(struct mongo_client_id *id);
  * at the last look (of that time; or there was none in this turn): this one is to wait, so that it moves as a whole. */
 bool mongo_moves(struct mongo_client_id *id, uint64_t looked_ms);
 void mongo_note_busy(const struct mongo_client_id *id);          /* at a look: that is so */
+bool mongo_is_busy(const struct mongo_client_id *id);            /* it was noted in this turn */
+/* Since when its client is asked to leave b, which is drained by hand; 0: it is let be. */
+uint64_t mongo_asked_ms(const struct mongo_client_id *id, const struct backend *b);
 void mongo_let_be(const struct mongo_client_id *id, uint32_t ms); /* it does not come to rest: it stays there for so long */
 
 /* Notes what a request or its answer opens or closes. */
@@ -214,6 +218,8 @@ void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const
 void pins_answer(const struct mongo_client_id *id, struct mongo_asked *asked, const struct wire *reply);
 /* Whether the client has cursors or transactions open. */
 bool pins_hold(const struct mongo_client_id *id);
+/* Whether it has nothing open, or opens and ends things: some have been since then. */
+bool pins_turn(const struct mongo_client_id *id, uint64_t since_ms);
 /* How many connections the client has, where it is in the table. */
 uint32_t mongo_connections(const struct mongo_client_id *id);
 /* An upgrade: its tables, told and taken; a client that comes from the worker before, with its connection to b. */

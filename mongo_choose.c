@@ -27,6 +27,7 @@ struct pins {
     uint64_t last_ms;           /* when the last was opened or used */
     uint64_t busy_ms;           /* when it was last seen in the middle of a request at a mongos that is drained by hand */
     uint64_t stay_ms;           /* it is let be there until then */
+    uint64_t turned_ms;         /* when something was last opened or ended */
 };
 
 /* Of one section. */
@@ -97,7 +98,7 @@ static struct keep *keep_of(const struct mongo_client_id *id)
 static bool hold(const struct pins *p)
 {
     uint64_t since = loop_ms() - p->last_ms;
-    return (p->cursors > 0 && since < CURSOR_MS) || (p->transactions > 0 && since < TRANSACTION_MS) || loop_ms() < p->stay_ms;
+    return (p->cursors > 0 && since < CURSOR_MS) || (p->transactions > 0 && since < TRANSACTION_MS);
 }
 
 void mongo_count(const struct affinity *a, struct mongo_told *told)
@@ -289,6 +290,17 @@ void mongo_note_busy(const struct mongo_client_id *id)
     }
 }
 
+bool mongo_is_busy(const struct mongo_client_id *id)
+{
+    return id->entry != AFFINITY_NONE && keep_of(id)->pins[id->entry].busy_ms == loop_ms();
+}
+
+uint64_t mongo_asked_ms(const struct mongo_client_id *id, const struct backend *b)
+{
+    uint64_t stay = id->entry != AFFINITY_NONE ? keep_of(id)->pins[id->entry].stay_ms : 0, held = mongos_of(b)->held_ms;
+    return loop_ms() < stay ? 0 : stay > held ? stay : held;
+}
+
 void mongo_let_be(const struct mongo_client_id *id, uint32_t ms)
 {
     if (id->entry != AFFINITY_NONE) {
@@ -296,10 +308,11 @@ void mongo_let_be(const struct mongo_client_id *id, uint32_t ms)
     }
 }
 
-/* One that is drained by hand takes further connections of those who have something open there, which they may want to go on with. */
+/* One that is drained by hand takes further connections of those who have something open there, which they may want to go on with, and of
+ * those who are let be. */
 static bool stays(const struct keep *k, const struct affinity_entry *e)
 {
-    return is_drained(e) && hold(&k->pins[e - k->entries]);
+    return is_drained(e) && (hold(&k->pins[e - k->entries]) || loop_ms() < k->pins[e - k->entries].stay_ms);
 }
 
 /* A mongos that shuts down refuses every hello, so further connections of its clients go elsewhere, whatever they have open
@@ -366,6 +379,7 @@ static void pin(const struct mongo_client_id *id, enum affinity_kind kind, int64
     if (affinity_find(&k->table, kind, key, n, loop_ms(), true) == NULL &&
         affinity_add(&k->table, kind, key, n, k->entries[id->entry].backend, loop_ms()) != NULL) {
         *(kind == AFFINITY_CURSOR ? &p->cursors : &p->transactions) += 1;
+        p->turned_ms = loop_ms();
     }
     mongo_count(&k->table, &k->told);
 }
@@ -378,6 +392,7 @@ static void unpin(const struct mongo_client_id *id, enum affinity_kind kind, int
     unsigned char key[40];
     if (affinity_remove(&k->table, kind, key, pin_key(id, key, number, lsid)) && *count > 0) {
         *count -= 1;
+        p->turned_ms = loop_ms();
     }
     mongo_count(&k->table, &k->told);
 }
@@ -390,6 +405,11 @@ uint32_t mongo_connections(const struct mongo_client_id *id)
 bool pins_hold(const struct mongo_client_id *id)
 {
     return id->entry != AFFINITY_NONE && hold(&keep_of(id)->pins[id->entry]);
+}
+
+bool pins_turn(const struct mongo_client_id *id, uint64_t since_ms)
+{
+    return !pins_hold(id) || keep_of(id)->pins[id->entry].turned_ms >= since_ms;
 }
 
 void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const struct wire *w)

@@ -21,11 +21,8 @@
 #define HELD_MAX 65536         /* a hello that is longer is none, nor is any other first message */
 #define FINISH_MS 2000         /* how long a client that is being closed may take to read its last answer */
 #define CARE_MS 20             /* how often those that find no chunk, or are to leave, are looked after */
-#define TOGETHER_MS 2000       /* a client has so long to be at rest with all its connections, at a mongos that is drained */
 #define STARVING_MS 2000       /* one found no chunk for so long: who holds most of them gives them back */
 #define RELIEF_MS 200          /* what was given back gets this long to be of help */
-#define MOVE_MS 2000           /* how long a connection waits for the others of its client, which is to move, to come to rest */
-#define LET_BE_MS 10000        /* if they do not, the client is not asked to for so long */
 #define KEEPALIVE_IDLE_MS 60000
 
 static struct {
@@ -33,7 +30,6 @@ static struct {
     uint32_t total;
     uint32_t waiting, starved;  /* clients, flows */
     uint64_t relieved_ms;       /* when a client was last closed for its chunks */
-    uint64_t looked_ms;         /* when it was last looked who is busy at a mongos that is drained by hand */
     int32_t last_id;
     struct timer care;
 } md;
@@ -43,6 +39,7 @@ static unsigned char scratch[256 * 1024];                    /* the largest chun
 
 static void relay_begin(struct client *c);
 static void dial(struct client *c);
+static bool go_on_asking(struct client *c);
 
 /* ------------------------------------------------------------ their time */
 
@@ -163,56 +160,10 @@ static void client_refuse(struct client *c, enum mongo_code code, const char *te
     client_finish(c);
 }
 
-bool relay_rests(const struct client *c)
-{
-    bool waits = c->unanswered == 1 && c->asked.waits;
-    return c->state == RELAYING && (c->unanswered == 0 || waits) && c->asks.wire.used == 0 && c->answers.wire.used == 0 &&
-           (c->up == NULL || c->up->out.len == 0);
-}
-
-/* A mongos that shuts down will not wait for ever; an operator who drains one does. */
-static bool is_over(const struct backend *b)
-{
-    return b->state == BACKEND_DRAINING && loop_ms() >= mongos_of(b)->drained_ms;
-}
-
-/* Who is at a mongos that drains keeps it as long as something is open there. */
-static bool must_leave(const struct client *c)
-{
-    return c->backend != NULL && mongos_drains(c->backend) && (is_over(c->backend) || !pins_hold(&c->id));
-}
-
-/* Another connection of the same client at the same mongos. */
-static bool is_sibling(const struct client *o, const struct client *c)
-{
-    return o != c && o->conn != NULL && o->conn->state == CONN_OPEN && o->backend == c->backend && o->id.section == c->id.section &&
-           o->id.entry == c->id.entry;
-}
-
-/* A client leaves a mongos that is drained with all its connections at once, when all of them rest: what one of them is just beginning
- * there (a cursor) would be asked for on another one, which is closed, and drivers do not try that again. If it never rests, they leave
- * one by one after a while. */
-static bool leaves_together(struct client *c)
-{
-    bool soon = c->backend->state == BACKEND_UP && loop_ms() - mongos_of(c->backend)->held_ms < TOGETHER_MS;
-    bool several = c->id.entry != AFFINITY_NONE && mongo_connections(&c->id) > 1;
-    for (uint32_t i = 0; i < md.total && soon && several; i++) {
-        if (is_sibling(&md.all[i], c) && !relay_rests(&md.all[i])) {
-            return false;
-        }
-    }
-    for (uint32_t i = 0; i < md.total && soon && several; i++) {
-        if (is_sibling(&md.all[i], c)) {
-            client_finish(&md.all[i]);
-        }
-    }
-    return true;
-}
-
 /* The end of an answer: where a client may be closed without harm. */
 static void settle(struct client *c)
 {
-    if (relay_rests(c) && ((c->ended && c->unanswered == 0) || mongo_stopping || (must_leave(c) && leaves_together(c)))) {
+    if (relay_rests(c) && ((c->ended && c->unanswered == 0) || mongo_stopping || leave_now(c))) {
         client_finish(c);
     }
 }
@@ -301,9 +252,10 @@ static enum fate fate_of(const struct client *c, const struct flow *f, bool is_w
 {
     const struct wire *w = &f->wire;
     if (f == &c->asks) {
-        bool known = w->command[0] != '\0' || is_whole;
+        bool may_wait = w->header.length <= HELD_MAX / 2 && !c->back && leave_asks(c);
+        bool known = (w->command[0] != '\0' && !may_wait) || is_whole;
         return w->hello ? HOLD : mongo_puerta_takes(c->service->conf, w) ? HERE : !known ? UNKNOWN
-             : c->conn->source != NULL && is_refused(c) ? DROP : PASS;
+             : may_wait && leave_tries_again(w) ? LATER : c->conn->source != NULL && is_refused(c) ? DROP : PASS;
     }
     return w->header.length == 0 ? UNKNOWN : c->rewrites && w->header.response_to == c->hello_id ? HOLD : PASS;
 }
@@ -446,6 +398,27 @@ static bool release(struct flow *f, struct chain *to)
     return true;
 }
 
+/* Its request is whole, and waits here until the others of its client rest; as do n bytes behind it. False: the client is gone. */
+static bool hold_back(struct client *c, const unsigned char *p, size_t n)
+{
+    struct flow *f = &c->asks;
+    size_t len = f->held.len;
+    chain_copy(&f->held, whole, len);
+    if (n > 0 && !chain_put(&f->held, BUF_REPLY, p, n)) {
+        conn_fail(c->conn, "no chunk left for what is held back (chunks)");
+        return false;
+    }
+    time_begins(c, &f->wire);
+    c->back = true;
+    conn_read(c->conn, false);
+    if (leave_writes(whole, len)) {
+        return go_on_asking(c);
+    }
+    wire_start(&f->wire, false);
+    f->fate = UNKNOWN;
+    return true;
+}
+
 /* n bytes of a flow, on their way to `to`. in_place: they lie in the room behind its end already. False: the client is gone. */
 static bool flow_take(struct client *c, struct flow *f, struct chain *to, const unsigned char *p, size_t n, bool in_place)
 {
@@ -479,12 +452,45 @@ static bool flow_take(struct client *c, struct flow *f, struct chain *to, const 
             conn_fail(c->conn, "no chunk left for a message (chunks)");
             return false;
         }
+        p += used;
+        n -= used;
+        if (status == WIRE_WHOLE && f->fate == LATER) {
+            return hold_back(c, p, n);
+        }
         if (status == WIRE_WHOLE && !message_end(c, f)) {
             return false;
         }
-        p += used;
-        n -= used;
     }
+    return true;
+}
+
+/* What is held goes through the flow as if it came now. False: the client is gone. */
+static bool ask_anew(struct client *c)
+{
+    struct chain first = c->asks.held;
+    size_t n;
+    const unsigned char *p;
+    bool good = true;
+    memset(&c->asks.held, 0, sizeof c->asks.held);
+    wire_start(&c->asks.wire, false);
+    c->asks.fate = UNKNOWN;
+    while (good && (p = chain_at(&first, 0, &n)) != NULL) {
+        good = flow_take(c, &c->asks, &c->up->out, p, n, false);
+        chain_drop(&first, n);
+    }
+    chain_clear(&first);
+    return good && tell_late(c);
+}
+
+/* Nothing of it is held back any more. */
+static bool go_on_asking(struct client *c)
+{
+    if (!ask_anew(c)) {
+        return false;
+    }
+    c->back = false;
+    conn_dirty(c->up);
+    conn_read(c->conn, true);
     return true;
 }
 
@@ -538,7 +544,7 @@ static void up_room(struct conn *conn)
     times_sent(&c->times);
     if (c->ended) {
         net_shutdown(conn->fd);
-    } else if (c->state == RELAYING && c->asks.starved_ms == 0) {
+    } else if (c->state == RELAYING && c->asks.starved_ms == 0 && !c->back) {
         conn_read(c->conn, true);
     }
     settle(c); /* a request that gets no answer ends here */
@@ -623,28 +629,15 @@ static bool is_early(const struct service *s)
     return early;
 }
 
-/* Its client leaves a mongos that is drained by hand, and this connection waits for the others. */
-static bool waits_to_move(struct client *c)
-{
-    if (!mongo_moves(&c->id, md.looked_ms)) {
-        return false;
-    }
-    if (loop_ms() - c->conn->watch.active_ms >= MOVE_MS || loop_ms() - c->conn->watch.active_ms >= c->service->conf->handshake_timeout_ms / 2) {
-        mongo_let_be(&c->id, LET_BE_MS);
-        return false;
-    }
-    set_state(c, WAITING);
-    care_soon();
-    return true;
-}
-
 /* Its first message is whole: to the mongos of its client, or to another that takes it. */
 static void dial(struct client *c)
 {
     const struct conf_service *conf = c->service->conf;
     struct net_sizes sizes = { conf->receive_buffer, conf->send_buffer };
     struct backend *b;
-    if (waits_to_move(c)) {
+    if (leave_waits(c)) {
+        set_state(c, WAITING);
+        care_soon();
         return;
     }
     while ((b = c->tries < MAX_SEEDS ? mongo_choose(&c->id, c->service, c->tried, c->tries) : NULL) != NULL) {
@@ -676,27 +669,14 @@ static void dial(struct client *c)
 
 /* ------------------------------------------------------------- the client */
 
-/* The mongos is there: what was held goes through the flow as if it came now. */
+/* The mongos is there: its first message goes out. */
 static void relay_begin(struct client *c)
 {
-    struct chain first = c->asks.held;
     unsigned char head[NET_PROXY_CAP];
-    size_t n;
-    const unsigned char *p;
     int version = c->service->conf->upstream_proxy;
-    bool good = version == 0 || chain_put(&c->up->out, BUF_REPLY, head, net_proxy_header(c->conn->fd, &c->conn->peer, version, head));
-    memset(&c->asks.held, 0, sizeof c->asks.held);
-    wire_start(&c->asks.wire, false);
-    c->asks.fate = UNKNOWN;
-    if (!good) {
+    if (version != 0 && !chain_put(&c->up->out, BUF_REPLY, head, net_proxy_header(c->conn->fd, &c->conn->peer, version, head))) {
         conn_fail(c->conn, "no chunk left for a PROXY header (chunks)");
-    }
-    while (good && (p = chain_at(&first, 0, &n)) != NULL) {
-        good = flow_take(c, &c->asks, &c->up->out, p, n, false);
-        chain_drop(&first, n);
-    }
-    chain_clear(&first);
-    if (good && tell_late(c)) {
+    } else if (ask_anew(c)) {
         conn_dirty(c->up);
         conn_read(c->conn, !c->ended);
         conn_deadline(c->conn, c->service->conf->client_idle_ms > 0 ? loop_ms() + c->service->conf->client_idle_ms : 0);
@@ -801,7 +781,7 @@ static void client_tick(struct conn *conn)
         conn_fail(conn, "no hello within handshake_timeout");
     } else if (c->state != RELAYING) {
         client_unreachable(c);
-    } else if (limit > 0 && idle >= limit && c->unanswered == 0 && relay_rests(c)) {
+    } else if (limit > 0 && idle >= limit && c->unanswered == 0 && relay_rests(c) && !c->back) {
         conn_fail(conn, "idle (client_idle)");
     } else if (limit > 0) {
         conn_deadline(conn, loop_ms() + (idle < limit ? limit - idle : limit));
@@ -815,7 +795,7 @@ static void describe(const struct conn *conn, struct conn_facts *out)
     out->section = c->service->conf->name;
     out->name = c->name;
     out->doing = conn->state != CONN_OPEN || c->ended ? "leaving" : pins_hold(&c->id) ? "pinned"
-               : c->state == RELAYING && relay_rests(c) ? "idle" : doing[c->state];
+               : c->state == RELAYING && relay_rests(c) && !c->back ? "idle" : doing[c->state];
     out->in_flight = c->unanswered;
     out->born_ms = c->born_ms;
     out->asked_ms = conn->watch.active_ms;
@@ -919,6 +899,10 @@ static void relieve(void)
 
 static void look_after(struct client *c)
 {
+    if (c->back && !leave_asks(c)) {
+        go_on_asking(c);
+        return;
+    }
     if (c->asks.starved_ms != 0) {
         conn_read(c->conn, true);
     }
@@ -927,38 +911,10 @@ static void look_after(struct client *c)
     }
     if (c->state == WAITING) {
         dial(c);
-    } else if (c->backend != NULL && is_over(c->backend)) {
+    } else if (c->backend != NULL && leave_is_over(c->backend)) {
         client_finish(c);
     } else {
         settle(c);
-    }
-}
-
-static bool somebody_drains(void)
-{
-    for (uint16_t i = 0; i < backend_cap(); i++) {
-        const struct backend *b = backend_at(i);
-        if (b != NULL && b->service->conf->kind == SERVICE_MONGO && b->service->conf->mode != MONGO_POOLED && mongos_drains(b) &&
-            mongos_of(b)->connections > 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Who could leave a mongos that is drained by hand has; of whom is left there it is noted who is in the middle of something. */
-static void look_who_is_busy(void)
-{
-    md.looked_ms = loop_ms();
-    for (uint32_t i = 0; i < md.total; i++) {
-        struct client *c = &md.all[i];
-        if (c->conn == NULL || c->conn->state != CONN_OPEN || c->backend == NULL || c->backend->hold != HELD_DRAIN) {
-            continue;
-        }
-        settle(c);
-        if (c->backend != NULL && !relay_rests(c)) {
-            mongo_note_busy(&c->id);
-        }
     }
 }
 
@@ -967,13 +923,13 @@ static void on_care(struct timer *t)
     if (md.starved > 0) {
         relieve();
     }
-    look_who_is_busy();
+    leave_look();
     for (uint32_t i = 0; i < md.total; i++) {
         if (md.all[i].conn != NULL && md.all[i].conn->state == CONN_OPEN && !md.all[i].conn->given) {
             look_after(&md.all[i]);
         }
     }
-    if (md.starved > 0 || md.waiting > 0 || somebody_drains()) {
+    if (md.starved > 0 || md.waiting > 0 || leave_somebody()) {
         loop_timer(t, loop_ms() + CARE_MS);
     }
 }
@@ -1034,6 +990,7 @@ void relay_open(void)
         md.free = &md.all[i - 1];
     }
     md.care.on_due = on_care;
+    leave_open(md.all, md.total, client_finish);
 }
 
 void relay_stop(void)

@@ -18,7 +18,7 @@ import mongo_harness
 import test_action
 from harness import LONG, SLOW, Load, Puerta, RespClient, RespError, wait_for
 from mongo_harness import CrowdFronts, MongoPuerta
-from test_mongo import closed, where
+from test_mongo import closed, more_of, where
 from test_mongo_crowd import Run
 from test_mongo_door import SECRET, Talk, keys
 
@@ -213,6 +213,93 @@ def test_reloads_under_load_of_drivers(ferret, mode):
                 r.reload(at)
                 wait_for("nobody to ask there any more", lambda f=gone: not test_action.asked_meanwhile(f, one, two), 30)
             r.reload(text)
+
+
+@contextlib.contextmanager
+def three_at_one(ferret, **options):
+    """(Puerta, a mongos, another, three connections of one client there, as a driver has them)."""
+    with mongo_harness.fronts(ferret, 2) as fronts, mongo_puerta(list(fronts), mode="passthrough", **options) as p, contextlib.ExitStack() as stack:
+        for f in fronts:
+            p.wait_state(f, "up")
+        three = [stack.enter_context(p.client()) for _ in range(3)]
+        place = where(three[0], fronts, app_name="three")
+        assert [where(c, fronts, app_name="three") for c in three[1:]] == [place] * 2
+        yield p, place, next(f for f in fronts if f is not place), three
+
+
+def begins_to_leave(p, place, other, client):
+    """The mongos is not named any more, while that client is just opening a cursor there. Gives what holds the answer back."""
+    assert client.ask({"insert": "leaving", "documents": [{"n": i} for i in range(6)]}, db="puerta")["n"] == 6
+    find = place.fault("find", hold=True)
+    client.send({"find": "leaving", "batchSize": 2}, db="puerta")
+    wait_for("the find to be there", lambda: find.held == 1)
+    r = Reloads(p)
+    r.reload(put_option(r.text(), "mongos", other.address))
+    return find
+
+
+def held_back(place, client, document):
+    """Asks that until it is not answered because it does not come to the mongos. Gives how many have come there."""
+    name = next(iter(document))
+    while True:
+        so_far = len(place.commands(name))
+        client.send(document, db="puerta")
+        try:
+            assert client.read(timeout=0.2).body["ok"]
+        except TimeoutError:
+            if len(place.commands(name)) == so_far:
+                return so_far
+            client.read()
+
+
+@pytest.mark.parametrize("ends", ["soon", "late"])
+def test_connections_that_never_rest_together_leave_together(ferret, ends):
+    """What drivers ask again waits for that; what they do not, and so must find its connection, goes on over any of them."""
+    s, other_s = mongo_harness.Session(), mongo_harness.Session()
+    with three_at_one(ferret) as (p, place, other, (a, b, c)):
+        find = begins_to_leave(p, place, other, a)
+        count = held_back(place, b, dict({"count": "leaving"}, **s.plain))
+        if ends == "late":  # it is let be
+            assert b.read().body["ok"] and c.ask(dict({"count": "leaving"}, **other_s.plain), db="puerta")["ok"]
+            count += 2
+        assert c.ask({"ping": 1})["ok"]
+        assert c.ask(dict({"insert": "leaving_t", "documents": [{"a": 1}]}, **s.begin()), db="puerta")["ok"]
+        writes = {"aggregate": "leaving", "pipeline": [{"$match": {"n": 1}}, {"$out": "left"}], "cursor": {}}
+        c.ask(dict(writes, **other_s.plain), db="puerta")
+        assert place.commands("aggregate")
+        find.clear()
+        cursor = a.read().body["cursor"]["id"]
+        assert cursor and s.commit(c)["ok"]
+        while cursor:
+            answer = more_of(c, cursor, "leaving")
+            assert answer["ok"], answer
+            cursor = answer["cursor"]["id"]
+        assert closed(a) and closed(b) and closed(c)
+        assert len(place.commands("count")) == count
+        with p.client() as new:
+            assert where(new, [place, other], app_name="three") is other
+
+
+def test_connections_that_never_rest_leave_one_by_one_in_the_end(ferret):
+    with three_at_one(ferret, drain_timeout="300ms") as (p, place, other, (a, b, c)):
+        find = begins_to_leave(p, place, other, a)
+        assert closed(b) and closed(c)
+        find.clear()
+        cursor = a.read().body["cursor"]["id"]
+        assert more_of(a, cursor, "leaving")["ok"]
+
+
+def test_what_is_held_back_goes_on_when_its_mongos_is_named_again(ferret):
+    s = mongo_harness.Session()
+    with three_at_one(ferret) as (p, place, other, (a, b, c)):
+        find = begins_to_leave(p, place, other, a)
+        count = held_back(place, b, dict({"count": "leaving"}, **s.plain))
+        r = Reloads(p)
+        r.reload(put_option(r.text(), "mongos", "%s, %s" % (place.address, other.address)))
+        assert b.read().body["ok"] and len(place.commands("count")) == count + 1
+        find.clear()
+        cursor = a.read().body["cursor"]["id"]
+        assert more_of(b, cursor, "leaving")["ok"] and c.ask({"ping": 1})["ok"]
 
 
 # ---- every option ----

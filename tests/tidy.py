@@ -107,7 +107,8 @@ ROOMS = {
     "mongo_puerta.c": (4, "mongo", 230),
     "mongo_pooled.c": (4, "mongo", 1060),
     "mongo_pooled_hand.c": (4, "mongo", 120),
-    "mongo_relay.c": (4, "mongo", 1040),
+    "mongo_leave.c": (4, "mongo", 140),
+    "mongo_relay.c": (4, "mongo", 1000),
     "mongo_relay_hand.c": (4, "mongo", 140),
     "mongo.c": (4, "mongo", 560),
     "dashboard.c": (5, "admin", 10),  # made of dashboard.html by the Makefile
