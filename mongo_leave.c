@@ -1,10 +1,10 @@
 /*
  * mongo_leave.c - how clients of pass-through mode leave a mongos that is drained by hand, or named no more: as a whole.
  *
- *   asked to leave --1 s--> all that it asks goes on -------------------.
- *        ^          --1 s--> what its driver asks again is held back ---+-- all its connections rest, nothing is open there:
- *        |                   here, so that the others come to rest      |        they are closed together
- *        `-- 10 s, let be <-- it does not rest <------------------------'
+ *   asked to leave -- 0.5 s --> all that it asks goes on ------------------.
+ *        ^         -- 1.5 s --> what its driver asks again is held back --+--> all its connections rest, nothing is open there:
+ *        |                      here, so that the others come to rest     |    they are closed together
+ *        `-- 3 s, let be <----- it does not rest <------------------------'
  *
  * A driver believes that one server is behind all its connections, and sends a getMore, or the next part of a transaction, on any of
  * them. It does not send that again when it finds the connection closed. So none is closed while another one may be just opening
@@ -16,9 +16,9 @@
 
 #include <string.h>
 
-#define ALONE_MS 1000          /* of an attempt: so long it may come to rest by itself */
-#define MOVE_MS 2000           /* and so long it takes as a whole; also how long a new connection of that client waits for its end */
-#define LET_BE_MS 10000        /* a client that does not come to rest is not asked to for so long */
+#define ALONE_MS 500            /* of an attempt: so long it may come to rest by itself */
+#define MOVE_MS 2000            /* and so long it takes as a whole; also how long a new connection of that client waits for its end */
+#define LET_BE_MS 3000          /* a client that does not come to rest is not asked to for so long */
 
 static struct {
     struct client *all;

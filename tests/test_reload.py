@@ -196,15 +196,13 @@ def test_reloads_under_load_of_drivers(ferret, mode):
     """Mongos and users come and go: drivers see no error, and nobody is at a mongos that is not named any more."""
     users = "user = anna %s\nuser = b %s\n" % (keys(), keys("other")) if mode == "pooled" else ""
     login = dict(username="anna", password=SECRET, authMechanism="SCRAM-SHA-256") if users else {}
-    # Pass-through: several connections of one driver that never rest at the same time are closed one by one in the end, and a getMore may
-    # meet a closed one (README, known limits): that is looked for in the long form alone.
-    threads = 1 if mode == "passthrough" and not harness.LONG else 4
-    with mongo_harness.fronts(ferret) as fronts, mongo_puerta(list(fronts), users, mode=mode) as p:
+    # Pass-through: after drain_timeout connections that never rest together would be closed one by one, and a getMore may meet a closed one.
+    with mongo_harness.fronts(ferret) as fronts, mongo_puerta(list(fronts), users, mode=mode, drain_timeout="10m") as p:
         r = Reloads(p)
         text = r.text()
         for f in fronts:
             p.wait_state(f, "up")
-        with test_action.Load(p, "first", threads, **login) as one, test_action.Load(p, "second", threads, **login) as two:
+        with test_action.Load(p, "first", **login) as one, test_action.Load(p, "second", **login) as two:
             for i in range(ROUNDS // 4):
                 gone = fronts[i % 3]
                 at = mongo_round(text, [f.address for f in fronts if f is not gone], i, False)
