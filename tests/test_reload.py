@@ -197,7 +197,7 @@ def test_reloads_under_load_of_drivers(ferret, mode):
     users = "user = anna %s\nuser = b %s\n" % (keys(), keys("other")) if mode == "pooled" else ""
     login = dict(username="anna", password=SECRET, authMechanism="SCRAM-SHA-256") if users else {}
     # Pass-through: after drain_timeout connections that never rest together would be closed one by one, and a getMore may meet a closed one.
-    with mongo_harness.fronts(ferret) as fronts, mongo_puerta(list(fronts), users, mode=mode, drain_timeout="10m") as p:
+    with mongo_harness.fronts(ferret) as fronts, mongo_puerta(list(fronts), users, mode=mode, drain_timeout="10m", probe_timeout="20s") as p:
         r = Reloads(p)
         text = r.text()
         for f in fronts:
