@@ -211,7 +211,7 @@ void mongo_note_busy(const struct mongo_client_id *id);          /* at a look: t
 bool mongo_is_busy(const struct mongo_client_id *id);            /* it was noted in this turn */
 /* Since when its client is asked to leave b, which is drained by hand; 0: it is let be. */
 uint64_t mongo_asked_ms(const struct mongo_client_id *id, const struct backend *b);
-void mongo_let_be(const struct mongo_client_id *id, uint32_t ms); /* it does not come to rest: it stays there for so long */
+void mongo_let_be(const struct mongo_client_id *id, uint32_t ms); /* it does not come to rest: it stays there for so long; 0: no longer */
 
 /* Notes what a request or its answer opens or closes. */
 void pins_ask(const struct mongo_client_id *id, struct mongo_asked *asked, const struct wire *request);
