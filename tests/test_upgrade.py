@@ -539,7 +539,8 @@ def test_what_an_operator_holds_stays_held(cluster, word):
     """Until it is taken back, over any number of upgrades."""
     def held(p):
         with harness.RespClient(p.redis_port) as c:
-            return {r[1].decode(): r[7].decode() for r in c.ask("PUERTA", "BACKENDS") if r[7] != b"none"}
+            rows = [dict(zip(r[::2], r[1::2])) for r in c.ask("PUERTA", "BACKENDS")]
+            return {r[b"name"].decode(): r[b"hold"].decode() for r in rows if r[b"hold"] != b"none"}
 
     conf = "[mongo main]\nlisten = 127.0.0.1:{port}\nmongos = {mongos}\n[redis asks]\nlisten = 127.0.0.1:{redis_port}\n" \
            "nodes = %s\nallow_admin = yes\n" % cluster.seeds()
