@@ -4,8 +4,8 @@
  *         NAME: VALUE CR LF ...         --field_line()----> field[], close
  *         CR LF                         --head_end()------> what the fields mean together: body, bearer, expects
  *
- * http_read() finds the ends of lines; a line is read when it is whole, and once. By then its CR is known to be there and
- * to be the only one, and no NUL: so strspn() and strcspn() end at it, whose sets either lack it or have it.
+ * http_read() finds the ends of lines; a line is read when it is whole, and once. It is known to hold no NUL then, and while it
+ * is read one stands in place of its CR: so it is a string, and those before it end in it.
  */
 #include "http.h"
 
@@ -99,7 +99,7 @@ static void field_line(struct http_request *r, const char *head, const char *p, 
     if (i < HTTP_FIELDS)
         r->field[i] = url_part(head, value, end);
     for (; same(p, name, "connection") && value < end; value += n + (value + n < end)) { /* a list */
-        n = strcspn(value, BLANK ",\r");
+        n = strcspn(value, BLANK ",");
         r->close = r->close || same(value, n, "close");
     }
 }
@@ -140,6 +140,7 @@ static void line_end(struct http_request *r, char *head)
         refuse_if(r, iscntrl((unsigned char)*at) && *at != '\t', 400);
     if (r->error != 0)
         return;
+    *end = '\0';
     if (end > p && r->begun)
         field_line(r, head, p, end);
     else if (end > p)
@@ -148,6 +149,7 @@ static void line_end(struct http_request *r, char *head)
         head_end(r, head);
     else /* one empty line before a request is passed over, as RFC 9112 has it */
         refuse_if(r, r->line > 0, 400);
+    *end = '\r';
     r->begun = r->begun || end > p;
     r->line = r->seen;
 }

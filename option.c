@@ -291,7 +291,7 @@ const struct option options[] = {
     { ML(slow_start_ms), "slow_start", TIME, 0, DAY, "30s", NULL,
       "over this time the share of a mongos that has come back grows to its whole" },
     { ML(drain_timeout_ms), "drain_timeout", TIME, 0, DAY, "15s", NULL,
-      "how long clients with open cursors or transactions may stay at a mongos that is shutting down; for how long others leave a drained one only as a whole" },
+      "how long clients with open work stay at a mongos that shuts down; so long they leave a drained one as a whole only" },
     { ML(eject_after), "eject_after", COUNT, 1, 1000, "5", "never",
       "connections in a row that a mongos refuses or breaks off until it gets no new clients for a while" },
     { ML(eject_time_ms), "eject_time", TIME, 100, DAY, "10s", NULL,

@@ -50,7 +50,7 @@ static void say_field(const struct status_field *f)
     say_name(f->name);
     switch (f->type) {
     case STATUS_TEXT: say_name(f->at); break;
-    case STATUS_KEY: say_bulk(f->at, f->number); break;
+    case STATUS_KEY: say_bulk(f->at, (size_t)f->number); break;
     case STATUS_NUMBER: say_number(f->number); break;
     case STATUS_BOOL: say_bool(f->number != 0); break;
     case STATUS_ADDRESS: say_name(address_text(addresses, text)); break;

@@ -130,7 +130,7 @@ static void key(struct status_row *r, const unsigned char *p, size_t n)
 
 size_t status_key(const struct status_field *f, char out[STATUS_KEY_TEXT])
 {
-    const char *quoted = log_quote(f->at, f->number, out, STATUS_KEY_TEXT);
+    const char *quoted = log_quote(f->at, (size_t)f->number, out, STATUS_KEY_TEXT);
     size_t n = strlen(quoted) - 2;
     memmove(out, quoted + 1, n);
     return n;

@@ -34,7 +34,10 @@ for target in $targets; do
     $MAKE BUILD="build/cross/$target" CC="$zig $target" CFLAGS=-O1 LDFLAGS=-static unit-build
     tell $? "$target, unit tests"
     for one in build/cross/"$target"/unit/test_*; do
-        case $one in *.d) continue ;; esac
+        case $one in
+            *.d) continue ;;
+            */test_guard | */test_net) continue ;; # qemu has no seccomp, and passes on this machine's error numbers in SO_ERROR
+        esac
         qemu-mips-static "$one" >"build/cross/$target/unit.log" 2>&1
         status=$?
         tell $status "$one"

@@ -104,9 +104,11 @@ static void every_cut(const char *bytes, size_t n, const char *about)
 {
     struct text whole, other;
     struct http_request r;
+    enum http_status status;
     size_t cut;
 
-    describe(&r, arrive(&r, bytes, n, n), &whole);
+    status = arrive(&r, bytes, n, n);
+    describe(&r, status, &whole);
     if (!CHECK(strcmp(whole.at, about) == 0))
         printf("  is:        %s\n  should be: %s\n", whole.at, about);
     for (cut = 0; cut < n; cut++) {

@@ -452,7 +452,7 @@ static void test_stream(void)
 static void test_await(void)
 {
     struct pooled *p = &clients[0], *other = &clients[1];
-    unsigned char process[12], foreign[12] = "abcdefghijkl";
+    unsigned char process[12], foreign[13] = "abcdefghijkl";
     int64_t version;
 
     memset(process, 0, sizeof process);

@@ -11,7 +11,7 @@
 
 #define LEN(text) (text), sizeof(text) - 1
 
-static const unsigned char some_random[SCRAM_RANDOM] = "eighteen random by";
+static const unsigned char some_random[SCRAM_RANDOM + 1] = "eighteen random by";
 
 static bool is_hex(const unsigned char *bytes, size_t n, const char *hex)
 {
