@@ -34,7 +34,6 @@
 #define SLOW_MS 5000            /* a request has to be whole by then */
 #define IDLE_MS 15000           /* how long a connection may say nothing between two */
 #define STALL_MS 5000           /* how long it may read nothing of its answer */
-#define FINISH_MS 2000          /* how long the last answer may take to be read */
 #define RELOAD_MS 20000         /* how long it waits for a reload */
 #define PACE_MS 20              /* how long a request waits beyond GUARD_RATE, unless it is to be refused: then it is told no more than that */
 #define ROOM_FOR_BODY 1024

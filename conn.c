@@ -307,6 +307,10 @@ void conn_fail(struct conn *c, const char *why)
     if (c->state == CONN_DIALING) {
         stats.dial_failures++;
     }
+    if (c->kind == CONN_CLIENT) {
+        char text[ADDRESS_TEXT];
+        log_debug("client closed", "client=%s why=\"%s\"", address_text(&c->peer, text), why);
+    }
     conn_close(c);
     if (c->ops->on_close != NULL) {
         c->ops->on_close(c, why);
@@ -380,6 +384,11 @@ static void on_stall(struct timer *t)
         return;
     }
     if (loop_ms() - c->sent_ms >= c->stall_limit_ms) {
+        if (c->kind == CONN_CLIENT) {
+            char text[ADDRESS_TEXT];
+            stats.clients_stalled++;
+            log_warn("client closed: it does not read its answers (client_stall)", "client=%s", address_text(&c->peer, text));
+        }
         conn_fail(c, "stalled: it does not read what is sent to it");
     } else {
         loop_timer(&c->stall, c->sent_ms + c->stall_limit_ms);

@@ -23,7 +23,6 @@
 #define AGAIN_MAX_MS 2000
 #define ENDING_MS 5000          /* what is left of an exchange whose client has gone may take this long */
 #define HELD_IDLE_MS 1000       /* one to a mongos that is drained by hand is kept so long for what goes on there */
-#define KEEPALIVE_IDLE_MS 60000
 
 struct line { struct pool_waiter *first, *last; uint32_t length; };
 

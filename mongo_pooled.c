@@ -25,12 +25,10 @@
 #define SMALL 4096             /* an answer up to this size goes on when it is whole: no error is longer */
 #define REST_MAX 262144        /* the rest of an answer whose client has gone: read and dropped, if it is no longer */
 #define HALF_MS 2000           /* a client that sends no more may wait for its answer so long */
-#define FINISH_MS 2000         /* how long a client that is being closed may take to read its last answer */
 #define REAUTHENTICATE 391     /* the code by which a server says that it wants a login anew */
 #define RELOGIN_MS 1000        /* a connection this old that a mongos says has no rights is made anew */
 #define CARE_MS 20             /* how often those that find no chunk are looked after */
 #define STARVING_MS 2000       /* so long nobody could be helped: who holds most of the chunks gives them back */
-#define KEEPALIVE_IDLE_MS 60000
 
 static struct {
     struct pooled *all, *free;
@@ -190,12 +188,7 @@ static void client_gone(struct pooled *p)
 
 static void on_client_close(struct conn *conn, const char *why)
 {
-    char text[ADDRESS_TEXT];
-    log_debug("client closed", "client=%s why=\"%s\"", address_text(&conn->peer, text), why);
-    if (strncmp(why, "stalled", 7) == 0) {
-        stats.clients_stalled++;
-        log_warn("client closed: it does not read its answers (client_stall)", "client=%s", address_text(&conn->peer, text));
-    }
+    (void)why;
     client_gone(conn->owner);
 }
 

@@ -19,11 +19,9 @@
 #include <string.h>
 
 #define HELD_MAX 65536         /* a hello that is longer is none, nor is any other first message */
-#define FINISH_MS 2000         /* how long a client that is being closed may take to read its last answer */
 #define CARE_MS 20             /* how often those that find no chunk, or are to leave, are looked after */
 #define STARVING_MS 2000       /* one found no chunk for so long: who holds most of them gives them back */
 #define RELIEF_MS 200          /* what was given back gets this long to be of help */
-#define KEEPALIVE_IDLE_MS 60000
 
 static struct {
     struct client *all, *free;
@@ -120,12 +118,7 @@ static void client_gone(struct client *c)
 
 static void on_client_close(struct conn *conn, const char *why)
 {
-    char text[ADDRESS_TEXT];
-    log_debug("client closed", "client=%s why=\"%s\"", address_text(&conn->peer, text), why);
-    if (strncmp(why, "stalled", 7) == 0) {
-        stats.clients_stalled++;
-        log_warn("client closed: it does not read its answers (client_stall)", "client=%s", address_text(&conn->peer, text));
-    }
+    (void)why;
     client_gone(conn->owner);
 }
 

@@ -49,6 +49,8 @@
 #define SEND_SLICES 64      /* iovecs of one send: beyond 64 the kernel's copy dominates */
 #define ACCEPTS_PER_TURN 64 /* so that a storm of dials does not starve the clients inside */
 #define COLD_PER_TURN 256   /* cold descriptors told in one turn */
+#define FINISH_MS 2000      /* how long a client that is being closed may take to read its last answers */
+#define KEEPALIVE_IDLE_MS 60000 /* a peer that is silent for so long is asked by the kernel whether it is there */
 
 /* ------------------------------------------------------- log.c (floor 0) */
 

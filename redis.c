@@ -28,19 +28,10 @@ static const struct command unknown_command = {
 
 /* ---------------------------------------------------------------- answers */
 
-static enum verdict say(struct client *c, bool done)
-{
-    if (!done) {
-        client_starve(c);
-        return VERDICT_WAIT;
-    }
-    return VERDICT_DONE;
-}
-
 static enum verdict no_map(struct client *c)
 {
     stats.not_executed++;
-    return say(c, client_error(c, "CLUSTERDOWN not executed: no cluster map yet: %s", c->service->trouble));
+    return client_said(c, client_error(c, "CLUSTERDOWN not executed: no cluster map yet: %s", c->service->trouble));
 }
 
 /* Passes q on; `take` takes the reply, and finds `mark` in its record. */
@@ -122,7 +113,7 @@ static uint16_t shown_slot(const struct client *c)
 
 static enum verdict wrong_count(struct client *c, const struct request *q)
 {
-    enum verdict v = say(c, client_error(c, "ERR wrong number of arguments for '%s' command", q->command->name));
+    enum verdict v = client_said(c, client_error(c, "ERR wrong number of arguments for '%s' command", q->command->name));
     stats_command(q->command)->rejected += v == VERDICT_DONE;
     return v;
 }
@@ -164,8 +155,8 @@ static enum verdict by_keys(struct client *c, const struct request *q)
     int count = command_keys(q->command, q->p, q->len, q->argc, keys, cap);
     uint16_t slot;
     if (count == -2) {
-        return say(c, client_error(c, "ERR a request of more than %u keys is too wide for this proxy (max_split_keys)",
-                                   (unsigned)cap));
+        return client_said(c, client_error(c, "ERR a request of more than %u keys is too wide for this proxy (max_split_keys)",
+                                           (unsigned)cap));
     }
     if (q->command->keys == KEYS_PAIRS && q->command->group == GROUP_STRING && q->argc % 2 == 0) {
         return wrong_count(c, q); /* a node would say first that the slots differ */
@@ -177,7 +168,7 @@ static enum verdict by_keys(struct client *c, const struct request *q)
     for (int i = 1; i < count && !c->service->conf->single; i++) {
         if (slotmap_slot(q->p + keys[i].off, keys[i].len) != slot) {
             if ((q->command->flags & CMD_SPLIT) == 0) {
-                return say(c, client_error(c, "CROSSSLOT Keys in request don't hash to the same slot"));
+                return client_said(c, client_error(c, "CROSSSLOT Keys in request don't hash to the same slot"));
             }
             if (c->service->map.served == 0) {
                 return no_map(c);
@@ -203,13 +194,13 @@ static enum verdict by_number(struct client *c, const struct request *q)
 
 static enum verdict unsupported(struct client *c, const struct request *q)
 {
-    return say(c, client_error(c, "ERR '%s' is not supported by this version of Puerta", q->command->name));
+    return client_said(c, client_error(c, "ERR '%s' is not supported by this version of Puerta", q->command->name));
 }
 
 /* What is not done over connections of the client's own, so that the servers cannot say whether its user may. */
 static enum verdict no_login(struct client *c, const struct request *q)
 {
-    return say(c, client_error(c, "NOPERM '%s' is not possible for a client with a login of its own", q->command->name));
+    return client_said(c, client_error(c, "NOPERM '%s' is not possible for a client with a login of its own", q->command->name));
 }
 
 /* Redis's own text: the name and the first arguments, each cut. */
@@ -236,9 +227,9 @@ static enum verdict unknown(struct client *c, const struct request *q)
         args[at++] = ' ';
         args[at] = '\0';
     }
-    return say(c, client_error(c, "ERR unknown command '%.*s', with args beginning with: %s",
-                               (int)(q->arg[0].len < 128 ? q->arg[0].len : 128), (const char *)q->p + q->arg[0].off,
-                               args));
+    return client_said(c, client_error(c, "ERR unknown command '%.*s', with args beginning with: %s",
+                                       (int)(q->arg[0].len < 128 ? q->arg[0].len : 128), (const char *)q->p + q->arg[0].off,
+                                       args));
 }
 
 /* What a CONFIG SET changes may belong to one node, as its port does: then it is changed on the one that CONFIG GET shows. */
@@ -279,7 +270,7 @@ static enum verdict administer(struct client *c, const struct request *q)
         return unsupported(c, q);
     }
     if (!c->service->conf->allow_admin) {
-        return say(c, client_error(c, "NOPERM '%s' is refused by this proxy (allow_admin)", q->command->name));
+        return client_said(c, client_error(c, "NOPERM '%s' is refused by this proxy (allow_admin)", q->command->name));
     }
     if (monitor && c->login != NULL) {
         return no_login(c, q);
@@ -347,9 +338,9 @@ static enum verdict subscribed(struct client *c, const struct request *q)
     if (!command_arity_ok(q->command, q->argc)) {
         return wrong_count(c, q);
     }
-    return say(c, client_error(c, "%sCan't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
-                               "are allowed in this context", strcmp(q->command->name, "exec") == 0 ?
-                               "EXECABORT Transaction discarded because of: " : "ERR ", q->command->name));
+    return client_said(c, client_error(c, "%sCan't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
+                                       "are allowed in this context", strcmp(q->command->name, "exec") == 0 ?
+                                       "EXECABORT Transaction discarded because of: " : "ERR ", q->command->name));
 }
 
 static enum verdict decide(struct client *c, struct request *q)
@@ -385,7 +376,7 @@ static enum verdict decide(struct client *c, struct request *q)
     }
     if (c->monitor != MONITOR_OFF && command_arity_ok(command, q->argc) &&
         (command->flags & (CMD_READONLY | CMD_WRITE | CMD_MAY_REPLICATE)) != 0) {
-        return multi_poison(c, say(c, client_error(c, "ERR Replica can't interact with the keyspace")));
+        return multi_poison(c, client_said(c, client_error(c, "ERR Replica can't interact with the keyspace")));
     }
     if (c->service->pause_until_ms != 0 && command_arity_ok(command, q->argc) && client_is_stopped(c, command)) {
         return VERDICT_WAIT;
@@ -492,7 +483,7 @@ static bool from_inline(struct client *c, struct request *q, struct resp_request
 
 enum verdict redis_protocol_error(struct client *c, const char *text)
 {
-    enum verdict v = say(c, client_error(c, "ERR %s", text));
+    enum verdict v = client_said(c, client_error(c, "ERR %s", text));
     stats.protocol_errors++;
     return v == VERDICT_DONE ? VERDICT_CLOSE : v;
 }
@@ -531,7 +522,7 @@ static bool admit(struct client *c, const struct request *q, enum verdict *v)
     if (q->command != NULL && (q->command->group == GROUP_TRANSACTIONS || strcmp(q->command->name, "quit") == 0)) {
         return true;
     }
-    *v = multi_poison(c, say(c, client_error(c, "ERR too many requests from this address (request_rate, byte_rate)")));
+    *v = multi_poison(c, client_said(c, client_error(c, "ERR too many requests from this address (request_rate, byte_rate)")));
     return false;
 }
 

@@ -499,8 +499,16 @@ size_t redis_req_free(void);
 void redis_req_shortage(void);
 /* A node has answered r, or nobody will: its client may go on to other connections when it was the last. */
 void req_settle(struct req *r);
+/* What has become of a request. */
+enum verdict {
+    VERDICT_DONE,     /* taken care of */
+    VERDICT_WAIT,     /* cannot be done now: bring it again when the client is resumed */
+    VERDICT_CLOSE     /* the client is to go once all is answered */
+};
 /* c waits for a record or a chunk: it is resumed when there are some. */
 void client_starve(struct client *c);
+/* Whether its answer was taken (`done`); if not, c starves and the request comes again. */
+enum verdict client_said(struct client *c, bool done);
 /* Its request could be taken on after all, or it has gone. */
 void client_fed(struct client *c);
 /* How deep into the pool c may reach for its requests: the client that has starved longest a little deeper, since
@@ -651,12 +659,6 @@ bool large_run(struct client *c);
 void large_gone(struct client *c);
 
 /* ------------------------------------------------------ redis_fan.c */
-
-enum verdict {
-    VERDICT_DONE,     /* taken care of */
-    VERDICT_WAIT,     /* cannot be done now: bring it again when the client is resumed */
-    VERDICT_CLOSE     /* the client is to go once all is answered */
-};
 
 /* One whole request, contiguous: as it came, or turned from inline form (`copied`). */
 struct request {

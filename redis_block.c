@@ -29,15 +29,6 @@ static struct {
     uint32_t records;
 } bl;
 
-static enum verdict said(struct client *c, bool done)
-{
-    if (!done) {
-        client_starve(c);
-        return VERDICT_WAIT;
-    }
-    return VERDICT_DONE;
-}
-
 /* -------------------------------------------------------------- its timeout */
 
 static bool in_ms(const struct command *k)
@@ -180,7 +171,7 @@ static int32_t slot_of(struct client *c, const struct request *q, enum verdict *
     int count = command_keys(q->command, q->p, q->len, q->argc, keys, cap);
     uint16_t slot;
     if (count == -2) {
-        *v = said(c, client_error(c, "ERR a request of more than %u keys is too wide for this proxy (max_split_keys)", cap));
+        *v = client_said(c, client_error(c, "ERR a request of more than %u keys is too wide for this proxy (max_split_keys)", cap));
         return -1;
     }
     if (count <= 0) {
@@ -189,7 +180,7 @@ static int32_t slot_of(struct client *c, const struct request *q, enum verdict *
     slot = slotmap_slot(q->p + keys[0].off, keys[0].len);
     for (int i = 1; i < count && !c->service->conf->single; i++) {
         if (slotmap_slot(q->p + keys[i].off, keys[i].len) != slot) {
-            *v = said(c, client_error(c, "CROSSSLOT Keys in request don't hash to the same slot"));
+            *v = client_said(c, client_error(c, "CROSSSLOT Keys in request don't hash to the same slot"));
             return -1;
         }
     }
@@ -212,7 +203,7 @@ enum verdict block_command(struct client *c, const struct request *q)
     struct req *r;
     int32_t slot;
     if (!command_arity_ok(q->command, q->argc)) {
-        return said(c, client_error(c, "ERR wrong number of arguments for '%s' command", q->command->name));
+        return client_said(c, client_error(c, "ERR wrong number of arguments for '%s' command", q->command->name));
     }
     slot = slot_of(c, q, &v);
     if (slot < 0) {
@@ -220,14 +211,14 @@ enum verdict block_command(struct client *c, const struct request *q)
     }
     if (c->service->map.served == 0) {
         stats.not_executed++;
-        return said(c, client_error(c, "CLUSTERDOWN not executed: no cluster map yet: %s", c->service->trouble));
+        return client_said(c, client_error(c, "CLUSTERDOWN not executed: no cluster map yet: %s", c->service->trouble));
     }
     r = req_take(c, q->command, on_answer);
     if (r == NULL || !keep(r, q)) {
         if (r != NULL) {
             req_free(r);
         }
-        return said(c, false);
+        return client_said(c, false);
     }
     note_timeout(r, q);
     r->slot = (uint16_t)slot;

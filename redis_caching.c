@@ -13,15 +13,6 @@
 
 #define TICK_MS 20
 
-static enum verdict said(struct client *c, bool done)
-{
-    if (!done) {
-        client_starve(c);
-        return VERDICT_WAIT;
-    }
-    return VERDICT_DONE;
-}
-
 /* --------------------------------------------------------------- the words */
 
 static bool add_prefix(struct wish *w, const char *p, size_t n)
@@ -137,14 +128,14 @@ static enum verdict await_all(struct client *c)
     }
     if (enough && ready) {
         if (!client_answer(c, "+OK\r\n", 5)) {
-            return said(c, false);
+            return client_said(c, false);
         }
         t->since_ms = 0;
         return VERDICT_DONE;
     }
     if (!client_error(c, "%s", enough ? "CLUSTERDOWN not executed: not all masters could be reached within failover_wait"
                                       : "ERR not executed: no connection of its own is left for this client (max_own)")) {
-        return said(c, false);
+        return client_said(c, false);
     }
     tracking_end(c);
     return VERDICT_DONE;
@@ -198,7 +189,7 @@ enum verdict tracking_command(struct client *c, const struct request *q)
     wrong = read_words(c, q, &w);
     if (wrong == NULL && word_is(what, "off")) {
         if (!client_answer(c, "+OK\r\n", 5)) {
-            return said(c, false);
+            return client_said(c, false);
         }
         tracking_end(c);
         return VERDICT_DONE;
@@ -207,9 +198,9 @@ enum verdict tracking_command(struct client *c, const struct request *q)
     wrong = wrong != NULL ? wrong : collision(c->tracking, &w);
     wrong = wrong != NULL ? wrong : take_on(c, &w);
     if (wrong != NULL) {
-        return said(c, client_error(c, "%s", wrong));
+        return client_said(c, client_error(c, "%s", wrong));
     }
-    return c->tracking->since_ms != 0 ? await_all(c) : said(c, client_answer(c, "+OK\r\n", 5));
+    return c->tracking->since_ms != 0 ? await_all(c) : client_said(c, client_answer(c, "+OK\r\n", 5));
 }
 
 /* ---------------------------------------------------------------- what is told of it */

@@ -18,18 +18,9 @@
 
 static const char multi_line[] = "*1\r\n$5\r\nMULTI\r\n";
 
-static enum verdict said(struct client *c, bool done)
-{
-    if (!done) {
-        client_starve(c);
-        return VERDICT_WAIT;
-    }
-    return VERDICT_DONE;
-}
-
 static enum verdict said_ok(struct client *c)
 {
-    return said(c, client_answer(c, "+OK\r\n", 5));
+    return client_said(c, client_answer(c, "+OK\r\n", 5));
 }
 
 /* An error that was answered: inside MULTI its EXEC will say that all was discarded. */
@@ -84,10 +75,10 @@ static enum verdict no_slot(struct client *c, int32_t slot)
     uint32_t cap;
     (void)fan_keys(&cap);
     if (slot == -3) {
-        return said(c, client_error(c, "ERR a request of more than %u keys is too wide for this proxy (max_split_keys)",
-                                    (unsigned)cap));
+        return client_said(c, client_error(c, "ERR a request of more than %u keys is too wide for this proxy (max_split_keys)",
+                                           (unsigned)cap));
     }
-    return said(c, client_error(c, "CROSSSLOT Keys in request don't hash to the same slot"));
+    return client_said(c, client_error(c, "CROSSSLOT Keys in request don't hash to the same slot"));
 }
 
 static enum verdict watch(struct client *c, const struct request *q)
@@ -95,7 +86,7 @@ static enum verdict watch(struct client *c, const struct request *q)
     int32_t slot;
     struct req *r;
     if (c->multi_state != MULTI_NONE) {
-        return said(c, client_error(c, "ERR WATCH inside MULTI is not allowed"));
+        return client_said(c, client_error(c, "ERR WATCH inside MULTI is not allowed"));
     }
     slot = slot_of_keys(c, q, c->watch != NULL && c->watch->kept ? c->multi.slot : -1);
     if (slot < 0) {
@@ -142,7 +133,7 @@ void multi_reset(struct client *c)
 static enum verdict begin(struct client *c)
 {
     if (c->multi_state != MULTI_NONE) {
-        return said(c, client_error(c, "ERR MULTI calls can not be nested"));
+        return client_said(c, client_error(c, "ERR MULTI calls can not be nested"));
     }
     if (said_ok(c) == VERDICT_WAIT) {
         return VERDICT_WAIT;
@@ -154,7 +145,7 @@ static enum verdict begin(struct client *c)
 static enum verdict discard(struct client *c)
 {
     if (c->multi_state == MULTI_NONE) {
-        return said(c, client_error(c, "ERR DISCARD without MULTI"));
+        return client_said(c, client_error(c, "ERR DISCARD without MULTI"));
     }
     c->multi.ending = true;
     if (said_ok(c) == VERDICT_WAIT) {
@@ -251,10 +242,10 @@ enum verdict multi_queue(struct client *c, const struct request *q)
     const struct backend *b;
     int32_t slot;
     if (!command_arity_ok(q->command, q->argc)) {
-        return multi_poison(c, said(c, client_error(c, "ERR wrong number of arguments for '%s' command", q->command->name)));
+        return multi_poison(c, client_said(c, client_error(c, "ERR wrong number of arguments for '%s' command", q->command->name)));
     }
     if (why != NULL) {
-        return multi_poison(c, said(c, client_error(c, "%s", why)));
+        return multi_poison(c, client_said(c, client_error(c, "%s", why)));
     }
     slot = slot_of_keys(c, q, keyed || (c->watch != NULL && c->watch->kept) ? c->multi.slot : -1);
     if (slot < -1) {
@@ -264,13 +255,13 @@ enum verdict multi_queue(struct client *c, const struct request *q)
     if (b != NULL && b->busy) {
         c->multi.keyed = true; /* EXEC asks the same node */
         c->multi.slot = (uint16_t)slot;
-        return multi_poison(c, said(c, client_error(c, "%s", b->busy_says + 1)));
+        return multi_poison(c, client_said(c, client_error(c, "%s", b->busy_says + 1)));
     }
     if (c->multi.block.len + q->len > c->service->conf->transaction_limit) {
-        return multi_poison(c, said(c, client_error(c, "ERR a transaction must not be longer than transaction_limit")));
+        return multi_poison(c, client_said(c, client_error(c, "ERR a transaction must not be longer than transaction_limit")));
     }
     if (!buf_may_take_many(client_use(c), q->len / buf_chunk_size() + 3) || !client_answer(c, "+QUEUED\r\n", 9)) {
-        return said(c, false);
+        return client_said(c, false);
     }
     if (c->multi_state == MULTI_OPEN) {
         keep(c, q);
@@ -288,7 +279,7 @@ static enum verdict end(struct client *c, const char *line)
         stats_error(line, strlen(line));
     }
     if (!client_answer(c, line, strlen(line))) {
-        return said(c, false);
+        return client_said(c, false);
     }
     multi_reset(c);
     return VERDICT_DONE;
@@ -319,7 +310,7 @@ static enum verdict exec(struct client *c, const struct request *q)
     bool watched = c->watch != NULL && c->watch->kept, sent;
     const char *busy;
     if (c->multi_state == MULTI_NONE) {
-        return said(c, client_error(c, "ERR EXEC without MULTI"));
+        return client_said(c, client_error(c, "ERR EXEC without MULTI"));
     }
     c->multi.ending = true;
     if ((busy = says_busy(c)) != NULL) {
@@ -347,7 +338,7 @@ static enum verdict exec(struct client *c, const struct request *q)
     sent = (c->multi.block.len > 0 || slice_extend(&c->multi.block, client_use(c), multi_line, sizeof multi_line - 1)) &&
            exec_send(c, q->command, watched);
     if (!sent) {
-        return said(c, false);
+        return client_said(c, false);
     }
     close_block(c);
     return VERDICT_DONE;
@@ -368,7 +359,7 @@ enum verdict multi_command(struct client *c, const struct request *q)
         return end(c, "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command\r\n");
     }
     if (!command_arity_ok(q->command, q->argc)) {
-        return multi_poison(c, said(c, client_error(c, "ERR wrong number of arguments for '%s' command", name)));
+        return multi_poison(c, client_said(c, client_error(c, "ERR wrong number of arguments for '%s' command", name)));
     }
     switch (name[0]) {
     case 'm': return begin(c);

@@ -575,6 +575,14 @@ void client_starve(struct client *c)
     rq.starved_tail = c;
 }
 
+enum verdict client_said(struct client *c, bool done)
+{
+    if (!done) {
+        client_starve(c);
+    }
+    return done ? VERDICT_DONE : VERDICT_WAIT;
+}
+
 void client_fed(struct client *c)
 {
     c->starved_ms = 0;

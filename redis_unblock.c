@@ -24,15 +24,6 @@ static struct {
     struct timer timer;
 } ub;
 
-static enum verdict said(struct client *c, bool done)
-{
-    if (!done) {
-        client_starve(c);
-        return VERDICT_WAIT;
-    }
-    return VERDICT_DONE;
-}
-
 /* --------------------------------------------------------------- the errand */
 
 /* Whether some of it has gone to a node. */
@@ -173,11 +164,11 @@ static enum verdict pass_on(struct client *c, const struct request *q, struct re
 {
     struct req *r;
     if (target->upstream->node_id == 0) {
-        return said(c, client_error(c, "ERR its node does not tell CLIENT ID, by which alone it could be unblocked"));
+        return client_said(c, client_error(c, "ERR its node does not tell CLIENT ID, by which alone it could be unblocked"));
     }
     r = req_take(c, q->command, req_to_client);
     if (r == NULL) {
-        return said(c, false);
+        return client_said(c, false);
     }
     r->state = REQ_PARTS;
     r->slot = target->slot;
@@ -196,28 +187,28 @@ enum verdict unblock(struct client *c, const struct request *q)
     struct client *target;
     int64_t id;
     if (q->argc != 3 && q->argc != 4) {
-        return said(c, client_error(c, q->argc < 3 ? "ERR wrong number of arguments for 'client|unblock' command"
-                                                   : "ERR unknown subcommand or wrong number of arguments for 'UNBLOCK'. "
-                                                     "Try CLIENT HELP."));
+        return client_said(c, client_error(c, q->argc < 3 ? "ERR wrong number of arguments for 'client|unblock' command"
+                                           : "ERR unknown subcommand or wrong number of arguments for 'UNBLOCK'. "
+                                           "Try CLIENT HELP."));
     }
     if (q->argc == 4 && !error && !is_word(q, 3, "timeout")) {
-        return said(c, client_error(c, "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"));
+        return client_said(c, client_error(c, "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"));
     }
     if (!resp_to_int(q->p + q->arg[2].off, q->arg[2].len, &id)) {
-        return said(c, client_error(c, "ERR value is not an integer or out of range"));
+        return client_said(c, client_error(c, "ERR value is not an integer or out of range"));
     }
     if (c->unsettled > 0) {
         return VERDICT_WAIT; /* what it has asked before comes before */
     }
     target = id > 0 ? block_client(c->service, (uint64_t)id) : NULL;
     if (target == NULL || target->block == NULL) {
-        return said(c, client_answer(c, ":0\r\n", 4));
+        return client_said(c, client_answer(c, ":0\r\n", 4));
     }
     if (is_sent(target->block)) {
         return pass_on(c, q, target->block, error);
     }
     if (!client_answer(c, ":1\r\n", 4)) {
-        return said(c, false);
+        return client_said(c, false);
     }
     let_go(target->block, error);
     return VERDICT_DONE;

@@ -24,7 +24,7 @@
 #define STUCK_POOL_MS 3000    /* a reply that finds no chunk so long costs its client the connection */
 #define STUCK_MERGE_MS 1000   /* before that, the largest merge is given up: it may hold what they all wait for */
 #define STUCK_SHARED_MS 1000  /* so does a streamed one that others wait behind, summed over its pauses; before its turn, only the reply */
-#define KEEPALIVE_IDLE_MS 15000
+#define NODE_IDLE_MS 15000   /* a node is asked whether it is there sooner than a client is */
 
 static struct {
     struct upstream *shared;          /* of all nodes those of RESP2, then those of RESP3 */
@@ -718,7 +718,7 @@ static void on_close(struct conn *conn, const char *why)
 static void on_open(struct conn *conn)
 {
     struct upstream *u = conn->owner;
-    os_keepalive(conn->fd, KEEPALIVE_IDLE_MS, u->backend->service->conf->request_timeout_ms);
+    os_keepalive(conn->fd, NODE_IDLE_MS, u->backend->service->conf->request_timeout_ms);
     u->progress_ms = loop_ms();
     greet_open(u);
 }

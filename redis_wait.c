@@ -41,15 +41,6 @@ static struct {
     uint64_t wakes_ms;
 } wt;
 
-static enum verdict said(struct client *c, bool done)
-{
-    if (!done) {
-        client_starve(c);
-        return VERDICT_WAIT;
-    }
-    return VERDICT_DONE;
-}
-
 static bool is_aof(const struct req *w)
 {
     return w->command->name[4] != '\0';
@@ -439,15 +430,15 @@ enum verdict wait_command(struct client *c, const struct request *q)
     }
     if (c->service->map.served == 0) {
         stats.not_executed++;
-        return said(c, client_error(c, "CLUSTERDOWN not executed: no cluster map yet: %s", c->service->trouble));
+        return client_said(c, client_error(c, "CLUSTERDOWN not executed: no cluster map yet: %s", c->service->trouble));
     }
     if (aof && c->aside != 0) {
-        return said(c, client_error(c, "ERR WAITAOF cannot tell: a write of this client ran on a connection of its kind "
-                                       "(WATCH, blocking, longer than retain_bytes), and none there since"));
+        return client_said(c, client_error(c, "ERR WAITAOF cannot tell: a write of this client ran on a connection of its kind "
+                                           "(WATCH, blocking, longer than retain_bytes), and none there since"));
     }
     w = make(c, q);
     if (w == NULL) {
-        return said(c, false);
+        return client_said(c, false);
     }
     c->block = w;
     c->owns = c->owns || aof;

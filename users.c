@@ -70,18 +70,9 @@ void user_arrive(struct client *c)
     admit(c, c->service->conf->password[0] == '\0');
 }
 
-static enum verdict say(struct client *c, bool done)
-{
-    if (!done) {
-        client_starve(c);
-        return VERDICT_WAIT;
-    }
-    return VERDICT_DONE;
-}
-
 enum verdict user_refuse(struct client *c)
 {
-    return say(c, client_error(c, "NOAUTH Authentication required."));
+    return client_said(c, client_error(c, "NOAUTH Authentication required."));
 }
 
 /* Whether its guess is not to be looked at yet. Asked again whenever its client is resumed, be it too early. */
@@ -129,7 +120,7 @@ enum login user_login(struct client *c, const struct user_guess *g)
         c->guess_ms = 0;
         return LOGIN_DONE;
     }
-    if (say(c, client_error(c, "%s", wrong)) == VERDICT_WAIT) {
+    if (client_said(c, client_error(c, "%s", wrong)) == VERDICT_WAIT) {
         return LOGIN_LATER; /* not counted yet, so that it counts once */
     }
     guess = strncmp(wrong, "WRONGPASS", 9) == 0;
@@ -152,11 +143,11 @@ enum verdict user_auth(struct client *c, const struct request *q)
     struct user_guess g = { "default", 7, NULL, 0 };
     enum login login;
     if (q->argc > 3) {
-        return say(c, client_error(c, "ERR syntax error"));
+        return client_said(c, client_error(c, "ERR syntax error"));
     }
     if (q->argc == 2 && c->service->conf->password[0] == '\0') {
-        return say(c, client_error(c, "ERR AUTH <password> called without any password configured for the default "
-                                      "user. Are you sure your configuration is correct?"));
+        return client_said(c, client_error(c, "ERR AUTH <password> called without any password configured for the default "
+                                           "user. Are you sure your configuration is correct?"));
     }
     if (q->argc == 3) {
         g.user = q->p + word->off;
@@ -166,7 +157,7 @@ enum verdict user_auth(struct client *c, const struct request *q)
     g.password_len = last->len;
     login = user_login(c, &g);
     if (login == LOGIN_DONE) {
-        return say(c, client_answer(c, "+OK\r\n", 5));
+        return client_said(c, client_answer(c, "+OK\r\n", 5));
     }
     return login == LOGIN_LATER ? VERDICT_WAIT : VERDICT_DONE;
 }
