@@ -87,6 +87,17 @@ static void up_let_go(struct client *c)
     }
 }
 
+/* It has a connection there. Who is to leave again is looked after, which nobody may have been for who came first: an upgrade hands clients
+ * over behind the hold. */
+static void set_backend(struct client *c, struct backend *b)
+{
+    c->backend = b;
+    mongos_of(b)->connections++;
+    if (mongos_drains(b)) {
+        care_soon();
+    }
+}
+
 static void set_starved(struct flow *f, bool starved)
 {
     if (starved && f->starved_ms == 0) {
@@ -245,7 +256,8 @@ static enum fate fate_of(const struct client *c, const struct flow *f, bool is_w
 {
     const struct wire *w = &f->wire;
     if (f == &c->asks) {
-        bool may_wait = w->header.length <= HELD_MAX / 2 && !c->back && leave_asks(c);
+        bool room = buf_free_chunks() > buf_total() / buf_chunk_size() / 2; /* the other half is those clients' that nobody asks to leave */
+        bool may_wait = w->header.length <= HELD_MAX / 2 && room && !c->back && leave_asks(c);
         bool known = (w->command[0] != '\0' && !may_wait) || is_whole;
         return w->hello ? HOLD : mongo_puerta_takes(c->service->conf, w) ? HERE : !known ? UNKNOWN
              : may_wait && leave_tries_again(w) ? LATER : c->conn->source != NULL && is_refused(c) ? DROP : PASS;
@@ -640,8 +652,7 @@ static void dial(struct client *c)
             break; /* those of this turn become free when it ends */
         }
         set_state(c, DIALING);
-        c->backend = b;
-        mongos_of(b)->connections++;
+        set_backend(c, b);
         c->up->stall_limit_ms = conf->client_stall_ms;
         if (conn_dial(c->up, a, conf->dial_timeout_ms, &sizes)) {
             return;
@@ -671,7 +682,7 @@ static void relay_begin(struct client *c)
         conn_fail(c->conn, "no chunk left for a PROXY header (chunks)");
     } else if (ask_anew(c)) {
         conn_dirty(c->up);
-        conn_read(c->conn, !c->ended);
+        conn_read(c->conn, !c->ended && !c->back);
         conn_deadline(c->conn, c->service->conf->client_idle_ms > 0 ? loop_ms() + c->service->conf->client_idle_ms : 0);
     }
 }
@@ -843,8 +854,7 @@ bool relay_join(struct client *c, struct backend *b, int fd)
     }
     c->up->stall_limit_ms = c->service->conf->client_stall_ms;
     c->up->watch.may_cool = true;
-    c->backend = b;
-    mongos_of(b)->connections++;
+    set_backend(c, b);
     set_state(c, RELAYING);
     conn_deadline(c->conn, c->service->conf->client_idle_ms > 0 ? loop_ms() + c->service->conf->client_idle_ms : 0);
     return true;

@@ -20,7 +20,8 @@ import time
 import pytest
 
 import harness
-from mongo_harness import QUICK, CrowdFronts, MongoPuerta
+from mongo_harness import QUICK, CrowdFronts, MongoPuerta, closed
+from test_mongo import more_of, opened, where
 from test_mongo_crowd import Run
 from harness import LONG, SLOW, Puerta, children_of, read_file, wait_for
 
@@ -737,9 +738,39 @@ def test_a_client_keeps_its_name(mongoses, mode):
         assert [row["name"] for row in c.ask({"puertaStatus": 1, "clients": 0})["clients"]] == ["stays"]
 
 
+def test_who_is_to_leave_a_drained_mongos_is_looked_after_by_the_next_worker(mongoses):
+    """Both had come to it behind the hold, and a connection that just ends tells nobody to look."""
+    fronts = list(mongoses)
+    with UpgradableMongo(fronts, allow_admin="yes", **QUICK) as p, p.client() as one, p.client() as other:
+        for f in fronts:
+            p.wait_state(f, "up")
+        place = where(one, fronts, app_name="leaves")
+        assert where(other, fronts, app_name="leaves") is place
+        cursor = opened(other, "leaves", count=4)
+        assert one.ask({"puertaStatus": 1, "drain": place.address})["ok"] == 1
+        busy = place.fault("ping", hold=True, times=2)
+        for c in (one, other):
+            c.send({"ping": 1})
+        wait_for("both to be busy", lambda: busy.held == 2)
+        begin_upgrade(p)
+        with p.client() as c:
+            assert c.hello(app_name="is at another one")["ok"]
+        busy.release(2)
+        for c in (one, other):
+            assert c.read().body["ok"]
+        wait_for("the old worker to go", lambda: p.says(ENDED))
+        place.fault("ping", silent=True)
+        one.send({"ping": 1})  # again busy, so the other one may not leave yet
+        wait_for("the ping to be there", lambda: len(place.commands("ping")) == 3)
+        while cursor:
+            cursor = more_of(other, cursor, "leaves")["cursor"]["id"]
+        one.close()
+        assert closed(other)
+
+
 @pytest.mark.parametrize("how", ["drain", "down"])
 def test_all_servers_held_by_hand(mongoses, how):
-    """Nothing is ready then, and yet the next program takes over: it knows of no hold, and serves."""
+    """Nothing is ready then, and yet the next program takes over, and holds them, too."""
     fronts = list(mongoses)
     with UpgradableMongo([f.address for f in fronts], mode="pooled", allow_admin="yes", **QUICK) as p:
         for f in fronts:
@@ -750,7 +781,10 @@ def test_all_servers_held_by_hand(mongoses, how):
             assert c.ask({"puertaStatus": 1})["ready"] is False
         assert p.upgrade() < 8 * SLOW
         with p.client() as c:
-            assert c.hello()["ok"] == 1 and c.ask({"puertaStatus": 1})["ready"] is True
+            assert c.hello()["ok"] == 1 and c.ask({"puertaStatus": 1})["ready"] is False
+            for f in fronts:
+                assert c.ask({"puertaStatus": 1, "undrain": f.address})["ok"] == 1
+            assert c.ask({"puertaStatus": 1})["ready"] is True
 
 
 def test_all_masters_held_by_hand(cluster):
@@ -761,6 +795,8 @@ def test_all_masters_held_by_hand(cluster):
             assert c.ask("PUERTA", "STATUS")[9] == 0
         assert p.upgrade() < 8 * SLOW
         with p.client() as c:
+            for node in cluster.masters:
+                assert b"serves again" in c.ask("PUERTA", "UNDRAIN", node.address)
             assert c.ask("SET", "held", "1") == b"OK"
 
 
