@@ -6,8 +6,8 @@
  *     each section serves (or has had its time)
  *     HELLO, with the versions of what follows ----------> accepts nobody any more; other versions: closes clients that rest
  *     parent_ready()
- *     HELD ... <-----------------------------------------  which servers an operator holds
- *     NOTE, SEEDS_END, NOTE ...  <-----------------------  what lives at which mongos
+ *     NOTE, SEEDS_END  <---------------------------------  how what is noted is to be read
+ *     HELD ..., NOTE ...  <------------------------------  which servers an operator holds, what lives at which mongos
  *     accepts  <-----------------------------------------  TABLES_END
  *     adopts   <-- descriptors, one record of each ------  CLIENT, as soon as one rests
  *     TAKEN, REFUSED ------------------------------------> closes its copy; or goes on with it
@@ -58,6 +58,7 @@ static struct {
     uint32_t drain_ms;
     size_t at;                  /* the mode whose table is being told */
     uint32_t cursor;            /* in that table */
+    uint16_t hold_at;           /* the server of which it is told next whether it is held */
     uint32_t on_the_way;
     bool seeded;                /* notes can be understood */
     bool waits;                 /* it has not spoken to the one before */
@@ -312,9 +313,8 @@ static bool give_note(const struct hand_note *n)
 /* False: the socket is full. What a reload alone has drained is not told: the next worker has read the same file. */
 static bool tell_holds(void)
 {
-    bool fits = true;
-    for (uint16_t i = 0; i < backend_cap() && fits; i++) {
-        const struct backend *b = backend_at(i);
+    for (; ho.hold_at < backend_cap(); ho.hold_at++) {
+        const struct backend *b = backend_at(ho.hold_at);
         struct held h;
         if (b != NULL && b->hold != HELD_NOT && !b->dropped) {
             memset(&h, 0, sizeof h);
@@ -323,10 +323,12 @@ static bool tell_holds(void)
             h.port = b->port;
             memcpy(h.host, b->host, sizeof h.host);
             memcpy(h.section, b->service->conf->name, sizeof h.section);
-            fits = send_packet(&ho.next, &h, sizeof h, NULL, 0);
+            if (!send_packet(&ho.next, &h, sizeof h, NULL, 0)) {
+                return false;
+            }
         }
     }
-    return fits;
+    return true;
 }
 
 /* First of all, and while the socket is empty. */
@@ -344,6 +346,9 @@ static bool tell_seeds(void)
 static void tell_tables(void)
 {
     struct head h = head(TABLES_END);
+    if (!tell_holds()) {
+        return;
+    }
     for (; ho.at < ho.count; ho.at++, ho.cursor = 0) {
         if (ho.modes[ho.at].tell != NULL && !ho.modes[ho.at].tell(&ho.cursor, give_note)) {
             return;
@@ -416,7 +421,7 @@ static void begin_to_drain(const struct hello *h, size_t n, int notes)
     log_info("the next worker takes over", "clients=%lu handover=%s", (unsigned long)conn_count(CONN_CLIENT), alike ? "yes" : "no");
     conn_listen_no_more();
     parent_upgrade(true);
-    if (alike && tell_holds() && tell_seeds()) {
+    if (alike && tell_seeds()) {
         ho.seeded = true;
         watch_notes(notes);
         loop_timer(&ho.look, loop_ms());
