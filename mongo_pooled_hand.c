@@ -101,6 +101,7 @@ bool pooled_adopt(struct service *s, uint8_t section, const struct handed *h, co
     p->user = user;
     p->spoke = state.spoke;
     p->greeting = state.greeting;
+    p->greeting.name[sizeof p->greeting.name - 1] = '\0';
     p->until_ms = loop_ms(); /* what it waits for has changed: another process tells it */
     pooled_goes_on(p);
     return true;

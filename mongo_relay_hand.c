@@ -121,6 +121,9 @@ bool relay_adopt(struct service *s, uint8_t section, const struct handed *h, con
         return false;
     }
     if (conn->state != CONN_OPEN) {
+        for (int i = 1; i < h->fd_count; i++) {
+            net_close(fds[i]);
+        }
         return true; /* it could not be watched, and is closed */
     }
     c = conn->owner;
