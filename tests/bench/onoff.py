@@ -93,7 +93,7 @@ def main(rounds=7, seconds=3):
     for mode, clients, rate in MONGO:
         with contextlib.ExitStack() as stack:
             fronts, options = stack.enter_context(mongo_harness.CrowdFronts(2, jitter_us=0)), on()
-            section, room = dict(POOL if mode == "pooled" else {}, mode=mode), {"max_clients": clients + 100}
+            section, room = dict(POOL if mode == "pooled" else {}, mode=mode), {"max_clients": 2 * clients + 100}  # a crowd may come before it is noticed that the one before has gone
             proxies = {name: stack.enter_context(mongo_harness.MongoPuerta(fronts.addresses, process=dict(process, **room), **section))
                        for name, process in (("off", OFF), ("on", options))}
             stack.enter_context(scraped(options["admin"]))
