@@ -12,15 +12,19 @@
 #include "conf.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define LINE_CAP 4096   /* bytes of one line of the file */
 #define ITEM_CAP (HOST_CAP + 16) /* one address of a list, with brackets, port or unix: */
 #define PORT_CAP sizeof ":65535"
 #define WEIGHT_MAX 100
+#define PIPE_MS 2000    /* until a pipe that is to tell a secret has to have some of it */
 
 /* ----------------------------------------------------------------- values */
 
@@ -153,13 +157,24 @@ static void text_store(struct reader *r, const struct option *o, void *base, con
         snprintf((char *)base + o->offset, o->width, "%s", text);
 }
 
-/* Says so when strangers on this machine can read a secret. */
-static void warn_open(const struct reader *r, FILE *f, const char *path)
+/* Opens the file of a secret, and says so when strangers on this machine can read it. NULL behind a complaint: also about a pipe into which
+ * nobody writes, which else would be waited for without an end. */
+static FILE *secret_open(struct reader *r, const struct option *o, const char *path)
 {
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    struct pollfd p = { .fd = fd, .events = POLLIN };
+    bool silent = fd >= 0 && poll(&p, 1, PIPE_MS) == 0;
+    FILE *f = fd < 0 || silent || fcntl(fd, F_SETFL, 0) < 0 ? NULL : fdopen(fd, "r");
     struct stat st;
 
-    if (fstat(fileno(f), &st) == 0 && (st.st_mode & (S_IROTH | S_IWOTH)) != 0)
+    if (f == NULL) {
+        complain_value(r, o, path, silent ? "a pipe into which nobody writes" : strerror(errno));
+        if (fd >= 0)
+            (void)close(fd);
+    } else if (fstat(fd, &st) == 0 && (st.st_mode & (S_IROTH | S_IWOTH)) != 0) {
         complain_warn(r, path, "chmod o= closes it", "others can read or write the file");
+    }
+    return f;
 }
 
 /* Reads a keyfile of MongoDB: all that is no white space, which must be letters of base64. */
@@ -167,14 +182,12 @@ static void keyfile_read(struct reader *r, const struct option *o, void *base, c
 {
     static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=";
     char key[KEYFILE_CAP] = "";
-    FILE *f = fopen(path, "r");
+    FILE *f = secret_open(r, o, path);
     size_t n = 0;
     int c;
 
-    if (f == NULL) {
-        complain_value(r, o, path, strerror(errno));
+    if (f == NULL)
         return;
-    }
     while ((c = getc(f)) != EOF && n < sizeof key) {
         if (c != '\0' && strchr(" \t\r\n\v\f", c) != NULL)
             continue;
@@ -182,7 +195,6 @@ static void keyfile_read(struct reader *r, const struct option *o, void *base, c
             break;
         key[n++] = (char)c;
     }
-    warn_open(r, f, path);
     fclose(f);
     if (c != EOF || n < 6 || n >= sizeof key)
         complain(r, r->line, path, "a keyfile has 6 to 1024 letters of base64, and white space", "not a keyfile of MongoDB");
@@ -194,15 +206,12 @@ static void keyfile_read(struct reader *r, const struct option *o, void *base, c
 static void secret_read(struct reader *r, const struct option *o, void *base, const char *path)
 {
     char line[SECRET_CAP + 2] = ""; /* with CR and LF */
-    FILE *f = fopen(path, "r");
+    FILE *f = secret_open(r, o, path);
 
-    if (f == NULL) {
-        complain_value(r, o, path, strerror(errno));
+    if (f == NULL)
         return;
-    }
     if (fgets(line, sizeof line, f) != NULL)
         line[strcspn(line, "\r\n")] = '\0';
-    warn_open(r, f, path);
     fclose(f);
     if (line[0] == '\0')
         complain_value(r, o, path, "nothing in the first line of the file");

@@ -197,7 +197,7 @@ static void check_admin(struct reader *r)
     }
 }
 
-/* What the processes give up. Whether there is such a user, the start says: the file may be checked elsewhere. */
+/* What the processes give up. Whether there is such a user is no matter of the file's: the start says it, and -t warns. */
 static void check_process(struct reader *r)
 {
     const struct conf *conf = r->conf;

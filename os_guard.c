@@ -55,26 +55,33 @@ typedef gid_t base_group;
 
 struct identity { uid_t uid; gid_t gid; const char *name; }; /* name: for initgroups; NULL: it has none */
 
-/* Looked up before chroot, behind which there may be no list of users. A number needs no entry, but then a group. */
-static struct identity identity_of(const struct conf *conf)
+/* Looked up before chroot, behind which there may be no list of users. A number needs no entry, but then a group. Gives what is wrong,
+ * or NULL. */
+static const char *identity_of(const struct conf *conf, struct identity *id)
 {
-    struct identity id;
     long number = number_of(conf->user), group = number_of(conf->group);
     const struct passwd *p = number < 0 ? getpwnam(conf->user) : getpwuid((uid_t)number);
     const struct group *g;
 
     if (p == NULL && (number < 0 || conf->group[0] == '\0'))
-        fatal(EX_NOUSER, "user = %s: %s", conf->user, number < 0 ? "no such user" : "has no entry, so it needs a group = too");
-    id.uid = p != NULL ? p->pw_uid : (uid_t)number;
-    id.gid = p != NULL ? p->pw_gid : 0;
-    id.name = p != NULL ? p->pw_name : NULL;
+        return number < 0 ? "no such user" : "the user has no entry, so it needs a group = too";
+    id->uid = p != NULL ? p->pw_uid : (uid_t)number;
+    id->gid = p != NULL ? p->pw_gid : 0;
+    id->name = p != NULL ? p->pw_name : NULL;
     if (conf->group[0] == '\0')
-        return id;
+        return NULL;
     g = group < 0 ? getgrnam(conf->group) : NULL;
     if (group < 0 && g == NULL)
-        fatal(EX_NOUSER, "group = %s: no such group", conf->group);
-    id.gid = group < 0 ? g->gr_gid : (gid_t)group;
-    return id;
+        return "no such group";
+    id->gid = group < 0 ? g->gr_gid : (gid_t)group;
+    return NULL;
+}
+
+const char *guard_doubt(const struct conf *conf)
+{
+    struct identity id;
+
+    return conf->user[0] != '\0' ? identity_of(conf, &id) : NULL;
 }
 
 /* With a group of its own choice the user's other groups are not taken over either: they would be rights that the file does not name. */
@@ -109,11 +116,12 @@ void guard_drop(const struct conf *conf, bool upgraded)
 {
     struct identity id = { 0, 0, NULL };
     bool named = conf->user[0] != '\0';
+    const char *wrong;
 
     if (upgraded && geteuid() != 0)
         return; /* the program before this one has done it, and it cannot be done again */
-    if (named)
-        id = identity_of(conf);
+    if (named && (wrong = identity_of(conf, &id)) != NULL)
+        fatal(EX_NOUSER, "user = %s%s%s: %s", conf->user, conf->group[0] != '\0' ? ", group = " : "", conf->group, wrong);
     if (conf->chroot[0] != '\0') {
         if (chroot(conf->chroot) < 0 || chdir("/") < 0)
             fatal(EX_NOPERM, "chroot = %s: %s", conf->chroot, strerror(errno));

@@ -19,6 +19,8 @@
 /* chroot, group and user of the configuration, for this process and all that it forks. Warns where they leave it root. upgraded: this
  * program took over from one that has done so, in the same process; what the file says of it now needs a restart. */
 void guard_drop(const struct conf *conf, bool upgraded);
+/* Why this machine has not the user or the group that guard_drop() would become; NULL: it has, or none is named. */
+const char *guard_doubt(const struct conf *conf);
 /* No other system calls, and no files, than this process needs: pledge and unveil on OpenBSD; the worker's seccomp = yes on Linux. */
 void guard_parent(const struct conf *conf);
 void guard_worker(const struct conf *conf);

@@ -367,13 +367,18 @@ static int work(const char *file)
     return EX_OK;
 }
 
-/* -t: what is in force. Asked by a program that is to be replaced: only whether this one could listen everywhere. */
+/* -t: what is in force. Whom it would become may be known on another machine alone: that is a warning. Asked by a program that is to be
+ * replaced: only whether this one could listen everywhere. */
 static int report(void)
 {
+    const char *doubt = guard_doubt(&conf);
     arena_measure();
     take_tables();
     if (upgrade_tries()) {
         return open_listeners() ? UPGRADE_ABLE : EX_OSERR;
+    }
+    if (doubt != NULL) {
+        fprintf(stderr, "puerta: warning: user = %s%s%s: %s on this machine\n", conf.user, conf.group[0] != '\0' ? ", group = " : "", conf.group, doubt);
     }
     conf_report(&conf);
     return fflush(stdout) == 0 ? EX_OK : EX_IOERR;

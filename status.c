@@ -258,7 +258,7 @@ static bool slow(uint64_t *at, struct status_row *r)
 {
     const struct trace_entry *e = trace_slow(0);
     if (e != NULL && *at != 0) {
-        e = e->number - *at < UINT32_MAX ? trace_slow((uint32_t)(e->number - *at + 1)) : NULL;
+        e = *at <= e->number ? trace_slow_below(*at) : NULL;
     }
     if (e == NULL) {
         return false;

@@ -87,6 +87,18 @@ const struct trace_entry *trace_slow(uint32_t i)
     return i < tr.count ? &tr.ring[(tr.at + tr.cap - 1 - i) % tr.cap] : NULL;
 }
 
+const struct trace_entry *trace_slow_below(uint64_t number)
+{
+    uint32_t from = 0, to = tr.count;
+    while (from < to) { /* the number of entry `to` is below, that of the one before `from` is not */
+        uint32_t middle = from + (to - from) / 2;
+        bool below = trace_slow(middle)->number < number;
+        from = below ? from : middle + 1;
+        to = below ? middle : to;
+    }
+    return trace_slow(from);
+}
+
 uint32_t trace_slow_count(void)
 {
     return tr.count;

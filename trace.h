@@ -72,6 +72,8 @@ void trace_slow_min(uint32_t ms);
 void trace_slow_add(const struct trace_entry *e);
 /* The i-th of the slow log, the youngest first; NULL past the last. Good until the next turn. */
 const struct trace_entry *trace_slow(uint32_t i);
+/* The youngest of those whose number is below that; NULL: none is. */
+const struct trace_entry *trace_slow_below(uint64_t number);
 uint32_t trace_slow_count(void);
 void trace_slow_reset(void);
 

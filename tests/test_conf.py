@@ -264,6 +264,27 @@ def test_a_file_that_is_not_there(tmp_path):
     assert code in (66, EX_CONFIG) and path in errors
 
 
+@pytest.mark.parametrize("option", ["[redis a]\nnodes = 127.0.0.1:1\npassword_file", "[mongo a]\nmongos = 127.0.0.1:1\nupstream_keyfile"])
+def test_a_pipe_into_which_nobody_writes_is_not_waited_for(tmp_path, option):
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe, 0o600)
+    code, _, errors, path = check(tmp_path, "%s = %s\n" % (option, pipe))
+    assert code == EX_CONFIG and "%s:3: a pipe into which nobody writes: '%s'" % (path, pipe) in errors
+
+
+def test_a_secret_may_come_by_a_pipe():
+    mine, its = os.pipe()
+    os.write(its, b"s3cr3t\n")
+    r = subprocess.run([harness.BINARY, "-t", "redis", "127.0.0.1:1", "password_file=/dev/fd/%d" % mine], pass_fds=[mine], capture_output=True, timeout=30)
+    assert r.returncode == 0 and b"\npassword = ******\n" in r.stdout, r.stderr
+
+
+def test_t_warns_of_a_user_who_is_not_there(tmp_path):
+    for name, words in (("no-such-user", "user = no-such-user: no such user"), ("0\ngroup = no-such-group", "user = 0, group = no-such-group: no such group")):
+        code, out, errors, _ = check(tmp_path, GOOD.replace("[puerta]", "[puerta]\nuser = " + name))
+        assert code == 0 and "total" in out and words in errors, errors
+
+
 def test_an_address_in_use(tmp_path):
     port = harness.free_port()
     with harness.socket.socket() as s:

@@ -250,6 +250,11 @@ static void test_room(void)
     trace_slow_add(&e); /* described while there was room: it is not lost */
     CHECK(!trace_slow_room() && stats.slow_requests == slow + TRACE_SLOW_RATE + 3 && stats.slow_passed_over == passed_over + 2);
     CHECK(trace_slow(0)->number == slow + TRACE_SLOW_RATE + 3 && trace_slow(1)->number == slow + TRACE_SLOW_RATE);
+    for (uint32_t i = 0; i <= 3; i++) { /* from anywhere in the gap, and its end, what stands before it follows */
+        CHECK(trace_slow_below(slow + TRACE_SLOW_RATE + 1 + (i < 3 ? i : 2)) == trace_slow(1));
+        CHECK(trace_slow_below(trace_slow(i)->number) == trace_slow(i + 1));
+    }
+    CHECK(trace_slow_below(UINT64_MAX) == trace_slow(0) && trace_slow_below(0) == NULL);
     req.flags |= REQ_BLOCKS; /* which is not slow, and so not counted */
     trace_whole(&req, NULL, trace_stamp() - 7, 0);
     req.flags &= ~REQ_BLOCKS;
