@@ -12,6 +12,7 @@
 #include "action.h"
 #include "mongo.h"
 #include "status.h"
+#include "text.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -35,12 +36,8 @@ bool mongo_puerta_takes(const struct conf_service *conf, const struct wire *w)
 /* A text of BSON has to be UTF-8; what users call themselves, or write into files, need not be. */
 static void put_text(struct bson *b, const char *name, const char *text)
 {
-    char plain[512];
-    size_t n = 0;
-    for (; text[n] != '\0' && n < sizeof plain; n++) {
-        plain[n] = (unsigned char)text[n] < 0x80 ? text[n] : '?';
-    }
-    bson_string_n(b, name, plain, n);
+    char shown[512];
+    bson_string_n(b, name, shown, text_shown(text, strlen(text), shown, sizeof shown));
 }
 
 static void put_field(struct bson *b, const struct status_field *f)

@@ -8,6 +8,7 @@
  * wire_feed() judges a message first; what is done here relies on the lengths that it found good.
  */
 #include "mongomsg.h"
+#include "text.h"
 
 /* Walks a whole message. Gives the reader of its document, and the walk itself for what else is asked. */
 static struct bson_reader whole_document(const unsigned char *msg, size_t n, struct wire *w)
@@ -45,13 +46,10 @@ void mongomsg_client_name(const struct bson_element *client, char out[MONGOMSG_N
 {
     struct bson_reader doc = bson_enter(client);
     struct bson_element e;
-    size_t n = 0, len = 0;
+    size_t n = 0;
     bool some = bson_find(&doc, "application.name", &e) || bson_find(&doc, "driver.name", &e);
-    const char *text = some ? bson_text(&e, &len) : NULL;
-    for (; text != NULL && n < len && n + 1 < MONGOMSG_NAME; n++) {
-        out[n] = (unsigned char)text[n] < ' ' || text[n] == 0x7f ? '?' : text[n];
-    }
-    out[n] = '\0';
+    const char *text = some ? bson_text(&e, &n) : NULL;
+    (void)text_shown(text != NULL ? text : "", n, out, MONGOMSG_NAME);
 }
 
 bool mongomsg_intact(const unsigned char *msg, size_t n, const struct wire *w)

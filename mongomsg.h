@@ -19,8 +19,8 @@
 struct bson_reader mongomsg_document(const unsigned char *msg, size_t n);
 
 #define MONGOMSG_NAME 40 /* bytes that are kept of what a client calls itself, with a NUL */
-/* What the `client` document of a hello calls its sender: application.name, else driver.name; "" if neither is there. Control characters
- * become '?', and what is too long is cut. */
+/* What the `client` document of a hello calls its sender: application.name, else driver.name; "" if neither is there. As
+ * text_shown() has it: UTF-8 without control characters, cut where it is too long. */
 void mongomsg_client_name(const struct bson_element *client, char out[MONGOMSG_NAME]);
 
 /* Whether a whole message of n bytes, which w has walked, has no checksum, or the right one. */

@@ -6,6 +6,7 @@
 #include "text.h"
 
 #include <stdbool.h>
+#include <string.h>
 
 #define DAY 86400
 #define LAST_SECOND INT64_C(253402300799) /* end of the year 9999: a clock beyond it is broken, and four digits hold no more */
@@ -30,6 +31,26 @@ size_t text_character(const unsigned char *p, size_t n, uint32_t *code)
         c = c << 6 | (p[i] & 0x3F);
     }
     *code = c;
+    return len;
+}
+
+size_t text_shown(const void *from, size_t n, char *out, size_t cap)
+{
+    const unsigned char *p = from;
+    size_t len = 0, each, put;
+
+    for (; n > 0; p += each, n -= each, len += put) {
+        uint32_t code = 0;
+        const size_t found = text_character(p, n, &code);
+        const bool good = code >= 0x20 && (code < 0x7F || code >= 0xA0);
+
+        each = found > 0 ? found : 1;
+        put = good ? each : 1;
+        if (put >= cap - len)
+            break;
+        memcpy(out + len, good ? (const void *)p : "?", put);
+    }
+    out[len] = '\0';
     return len;
 }
 

@@ -118,7 +118,8 @@ def test_clients_have_names(fronts, mode):
     more = {"loadBalanced": True} if mode == "loadbalanced" else {}
     with before(fronts, mode) as p, contextlib.ExitStack() as stack:
         names = {}
-        for said, shown in (("shop", "shop"), (None, "puerta-tests"), ("x" * 100, "x" * 39), ("a\n\x1b[2J\"\\<b>", "a??[2J\"\\<b>")):
+        for said, shown in (("shop", "shop"), (None, "puerta-tests"), ("x" * 100, "x" * 39), ("a\n\x1b[2J\"\\<b>", "a??[2J\"\\<b>"),
+                            ("x" * 38 + "é", "x" * 38), ("Läden €\x9b", "Läden €?")):
             c = stack.enter_context(p.client())
             assert c.hello(app_name=said, **more)["ok"]
             names["127.0.0.1:%d" % c.sock.getsockname()[1]] = shown

@@ -1,4 +1,4 @@
-/* test_text.c - text.c: every byte as a digit, every character there is and what is none, each day of 8,000 years. */
+/* test_text.c - text.c: every byte as a digit, every character there is and what is none, what is shown of a text, each day of 8,000 years. */
 #include "text.h"
 #include "unit.h"
 
@@ -54,6 +54,25 @@ static void test_characters(void)
     }
 }
 
+static bool shown(const char *from, size_t cap, const char *is)
+{
+    char out[64];
+    memset(out, 'x', sizeof out);
+    return text_shown(from, strlen(from), out, cap) == strlen(is) && strcmp(out, is) == 0 && out[cap] == 'x';
+}
+
+static void test_shown(void)
+{
+    unit_note = "shown";
+    CHECK(shown("", 1, "") && shown("a", 1, "") && shown("ab", 2, "a") && shown("ab", 3, "ab"));
+    CHECK(shown("a\n\x1b[2J\x7f\"", 40, "a??[2J?\"") && shown("\xC2\x9B" "2J \xC2\xA0", 40, "?2J \xC2\xA0"));
+    CHECK(shown("caf\xE9", 40, "caf?") && shown("caf\xC3\xA9", 40, "caf\xC3\xA9") && shown("\xF0\x9F\x98", 40, "???"));
+    for (size_t cap = 1; cap < 8; cap++) { /* no character is cut */
+        CHECK(shown("\xE2\x82\xAC\xE2\x82\xAC", cap, cap < 4 ? "" : cap < 7 ? "\xE2\x82\xAC" : "\xE2\x82\xAC\xE2\x82\xAC"));
+    }
+    CHECK(text_shown("a\0b", 3, (char[8]){ 0 }, 8) == 3);
+}
+
 static bool is(int64_t second, unsigned year, unsigned month, unsigned day, unsigned hour, unsigned minute, unsigned at, unsigned weekday)
 {
     const struct text_date d = text_date(second);
@@ -85,6 +104,7 @@ int main(void)
 {
     test_hex();
     test_characters();
+    test_shown();
     test_dates();
     return unit_end();
 }
