@@ -302,6 +302,7 @@ def test_slow_requests_hot_keys_and_tables(browser, cluster, fronts):
             slow = page.locator("#slow tbody tr").filter(has_text="<script>alert(2)</script>")
             expect(slow.first).to_be_visible(timeout=WAIT)
             expect(slow.first).to_contain_text(re.compile("eval", re.I))
+            expect(page.locator("#slow-n")).to_have_text("0 passed over")
 
             def hot():
                 c.pipeline([("GET", HOSTILE_KEY)] * 500)
