@@ -117,7 +117,7 @@ ROOMS = {
     "admin_guard.c": (5, "admin", 130),
     "admin.c": (5, "admin", 640),
     "reload.c": (5, "reload", 350),
-    "handover.c": (5, "handover", 470),
+    "handover.c": (5, "handover", 490),
     "ctl_ask.c": (5, "ctl", 180),
     "ctl_view.c": (5, "ctl", 380),
     "ctl.c": (5, "ctl", 350),
