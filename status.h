@@ -4,7 +4,8 @@
  *   status_row() --one row of a list--> fields --a writer for each type--> whatever form
  *
  * All is read at the moment of the call; a row is good until the next turn. What is walked by a cursor may change between two calls: a
- * cursor is an index for life, or a number given once, so that who stays is told once.
+ * cursor is an index for life, or a number given once, so that who stays is told once. That of hot keys and slots is a rank, which they
+ * may exchange in between: one may be told twice then, and another not.
  */
 #ifndef PUERTA_STATUS_H
 #define PUERTA_STATUS_H
