@@ -571,6 +571,7 @@ def put_inside(folder, path):
 @root
 @linux
 @pytest.mark.skipif(shutil.which("ldd") is None, reason="what the program needs to run is told by ldd")
+@pytest.mark.skipif("asan" in harness.BINARY, reason="a sanitizer wants /proc, which is not inside")
 def test_inside_chroot(cluster):
     """The next program and its file are those inside, at the same paths. Without them there is no upgrade, and nobody notices."""
     folder = harness.temporary_folder("puerta-jail-")
