@@ -430,7 +430,7 @@ else
 fi
 beside "$mongo_step" pytest tests/test_fake_mongos.py
 if [ "$MANAGER" = apt-get ]; then
-    beside "builds for other systems" sh tests/cross.sh
+    beside "builds for other systems" apart sh tests/cross.sh
 else
     skip "builds for other systems" "qemu-user-static is Debian's"
 fi
