@@ -88,8 +88,8 @@ $(B)/tests/load: tests/load.c $(B)/.flags
 	$(COMPILE) -MMD -MP -MF $@.d $(LDFLAGS) $(VARIANT_LINK_$(VARIANT)) -o $@ $< $(LDLIBS)
 
 crowd: $(B)/tests/mongo_crowd
-CROWD := $(sort $(wildcard tests/crowd/*.c)) bson.c mongomsg.c mongowire.c
-$(B)/tests/mongo_crowd: $(CROWD) tests/crowd/crowd.h bson.h mongomsg.h mongowire.h $(B)/.flags
+CROWD := $(sort $(wildcard tests/crowd/*.c)) bson.c mongomsg.c mongowire.c text.c
+$(B)/tests/mongo_crowd: $(CROWD) tests/crowd/crowd.h bson.h mongomsg.h mongowire.h text.h $(B)/.flags
 	@mkdir -p $(@D)
 	$(COMPILE) $(LDFLAGS) $(VARIANT_LINK_$(VARIANT)) -o $@ $(CROWD) $(LDLIBS)
 
