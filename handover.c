@@ -35,6 +35,8 @@
 #define READY_SOME_MS 10000     /* from then on it is enough that one section serves */
 #define READY_LIMIT_MS 30000    /* a worker of which none does then gives up, and the old one goes on */
 #define TABLES_MS 5000          /* an old worker that does not tell its tables by then will not */
+#define NOTE_WAIT_MS 20
+#define NOTE_WAITS 50           /* so often one waits for the other worker to read a note, then it goes without */
 #define ON_THE_WAY 64           /* clients given of which it is not known yet whether they were taken */
 #define PACKETS_PER_TURN 256
 
@@ -145,17 +147,29 @@ static void on_notes(struct watch *w, short revents)
     sync_notes();
 }
 
+/* Before the client hears of it. So where the socket is full, since the other worker had no time to read, this one waits for it; and
+ * reads meanwhile, since the other may wait, too. */
 static void send_note(const struct hand_note *note)
 {
     struct note n;
+    int left = NOTE_WAITS;
     if (ho.notes.fd < 0) {
         return;
     }
     memset(&n, 0, sizeof n);
     n.head = head(NOTE);
     n.note = *note;
-    if (!send_packet(&ho.notes, &n, sizeof n, NULL, 0)) {
-        log_warn("what was opened at a mongos could not be noted in the other worker", "error=\"%s\"", strerror(errno));
+    while (!send_packet(&ho.notes, &n, sizeof n, NULL, 0)) {
+        if (ho.notes.fd < 0 || errno != EAGAIN) {
+            end(&ho.notes); /* the other one has gone, and its clients with it */
+            return;
+        }
+        if (left == 0) {
+            log_warn("what was opened at a mongos could not be noted in the other worker", "why=\"it does not read\"");
+            return;
+        }
+        left -= net_wait(ho.notes.fd, ho.seeded, NOTE_WAIT_MS) ? 0 : 1;
+        sync_notes();
     }
 }
 

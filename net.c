@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <net/if.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -511,6 +512,12 @@ ssize_t net_give(int fd, const void *bytes, size_t n, const int *fds, int count)
     if (sent < 0)
         short_is_later();
     return sent;
+}
+
+bool net_wait(int fd, bool in, int limit_ms)
+{
+    struct pollfd p = { fd, (short)(POLLOUT | (in ? POLLIN : 0)), 0 };
+    return poll(&p, 1, limit_ms) > 0;
 }
 
 ssize_t net_get(int fd, void *bytes, size_t cap, int fds[HAND_FDS], int *count)

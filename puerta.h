@@ -190,6 +190,9 @@ void net_close(int fd);
 bool net_way(int ends[2]);
 /* One message with `count` descriptors: all of it or nothing (-1, EAGAIN: later). */
 ssize_t net_give(int fd, const void *bytes, size_t n, const int *fds, int count);
+/* Waits until fd can be sent to (or, with `in`, has something to be read), limit_ms at most. False: neither. The one place where the
+ * worker waits for anybody, so only for another worker. */
+bool net_wait(int fd, bool in, int limit_ms);
 /* The next message; 0: the other end is closed. What came with it stands in fds[0..*count), prepared as accepted ones are. */
 ssize_t net_get(int fd, void *bytes, size_t cap, int fds[HAND_FDS], int *count);
 /* The local address of a connected descriptor. */

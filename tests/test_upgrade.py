@@ -283,6 +283,28 @@ def test_pooled(vanish):
         crowd_goes_over(p, fronts, 200, 300000 if LONG else 100000, vanish)
 
 
+def test_pooled_with_a_new_worker_that_has_no_time():
+    """What the old one notes meanwhile does not fit into the socket: it waits, rather than let the new one not know of a transaction."""
+    with CrowdFronts(2) as fronts, UpgradableMongo(fronts.addresses, mode="pooled", pool_max=8, pool_wait="10s") as p:
+        frozen = []
+
+        def upgrade(run):
+            if len(frozen) < UPGRADES:
+                told, done = p.says("the next worker takes over"), p.says(ENDED)
+                new = begin_upgrade(p)
+                wait_for("the old worker to note", lambda: p.says("the next worker takes over") > told, pause=0)
+                os.kill(new, signal.SIGSTOP)
+                time.sleep(0.3)  # so long it stands still
+                os.kill(new, signal.SIGCONT)
+                wait_for("the old worker to go", lambda: p.says(ENDED) > done)
+                frozen.append(new)
+            time.sleep(0.05)
+
+        run = Run(p.port, 200, 100000, meanwhile=upgrade, faults=False)
+        run.check(fronts)
+        assert len(frozen) == UPGRADES and p.says("could not be noted") == 0, p.log_text()
+
+
 # ---- what goes wrong: the one that serves goes on, and a later upgrade succeeds.
 
 
@@ -445,9 +467,9 @@ def test_stopped_while_it_upgrades(cluster):
 
 def begin_upgrade(p):
     """Until the new worker serves; gives its number."""
-    old = p.workers()
+    old, told = p.workers(), p.says("the new worker serves")
     p.process.send_signal(signal.SIGUSR2)
-    wait_for("the other worker", lambda: p.says("the new worker serves") == 1)
+    wait_for("the other worker", lambda: p.says("the new worker serves") > told)
     return [pid for pid in p.workers() if pid not in old][0]
 
 
