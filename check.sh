@@ -411,6 +411,11 @@ for kind_of in Redis MongoDB operators; do
         skip "integration without a heap after the seal: $kind_of" "the guard stands on glibc"
     fi
 done
+if [ "$MANAGER" = apt-get ]; then
+    beside "builds for other systems" apart sh tests/cross.sh
+else
+    skip "builds for other systems" "qemu-user-static is Debian's"
+fi
 daily=daily
 if [ -z "$glibc" ] || [ -n "$all" ]; then daily=all; fi
 # shellcheck disable=SC2046
@@ -429,11 +434,6 @@ else
     skip "integration with filtered system calls" "seccomp is of Linux"
 fi
 beside "$mongo_step" pytest tests/test_fake_mongos.py
-if [ "$MANAGER" = apt-get ]; then
-    beside "builds for other systems" apart sh tests/cross.sh
-else
-    skip "builds for other systems" "qemu-user-static is Debian's"
-fi
 beside "a million answers" pytest tests/test_million.py
 beside "tests of the tools" pytest tests/test_tools.py
 beside "documents" pytest tests/test_docs.py
