@@ -85,7 +85,7 @@ geoadd k 1 2 m|zadd k 1 m|xadd s * f v|hset h f v|restore k 0 v|dump k|hscan h 0
 @pytest.fixture(scope="module")
 def helper(tmp_path_factory):
     binary = str(tmp_path_factory.mktemp("helper") / "dump_commands")
-    sources = [os.path.join(harness.ROOT, name) for name in ("tests/unit/dump_commands.c", "command.c", "resp.c")]
+    sources = [os.path.join(harness.ROOT, name) for name in ("tests/unit/dump_commands.c", "command.c", "resp.c", "text.c")]
     subprocess.run([os.environ.get("CC", "cc"), "-std=c99", "-D_POSIX_C_SOURCE=200809L", "-I", harness.ROOT, "-o", binary] + sources,
                    check=True)
     return binary

@@ -2,7 +2,7 @@
  *
  *   one 16 KiB buffer of pipelined copies of a sample --many rounds--> ns a piece, best of 5
  *
- * By hand: cc -O2 -std=c99 -D_POSIX_C_SOURCE=200809L -I. -o /tmp/bench_resp tests/bench/bench_resp.c resp.c
+ * By hand: cc -O2 -std=c99 -D_POSIX_C_SOURCE=200809L -I. -o /tmp/bench_resp tests/bench/bench_resp.c resp.c text.c
  */
 #include <stdio.h>
 #include <stdlib.h>
