@@ -4,7 +4,7 @@
  *   one buffer of copies of a message --many rounds--> ns a message, best of 5
  *
  * By hand: cc -O2 -std=c99 -D_POSIX_C_SOURCE=200809L -I. -o /tmp/bench_mongowire tests/bench/bench_mongowire.c \
- *          mongowire.c mongomsg.c bson.c affinity.c
+ *          mongowire.c mongomsg.c bson.c affinity.c text.c
  */
 #include <stdio.h>
 #include <stdlib.h>
