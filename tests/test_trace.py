@@ -383,7 +383,7 @@ def test_what_is_taken_is_given_back(cluster):
 @contextlib.contextmanager
 def mongo_watched(fronts, mode, slow_log_min="60ms", **options):
     admin = Admin()
-    process = dict(admin.options(), slow_log_min=slow_log_min)
+    process = dict(admin.options(), slow_log_min=slow_log_min, slow_log=2000)
     with mongo_harness.MongoPuerta(fronts, process=process, mode=mode, **options) as p:
         p.admin = admin
         yield p
