@@ -2,7 +2,7 @@
 # Everything the CI runs. Installs what is missing (tests/setup.sh says what and why), builds with several compilers and in several
 # variants, and runs the tests of each. The last line is "N passed, N failed, N skipped"; exit code 1 if anything failed.
 #
-#     sh check.sh          less than half an hour on two cores
+#     sh check.sh          about half an hour on two cores
 #     sh check.sh --all    the longer form: ten failovers of each kind, 2,000 slots, all faults, ten minutes of fuzzing per target
 #     sh check.sh NAME...  only the steps whose name holds one of these words, and what they need to be built
 set -u

@@ -63,6 +63,7 @@ static struct {
     uint16_t hold_at;           /* the server of which it is told next whether it is held */
     uint32_t on_the_way;
     bool seeded;                /* notes can be understood */
+    bool deaf;                  /* the other one was waited for in vain, and has not read since */
     bool waits;                 /* it has not spoken to the one before */
     bool listens;               /* it accepts */
     bool drains;                /* the one after it has spoken */
@@ -148,11 +149,11 @@ static void on_notes(struct watch *w, short revents)
 }
 
 /* Before the client hears of it. So where the socket is full, since the other worker had no time to read, this one waits for it; and
- * reads meanwhile, since the other may wait, too. */
+ * reads meanwhile, since the other may wait, too. One that was waited for in vain is not waited for again before it has read. */
 static void send_note(const struct hand_note *note)
 {
     struct note n;
-    int left = NOTE_WAITS;
+    int left = ho.deaf ? 0 : NOTE_WAITS;
     if (ho.notes.fd < 0) {
         return;
     }
@@ -165,12 +166,14 @@ static void send_note(const struct hand_note *note)
             return;
         }
         if (left == 0) {
+            ho.deaf = true;
             log_warn("what was opened at a mongos could not be noted in the other worker", "why=\"it does not read\"");
             return;
         }
         left -= net_wait(ho.notes.fd, ho.seeded, NOTE_WAIT_MS) ? 0 : 1;
         sync_notes();
     }
+    ho.deaf = false;
 }
 
 const struct hand_notes hand_notes = { sync_notes, send_note };
